@@ -1,0 +1,85 @@
+//! What a shard has counted since it started. Plain numbers that only rise; the shell turns them into metrics.
+
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
+        /// Totals since start.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct Counters { $($(#[doc = $doc])+ pub $name: u64,)+ }
+
+        impl Counters {
+            /// Each counter's name, meaning and value, in a fixed order.
+            pub fn each(&self, mut visit: impl FnMut(&'static str, &'static str, u64)) {
+                $(visit(stringify!($name), concat!($($doc),+), self.$name);)+
+            }
+        }
+    };
+}
+
+counters! {
+    /// Connections that reached a shard.
+    sessions_opened,
+    /// Connections that ended.
+    sessions_closed,
+    /// Connections refused because the shard was full.
+    sessions_refused,
+    /// CONNECTs answered with success.
+    connects_accepted,
+    /// CONNECTs answered with another reason.
+    connects_refused,
+    /// Sessions moved to their home's shard.
+    sessions_handed_over,
+    /// Sessions closed for bytes that are no packet.
+    packets_malformed,
+    /// SENDs with a wrong msgKey or an undecipherable payload.
+    payloads_bad,
+    /// Sessions closed because nothing came from them.
+    sessions_idle_closed,
+    /// Sessions ended by a kick rule or the API.
+    sessions_kicked,
+    /// SENDs taken in.
+    sends,
+    /// SENDs answered with a reason other than success.
+    sends_refused,
+    /// SENDs refused because the sender was too fast or the journal too far behind.
+    sends_rate_limited,
+    /// Messages stored.
+    messages_stored,
+    /// Messages passed on without being stored.
+    messages_transient,
+    /// SENDs recognised as repeats and answered as the first time.
+    sends_repeated,
+    /// RECVs written.
+    recvs,
+    /// RECVs written again because no RECVACK came.
+    recvs_redelivered,
+    /// RECVs given up after the last try.
+    recvs_abandoned,
+    /// RECVACKs taken in.
+    recvacks,
+    /// Messages that did not fit a session's window and were left in the log.
+    deliveries_deferred,
+    /// Fetches served from memory.
+    fetches_recent,
+    /// Fetches that read the disk.
+    fetches_disk,
+    /// Stored messages that could not be read back: reported, never served.
+    messages_damaged,
+    /// Raft entries proposed.
+    proposals,
+    /// Journal writes finished.
+    journal_flushes,
+    /// Bytes of those.
+    journal_bytes,
+    /// Journal writes that failed.
+    journal_faults,
+    /// Checkpoints written.
+    checkpoints,
+    /// Frames to other shards.
+    frames_sent,
+    /// Frames from other shards.
+    frames_received,
+    /// API requests.
+    api_requests,
+    /// Conversation rows dropped at their limit.
+    rows_dropped,
+}

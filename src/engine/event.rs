@@ -1,0 +1,287 @@
+//! Everything that can happen to a shard: one closed list. The shell (or the simulator) fills a batch and hands it to
+//! [`super::shard::Shard::step`].
+
+use bytes::Bytes;
+
+use crate::format::frame::{Frame, SendBody};
+use crate::format::packet::{HeaderFlags, Setting};
+use crate::ids::{DeviceFlag, DeviceLevel, Place, SessionId, SlotId, Uid};
+
+/// One thing that happened.
+#[derive(Debug)]
+pub enum Event {
+    /// A client's socket is here: accepted, or handed over by another shard.
+    Opened(Opened),
+    /// A packet arrived, was decoded and deciphered.
+    Packet {
+        /// From whom.
+        session: SessionId,
+        /// What.
+        packet: ClientPacket,
+    },
+    /// Bytes arrived that are not a packet of the protocol, or too large: the client's fault.
+    Malformed {
+        /// From whom.
+        session: SessionId,
+        /// Said in the log and counted.
+        what: &'static str,
+    },
+    /// The socket is gone: the client's close, an error, or ours carried out. The index may be used again after.
+    Closed {
+        /// Which.
+        session: SessionId,
+    },
+    /// How many bytes wait to be written for a session after it passed a mark in either direction.
+    Backlogged {
+        /// Which.
+        session: SessionId,
+        /// True: too many, hold RECVs back. False: drained.
+        full: bool,
+    },
+    /// Frames from another shard, in the order they were sent.
+    Frames {
+        /// From where.
+        from: Place,
+        /// What; drained by the step.
+        frames: Vec<Frame>,
+    },
+    /// A journal write has finished.
+    JournalWritten {
+        /// The write's number.
+        flush: u64,
+        /// `Err` leaves it to be tried again by the engine's word.
+        result: Result<(), DiskFault>,
+    },
+    /// A segment asked for is ready: pre-written, empty, named.
+    SegmentReady {
+        /// Its number.
+        segment: u32,
+        /// Why not.
+        result: Result<(), DiskFault>,
+    },
+    /// A disk read has finished.
+    ReadDone {
+        /// Of [`super::effect::Effect::Read`].
+        ticket: u64,
+        /// What was read, at least one byte unless the range lies behind the end.
+        result: Result<Bytes, DiskFault>,
+    },
+    /// A checkpoint is on disk under its name.
+    CheckpointWritten {
+        /// Whose.
+        slot: SlotId,
+        /// Why not.
+        result: Result<(), DiskFault>,
+    },
+    /// A request over HTTP whose key lives on this shard.
+    Api {
+        /// To be named in the answer.
+        ticket: u64,
+        /// What is asked.
+        request: ApiRequest,
+    },
+    /// The node is stopping: refuse what is new, close sessions, flush.
+    Stop,
+}
+
+/// What the disk said no to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskFault {
+    /// No space: will pass when space is made.
+    Full,
+    /// Anything else, with the errno.
+    Io(i32),
+}
+
+/// A new session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// Its name from now on.
+    pub session: SessionId,
+    /// True when it came from another shard of this node after CONNECT: it stays here.
+    pub handed_over: bool,
+}
+
+/// A client's packet as the engine sees it: owned, checked for form, deciphered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientPacket {
+    /// First packet.
+    Connect(Box<ConnectPacket>),
+    /// A message.
+    Send(SendPacket),
+    /// A SEND whose msgKey was wrong or whose payload could not be deciphered: answered with reason 9.
+    BadSend {
+        /// Echoed.
+        client_seq: u32,
+        /// Echoed.
+        flags: HeaderFlags,
+    },
+    /// A RECV was taken.
+    Recvack {
+        /// Of the RECV.
+        message_id: i64,
+        /// Of the RECV.
+        message_seq: u64,
+    },
+    /// Answered with PONG.
+    Ping,
+    /// Answered with SUBACK.
+    Sub(Box<SubPacket>),
+    /// The client says farewell.
+    Disconnect,
+    /// A type the protocol knows but a client has no business sending.
+    Unexpected,
+}
+
+/// CONNECT.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectPacket {
+    /// Not yet checked.
+    pub uid: Box<str>,
+    /// Not yet checked.
+    pub device_id: Box<str>,
+    /// Device family.
+    pub device_flag: u8,
+    /// May be empty.
+    pub token: Box<str>,
+    /// Client's clock, milliseconds.
+    pub client_timestamp_ms: i64,
+    /// State of the client's public key.
+    pub key: ClientKey,
+}
+
+/// What a CONNECT offered for the key agreement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientKey {
+    /// Good, or not needed on a plain listener.
+    Usable,
+    /// Empty: reason 21.
+    Missing,
+    /// Not 32 bytes of base64, or a point of small order: reason 2.
+    Bad,
+}
+
+/// SEND.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SendPacket {
+    /// Header bits.
+    pub flags: HeaderFlags,
+    /// First body byte.
+    pub setting: Setting,
+    /// Echoed.
+    pub client_seq: u32,
+    /// 1 person, …
+    pub channel_type: u8,
+    /// Seconds.
+    pub expire_s: u32,
+    /// Person: the peer's uid. Not yet checked.
+    pub channel_id: Bytes,
+    /// The rest, plain.
+    pub body: SendBody,
+}
+
+/// SUB.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubPacket {
+    /// Echoed.
+    pub sub_no: Box<str>,
+    /// Echoed.
+    pub channel_id: Box<str>,
+    /// Echoed.
+    pub channel_type: u8,
+    /// Echoed.
+    pub action: u8,
+}
+
+/// What backends ask over HTTP. Each is for the one slot its key names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ApiRequest {
+    /// `POST /user/token`: store the device row; a master level ends the connections of that flag.
+    SetToken {
+        /// Whose.
+        uid: Uid,
+        /// Device family.
+        flag: DeviceFlag,
+        /// Stored with it.
+        level: DeviceLevel,
+        /// Not empty.
+        token: Box<str>,
+    },
+    /// `POST /user/device_quit`: blank the tokens and end the connections.
+    QuitDevice {
+        /// Whose.
+        uid: Uid,
+        /// `None` is all flags.
+        flag: Option<DeviceFlag>,
+    },
+    /// `POST /user/onlinestatus`, the part of the list that lives on this shard.
+    OnlineStatus {
+        /// Whose.
+        uids: Vec<Uid>,
+    },
+    /// `POST /message/send` for one recipient; `from` is `None` for the built-in system identity.
+    Send {
+        /// Sender; `____system` when the caller left it empty.
+        from: Uid,
+        /// Recipient.
+        to: Uid,
+        /// Header bits: NO_PERSIST and SYNC_ONCE choose the form.
+        flags: HeaderFlags,
+        /// First body byte.
+        setting: Setting,
+        /// Seconds.
+        expire_s: u32,
+        /// The rest.
+        body: SendBody,
+    },
+    /// `POST /channel/messagesync` for a person channel.
+    MessageSync {
+        /// Who asks.
+        login: Uid,
+        /// The other.
+        peer: Uid,
+        /// Sheet `wkapi.md`, section 3.6.
+        start_seq: u32,
+        /// Same.
+        end_seq: u32,
+        /// At most this many; the shell has capped it.
+        limit: u32,
+        /// False: older (down). True: newer (up).
+        newer: bool,
+    },
+}
+
+/// What they get.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ApiAnswer {
+    /// Done, durable.
+    Done,
+    /// Online devices, one entry per live connection.
+    Online(Vec<(Uid, DeviceFlag)>),
+    /// The message is stored (seq > 0) or passed on (seq 0).
+    Sent {
+        /// Server's id.
+        message_id: i64,
+        /// Position, 0 when not stored.
+        message_seq: u32,
+    },
+    /// Messages, ascending.
+    Messages {
+        /// With their positions.
+        messages: Vec<(u32, crate::format::message::StoredMessage)>,
+        /// There are others within the asked range.
+        more: bool,
+    },
+    /// Not done, and why: a [`crate::format::packet::Reason`] and a sentence.
+    Refused {
+        /// Reason code.
+        reason: u8,
+        /// One line, naming whose fault.
+        text: &'static str,
+    },
+    /// Too much under way; try later.
+    Busy,
+}
+
+/// Events of one turn. The vector is drained by the step and keeps its memory.
+pub type EventBatch = Vec<Event>;

@@ -1,0 +1,6 @@
+//! jindou: a clustered instant-messaging router.
+pub mod ids;
+pub mod limits;
+pub mod time;
+pub mod format;
+pub mod engine;

@@ -1,0 +1,188 @@
+//! Every bound of the system by name, with the sum behind it and what happens when it is reached. `Limits` is a value so
+//! that the simulator can run the real code with tiny ones and meet wrap-around and back-pressure in seconds.
+
+use std::time::Duration;
+
+/// Longest uid in bytes. Over it: CONNACK or SENDACK names the bad id. TangSengDaoDao's are 32 hex digits.
+pub const UID_BYTES_MAX: usize = 128;
+
+/// Longest device id in bytes. Over it: CONNACK 2. SDKs send 33 to 36.
+pub const DEVICE_ID_BYTES_MAX: usize = 128;
+
+/// Longest token in bytes. Over it: CONNACK 2.
+pub const TOKEN_BYTES_MAX: usize = 512;
+
+/// Longest `client_msg_no` in bytes. Over it: SENDACK 9. SDKs send about 70; TangSengDaoDao stores 100.
+pub const CLIENT_MSG_NO_BYTES_MAX: usize = 256;
+
+/// Longest topic in bytes. Over it: SENDACK 9.
+pub const TOPIC_BYTES_MAX: usize = 256;
+
+/// Largest plain payload in bytes (WKProto sheet, section 8 item 10). Over it: SENDACK 9.
+pub const PAYLOAD_BYTES_MAX: usize = 32_767;
+
+/// Largest remaining length a client packet may claim (sheet, section 1). Over it: the connection is closed. A legal
+/// packet is at most base64(32 767 + padding) = 43 704 bytes and strings of about 1 KiB.
+pub const PACKET_BYTES_MAX: usize = 64 * 1024;
+
+/// Bounds of one shard. Two instances exist: what runs, and what the simulator runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Sessions on one shard. Over it: the accepted socket is closed at once and counted.
+    pub sessions_max: usize,
+    /// SENDs of one session that have no SENDACK yet. At it: reading from that socket stops until half are answered.
+    pub send_window: u32,
+    /// RECVs of one session that have no RECVACK yet. At it: messages stay in the log and are fetched later.
+    pub recv_window: u32,
+    /// Bytes of those RECVs. At it: as above.
+    pub recv_window_bytes: u32,
+    /// Channels that one session follows at a time because they lag or have RECVs in flight. At it: the home is asked
+    /// again when one has caught up.
+    pub delivery_channels_max: usize,
+    /// Messages in one fetch.
+    pub fetch_messages_max: u32,
+    /// Bytes read from disk for one fetch (plus one whole message).
+    pub fetch_bytes_max: u32,
+    /// Disk reads under way on one shard. At it: further fetches wait in order, bounded by one per followed channel.
+    pub reads_max: usize,
+    /// Lagging channels named in one answer of the home. At it: the session asks for the rest.
+    pub backlog_rows_max: usize,
+    /// How long an unacked RECV waits before it is sent again (sheet, section 5.7).
+    pub redeliver_after: Duration,
+    /// How often an unacked RECV is sent again. After that it counts as taken, so that one message that a client can
+    /// never accept does not block its device for ever.
+    pub redeliver_tries: u8,
+    /// From accept to CONNECT. Over it: closed.
+    pub connect_timeout: Duration,
+    /// Without received bytes. Over it: closed. SDKs ping each 60 s.
+    pub idle_timeout: Duration,
+    /// Between a kick's DISCONNECT and the close.
+    pub kick_close_after: Duration,
+    /// Wrong msgKeys or undecipherable payloads of one session. At it: closed.
+    pub bad_payloads_max: u32,
+    /// SENDs per second of one session, long-term. Over it (after a burst of as many): SENDACK 22.
+    pub sends_per_second: u32,
+    /// Sessions registered for one user at a time, over all flags. At it: the oldest slave of that user is closed.
+    pub sessions_per_user_max: usize,
+    /// Conversation rows of one user. At it: the row that was touched longest ago gives way.
+    pub rows_per_user_max: usize,
+    /// Commands in one raft proposal. At it: the rest goes into the next step's.
+    pub commands_per_proposal_max: usize,
+    /// Bytes waiting in the journal. At it: sockets that send are paused.
+    pub journal_pause_bytes: usize,
+    /// Bytes waiting in the journal. At it: SENDs get reason 22.
+    pub journal_refuse_bytes: usize,
+    /// Bytes of one journal flush; more wait for the next.
+    pub flush_bytes_max: usize,
+    /// How long changed rows may wait to be proposed together. A crash within it only announces again.
+    pub row_flush_after: Duration,
+    /// How often unannounced channels are announced again.
+    pub announce_retry_after: Duration,
+    /// Announcements of one slot under way. At it: channels wait for the retry, without bodies.
+    pub announce_window: usize,
+    /// Messages of a channel whose (sender, client_msg_no) is remembered. Beyond it a repeat is stored again.
+    pub dedupe_window: usize,
+    /// Bytes of message bodies a shard keeps in memory. Beyond it the oldest are read from disk.
+    pub recent_bytes_max: usize,
+    /// Journal bytes since the oldest slot's checkpoint at which that slot is checkpointed. Bounds replay at start.
+    pub replay_bytes_max: u64,
+    /// Events of one step.
+    pub events_per_step_max: usize,
+    /// Raft's clock.
+    pub raft_tick: Duration,
+    /// Housekeeping: timeouts, redelivery, retries.
+    pub sweep_every: Duration,
+    /// API requests under way on one shard. At it: HTTP 503.
+    pub api_requests_max: usize,
+}
+
+impl Limits {
+    /// What a node runs with unless its configuration says otherwise.
+    pub const PRODUCTION: Limits = Limits {
+        sessions_max: 250_000,
+        send_window: 128,
+        recv_window: 256,
+        recv_window_bytes: 256 * 1024,
+        delivery_channels_max: 256,
+        fetch_messages_max: 64,
+        fetch_bytes_max: 128 * 1024,
+        reads_max: 32,
+        backlog_rows_max: 128,
+        redeliver_after: Duration::from_secs(60),
+        redeliver_tries: 5,
+        connect_timeout: Duration::from_secs(8),
+        idle_timeout: Duration::from_secs(180),
+        kick_close_after: Duration::from_secs(2),
+        bad_payloads_max: 32,
+        sends_per_second: 20_000,
+        sessions_per_user_max: 64,
+        rows_per_user_max: 10_000,
+        commands_per_proposal_max: 1024,
+        journal_pause_bytes: 8 << 20,
+        journal_refuse_bytes: 32 << 20,
+        flush_bytes_max: 1 << 20,
+        row_flush_after: Duration::from_millis(20),
+        announce_retry_after: Duration::from_secs(1),
+        announce_window: 65_536,
+        dedupe_window: 4096,
+        recent_bytes_max: 64 << 20,
+        replay_bytes_max: 256 << 20,
+        events_per_step_max: 8192,
+        raft_tick: Duration::from_millis(100),
+        sweep_every: Duration::from_secs(1),
+        api_requests_max: 4096,
+    };
+
+    /// What the simulator runs with: everything small enough that each bound is met within seconds.
+    pub const TINY: Limits = Limits {
+        sessions_max: 64,
+        send_window: 4,
+        recv_window: 3,
+        recv_window_bytes: 4096,
+        delivery_channels_max: 2,
+        fetch_messages_max: 2,
+        fetch_bytes_max: 1024,
+        reads_max: 1,
+        backlog_rows_max: 1,
+        redeliver_after: Duration::from_secs(2),
+        redeliver_tries: 3,
+        connect_timeout: Duration::from_secs(3),
+        idle_timeout: Duration::from_secs(20),
+        kick_close_after: Duration::from_millis(500),
+        bad_payloads_max: 3,
+        sends_per_second: 200,
+        sessions_per_user_max: 4,
+        rows_per_user_max: 64,
+        commands_per_proposal_max: 3,
+        journal_pause_bytes: 16 << 10,
+        journal_refuse_bytes: 64 << 10,
+        flush_bytes_max: 8 << 10,
+        row_flush_after: Duration::from_millis(20),
+        announce_retry_after: Duration::from_millis(500),
+        announce_window: 4,
+        dedupe_window: 64,
+        recent_bytes_max: 4 << 10,
+        replay_bytes_max: 128 << 10,
+        events_per_step_max: 64,
+        raft_tick: Duration::from_millis(100),
+        sweep_every: Duration::from_millis(250),
+        api_requests_max: 4,
+    };
+
+    /// How the bounds must relate; asserted for both instances when the crate is compiled.
+    const fn hold_together(&self) -> bool {
+        self.journal_pause_bytes < self.journal_refuse_bytes
+            && self.flush_bytes_max <= self.journal_pause_bytes
+            && self.recv_window >= 1
+            && self.send_window >= 2
+            && self.redeliver_tries >= 1
+            && self.delivery_channels_max >= 1
+            && self.backlog_rows_max >= 1
+            && self.reads_max >= 1
+            && self.commands_per_proposal_max >= 1
+            && self.dedupe_window >= self.send_window as usize
+    }
+}
+
+const _: () = assert!(Limits::PRODUCTION.hold_together());
+const _: () = assert!(Limits::TINY.hold_together());
