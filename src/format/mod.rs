@@ -1,4 +1,10 @@
 //! Bytes that leave the process or outlive it. Pure.
 pub mod frame;
+pub mod frame_codec;
 pub mod message;
 pub mod packet;
+pub mod packet_cipher;
+pub mod packet_codec;
+pub mod pipeline;
+pub mod record;
+pub mod websocket;

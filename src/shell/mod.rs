@@ -1,0 +1,13 @@
+//! The only folder that touches the kernel: sockets, files, clocks, threads. It carries out what the engine decides.
+pub mod clock;
+pub mod data_directory;
+pub mod gateway;
+pub mod http;
+pub mod journal_file;
+pub mod mesh;
+pub mod metronome;
+pub mod node;
+pub mod seed;
+pub mod shard_loop;
+pub mod socket_ring;
+pub mod stages;
