@@ -33,10 +33,7 @@ pub enum Conflict {
 
 /// Decides between a new connection and an existing one of the same user.
 #[must_use]
-pub fn conflict(
-    new: (DeviceFlag, DeviceLevel, &str),
-    existing: (DeviceFlag, &str),
-) -> Conflict {
+pub fn conflict(new: (DeviceFlag, DeviceLevel, &str), existing: (DeviceFlag, &str)) -> Conflict {
     let (flag, level, device_id) = new;
     if flag != existing.0 {
         return Conflict::None;
@@ -54,7 +51,12 @@ pub fn conflict(
 ///
 /// # Errors
 /// The token is wrong, empty or unknown: the client's fault.
-pub fn admit(devices: &[Device], flag: DeviceFlag, token: &str, token_auth: bool) -> Result<DeviceLevel, WrongToken> {
+pub fn admit(
+    devices: &[Device],
+    flag: DeviceFlag,
+    token: &str,
+    token_auth: bool,
+) -> Result<DeviceLevel, WrongToken> {
     let device = devices.iter().find(|device| device.flag == flag);
     if !token_auth {
         return Ok(match device {
@@ -63,7 +65,11 @@ pub fn admit(devices: &[Device], flag: DeviceFlag, token: &str, token_auth: bool
         });
     }
     match device {
-        Some(device) if !device.token.is_empty() && same(device.token.as_bytes(), token.as_bytes()) => Ok(device.level),
+        Some(device)
+            if !device.token.is_empty() && same(device.token.as_bytes(), token.as_bytes()) =>
+        {
+            Ok(device.level)
+        }
         _ => Err(WrongToken),
     }
 }
@@ -74,7 +80,12 @@ pub struct WrongToken;
 
 /// Compares in a time that does not tell how much was right.
 fn same(stored: &[u8], given: &[u8]) -> bool {
-    stored.len() == given.len() && stored.iter().zip(given).fold(0, |differing, (a, b)| differing | (a ^ b)) == 0
+    stored.len() == given.len()
+        && stored
+            .iter()
+            .zip(given)
+            .fold(0, |differing, (a, b)| differing | (a ^ b))
+            == 0
 }
 
 #[cfg(test)]
@@ -96,11 +107,21 @@ mod tests {
 
     #[test]
     fn only_the_stored_token_gets_in() {
-        let device = |token: &str| vec![Device { flag: APP, level: DeviceLevel::Master, token: token.into() }];
+        let device = |token: &str| {
+            vec![Device {
+                flag: APP,
+                level: DeviceLevel::Master,
+                token: token.into(),
+            }]
+        };
         assert_eq!(admit(&device("t"), APP, "t", true), Ok(DeviceLevel::Master));
         assert_eq!(admit(&device("t"), APP, "x", true), Err(WrongToken));
         assert_eq!(admit(&device("t"), WEB, "t", true), Err(WrongToken));
-        assert_eq!(admit(&device(""), APP, "", true), Err(WrongToken), "a blank token never logs in");
+        assert_eq!(
+            admit(&device(""), APP, "", true),
+            Err(WrongToken),
+            "a blank token never logs in"
+        );
         assert_eq!(admit(&[], APP, "", false), Ok(DeviceLevel::Slave));
     }
 }

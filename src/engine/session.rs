@@ -12,7 +12,10 @@ use super::delivery::Delivery;
 use super::event::{ClientKey, ConnectPacket, SendPacket};
 use crate::format::packet::{HeaderFlags, Reason};
 use crate::ids::{ChannelKey, DeviceFlag, DeviceLevel, Place, SessionId, Uid};
-use crate::limits::{CLIENT_MSG_NO_BYTES_MAX, DEVICE_ID_BYTES_MAX, Limits, PAYLOAD_BYTES_MAX, TOKEN_BYTES_MAX, TOPIC_BYTES_MAX};
+use crate::limits::{
+    CLIENT_MSG_NO_BYTES_MAX, DEVICE_ID_BYTES_MAX, Limits, PAYLOAD_BYTES_MAX, TOKEN_BYTES_MAX,
+    TOPIC_BYTES_MAX,
+};
 use crate::time::{Instant, Now};
 
 /// Channels whose place a session remembers: pairs that talk often are not hashed again.
@@ -75,6 +78,8 @@ pub struct Session {
     pub handed_over: bool,
     /// Reading is paused.
     pub paused: bool,
+    /// It has been live: the shard counts it.
+    pub counted_live: bool,
     unacked_sends: u32,
     bad_payloads: u32,
     heard_at: Instant,
@@ -106,6 +111,7 @@ impl Session {
             identity: None,
             handed_over,
             paused: false,
+            counted_live: false,
             unacked_sends: 0,
             bad_payloads: 0,
             heard_at: now,
@@ -118,7 +124,11 @@ impl Session {
     /// Who it is, once live.
     #[must_use]
     pub fn live(&mut self) -> Option<&mut Identity> {
-        if self.phase == Phase::Live { self.identity.as_deref_mut() } else { None }
+        if self.phase == Phase::Live {
+            self.identity.as_deref_mut()
+        } else {
+            None
+        }
     }
 
     /// Bytes came.
@@ -146,7 +156,8 @@ impl Session {
     pub fn begin(&mut self, uid: Uid, connect: &ConnectPacket, home: Place) {
         assert_eq!(self.phase, Phase::Fresh, "a session connects once");
         let tag_of = xxhash_rust::xxh3::xxh3_64_with_seed;
-        let device_tag = tag_of(connect.device_id.as_bytes(), u64::from(connect.device_flag)).max(1);
+        let device_tag =
+            tag_of(connect.device_id.as_bytes(), u64::from(connect.device_flag)).max(1);
         self.phase = Phase::Registering;
         self.identity = Some(Box::new(Identity {
             uid,
@@ -188,7 +199,10 @@ impl Session {
         let earned = waited * u128::from(limits.sends_per_second) / 1_000_000_000;
         if earned > 0 {
             let earned = u32::try_from(earned).unwrap_or(u32::MAX);
-            self.tokens = self.tokens.saturating_add(earned).min(limits.sends_per_second);
+            self.tokens = self
+                .tokens
+                .saturating_add(earned)
+                .min(limits.sends_per_second);
             self.tokens_at = now;
         }
         if self.tokens == 0 {
@@ -212,7 +226,10 @@ impl Session {
 
     /// Whether reading should change: `Some(true)` pause, `Some(false)` go on.
     pub fn reading(&mut self, limits: &Limits, journal_behind: bool) -> Option<bool> {
-        if !self.paused && (self.unacked_sends >= limits.send_window || (journal_behind && self.unacked_sends > 0)) {
+        if !self.paused
+            && (self.unacked_sends >= limits.send_window
+                || (journal_behind && self.unacked_sends > 0))
+        {
             self.paused = true;
             return Some(true);
         }
@@ -233,7 +250,10 @@ impl Session {
     #[must_use]
     pub fn route(&self, peer: &[u8]) -> Option<&Route> {
         let identity = self.identity.as_ref()?;
-        identity.routes.iter().find(|route| route.peer.as_str().as_bytes() == peer)
+        identity
+            .routes
+            .iter()
+            .find(|route| route.peer.as_str().as_bytes() == peer)
     }
 
     /// Remembers a route; the one used longest ago gives way.
@@ -263,9 +283,13 @@ impl Session {
                     Overdue::Close
                 })
             }
-            Phase::Fresh | Phase::Registering => (silent >= limits.connect_timeout).then_some(Overdue::Silent),
+            Phase::Fresh | Phase::Registering => {
+                (silent >= limits.connect_timeout).then_some(Overdue::Silent)
+            }
             // A paused socket cannot be heard: the pause is our doing.
-            Phase::Live => (silent >= limits.idle_timeout && !self.paused).then_some(Overdue::Silent),
+            Phase::Live => {
+                (silent >= limits.idle_timeout && !self.paused).then_some(Overdue::Silent)
+            }
         }
     }
 
@@ -294,7 +318,15 @@ mod tests {
     use std::time::Duration;
 
     fn session() -> Session {
-        let mut session = Session::new(SessionId { index: 0, generation: 1 }, Instant(0), false, &Limits::TINY);
+        let mut session = Session::new(
+            SessionId {
+                index: 0,
+                generation: 1,
+            },
+            Instant(0),
+            false,
+            &Limits::TINY,
+        );
         session.phase = Phase::Live;
         session
     }
@@ -316,10 +348,19 @@ mod tests {
         let mut session = session();
         let mut verdict = |send: &SendPacket| session.check_send(Instant(0), send, &Limits::TINY);
         assert_eq!(verdict(&send(b"hi", 1)), SendVerdict::Accept);
-        assert_eq!(verdict(&send(b"", 1)), SendVerdict::Refuse(Reason::PayloadDecodeError));
-        assert_eq!(verdict(&send(b"hi", 2)), SendVerdict::Refuse(Reason::ChannelTypeNotSupported));
+        assert_eq!(
+            verdict(&send(b"", 1)),
+            SendVerdict::Refuse(Reason::PayloadDecodeError)
+        );
+        assert_eq!(
+            verdict(&send(b"hi", 2)),
+            SendVerdict::Refuse(Reason::ChannelTypeNotSupported)
+        );
         let long = vec![b'x'; PAYLOAD_BYTES_MAX + 1];
-        assert_eq!(verdict(&send(&long, 1)), SendVerdict::Refuse(Reason::PayloadDecodeError));
+        assert_eq!(
+            verdict(&send(&long, 1)),
+            SendVerdict::Refuse(Reason::PayloadDecodeError)
+        );
     }
 
     #[test]
@@ -327,11 +368,20 @@ mod tests {
         let mut session = session();
         let packet = send(b"hi", 1);
         for _ in 0..Limits::TINY.sends_per_second {
-            assert_eq!(session.check_send(Instant(0), &packet, &Limits::TINY), SendVerdict::Accept);
+            assert_eq!(
+                session.check_send(Instant(0), &packet, &Limits::TINY),
+                SendVerdict::Accept
+            );
         }
-        assert_eq!(session.check_send(Instant(0), &packet, &Limits::TINY), SendVerdict::TooFast);
+        assert_eq!(
+            session.check_send(Instant(0), &packet, &Limits::TINY),
+            SendVerdict::TooFast
+        );
         let later = Instant(0) + Duration::from_millis(10);
-        assert_eq!(session.check_send(later, &packet, &Limits::TINY), SendVerdict::Accept);
+        assert_eq!(
+            session.check_send(later, &packet, &Limits::TINY),
+            SendVerdict::Accept
+        );
     }
 
     #[test]

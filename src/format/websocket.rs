@@ -93,9 +93,18 @@ enum State {
     /// Waiting for a whole header.
     Header,
     /// Passing payload on.
-    Data { fin: bool, left: usize, mask: [u8; 4] },
+    Data {
+        fin: bool,
+        left: usize,
+        mask: [u8; 4],
+    },
     /// Gathering a control frame.
-    Control { opcode: Opcode, left: usize, mask: [u8; 4], payload: Vec<u8> },
+    Control {
+        opcode: Opcode,
+        left: usize,
+        mask: [u8; 4],
+        payload: Vec<u8>,
+    },
 }
 
 /// Reads one direction of a connection. Holds no payload but that of a control frame that is cut.
@@ -151,7 +160,12 @@ impl FrameReader {
                 State::Control { .. } => self.take_control(&mut rest),
             };
             if ended.is_ok()
-                && let State::Control { opcode, left: 0, ref payload, .. } = self.state
+                && let State::Control {
+                    opcode,
+                    left: 0,
+                    ref payload,
+                    ..
+                } = self.state
             {
                 let answered = answer_control(opcode, payload, mask, reply);
                 self.state = State::Header;
@@ -173,7 +187,8 @@ impl FrameReader {
         let held = usize::from(self.head_bytes);
         let taken = rest.len().min(HEADER_BYTES_MAX - held);
         self.head[held..held + taken].copy_from_slice(&rest[..taken]);
-        let Some((header, header_bytes)) = parse_header(&self.head[..held + taken], self.role)? else {
+        let Some((header, header_bytes)) = parse_header(&self.head[..held + taken], self.role)?
+        else {
             self.head_bytes = (held + taken) as u8;
             *rest = &rest[taken..];
             return Ok(());
@@ -193,19 +208,35 @@ impl FrameReader {
         let before = match (header.opcode, self.message_bytes) {
             (Opcode::Text, _) => return Err(Broken(status::UNSUPPORTED, "websocket text message")),
             (Opcode::Binary, None) => 0,
-            (Opcode::Binary, Some(_)) => return Err(protocol_error("websocket message begins inside another")),
+            (Opcode::Binary, Some(_)) => {
+                return Err(protocol_error("websocket message begins inside another"));
+            }
             (Opcode::Continuation, Some(before)) => before,
-            (Opcode::Continuation, None) => return Err(protocol_error("websocket continuation of nothing")),
+            (Opcode::Continuation, None) => {
+                return Err(protocol_error("websocket continuation of nothing"));
+            }
             (opcode, _) => {
-                self.state = State::Control { opcode, left: header.length, mask, payload: Vec::new() };
+                self.state = State::Control {
+                    opcode,
+                    left: header.length,
+                    mask,
+                    payload: Vec::new(),
+                };
                 return Ok(());
             }
         };
         if header.length > MESSAGE_BYTES_MAX - before {
-            return Err(Broken(status::TOO_LARGE, "websocket message is larger than the limit"));
+            return Err(Broken(
+                status::TOO_LARGE,
+                "websocket message is larger than the limit",
+            ));
         }
         self.message_bytes = Some(before + header.length);
-        self.state = State::Data { fin: header.fin, left: header.length, mask };
+        self.state = State::Data {
+            fin: header.fin,
+            left: header.length,
+            mask,
+        };
         Ok(())
     }
 
@@ -223,7 +254,13 @@ impl FrameReader {
     }
 
     fn take_control(&mut self, rest: &mut &[u8]) -> Result<(), Broken> {
-        if let State::Control { left, mask, payload, .. } = &mut self.state {
+        if let State::Control {
+            left,
+            mask,
+            payload,
+            ..
+        } = &mut self.state
+        {
             take_payload(rest, left, mask, payload);
         }
         Ok(())
@@ -291,7 +328,10 @@ fn close_status(payload: &[u8]) -> Result<u16, Broken> {
         return Err(protocol_error("websocket close with an impossible status"));
     }
     if std::str::from_utf8(reason).is_err() {
-        return Err(Broken(status::NOT_TEXT, "websocket close with a reason that is not UTF-8"));
+        return Err(Broken(
+            status::NOT_TEXT,
+            "websocket close with a reason that is not UTF-8",
+        ));
     }
     Ok(code)
 }
@@ -316,8 +356,12 @@ fn parse_header(bytes: &[u8], role: Role) -> Result<Option<(Header, usize)>, Bro
     let fin = first & 0x80 != 0;
     let masked = second & 0x80 != 0;
     match (role, masked) {
-        (Role::Server, false) => return Err(protocol_error("websocket frame of a client is not masked")),
-        (Role::Client, true) => return Err(protocol_error("websocket frame of a server is masked")),
+        (Role::Server, false) => {
+            return Err(protocol_error("websocket frame of a client is not masked"));
+        }
+        (Role::Client, true) => {
+            return Err(protocol_error("websocket frame of a server is masked"));
+        }
         _ => {}
     }
     let Some((length, length_bytes)) = parse_length(second & 0x7f, rest)? else {
@@ -325,7 +369,9 @@ fn parse_header(bytes: &[u8], role: Role) -> Result<Option<(Header, usize)>, Bro
     };
     let control = matches!(opcode, Opcode::Close | Opcode::Ping | Opcode::Pong);
     if control && (!fin || length > CONTROL_BYTES_MAX) {
-        return Err(protocol_error("websocket control frame is fragmented or too long"));
+        return Err(protocol_error(
+            "websocket control frame is fragmented or too long",
+        ));
     }
     let rest = &rest[length_bytes..];
     let mask = if masked {
@@ -337,7 +383,15 @@ fn parse_header(bytes: &[u8], role: Role) -> Result<Option<(Header, usize)>, Bro
         None
     };
     let header_bytes = 2 + length_bytes + if masked { 4 } else { 0 };
-    Ok(Some((Header { fin, opcode, length, mask }, header_bytes)))
+    Ok(Some((
+        Header {
+            fin,
+            opcode,
+            length,
+            mask,
+        },
+        header_bytes,
+    )))
 }
 
 /// The payload's length and how many bytes behind the second one said so.
@@ -357,7 +411,10 @@ fn parse_length(short: u8, rest: &[u8]) -> Result<Option<(usize, usize)>, Broken
                 0..0x1_0000 => Err(not_shortest()),
                 length => match usize::try_from(length) {
                     Ok(length) if length <= MESSAGE_BYTES_MAX => Ok(Some((length, 8))),
-                    _ => Err(Broken(status::TOO_LARGE, "websocket message is larger than the limit")),
+                    _ => Err(Broken(
+                        status::TOO_LARGE,
+                        "websocket message is larger than the limit",
+                    )),
                 },
             },
         },
@@ -420,7 +477,9 @@ mod tests {
 
     #[test]
     fn the_example_of_the_rfc_is_unmasked() {
-        let (stream, _, ended) = server(&[0x82, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58]);
+        let (stream, _, ended) = server(&[
+            0x82, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58,
+        ]);
         assert_eq!((stream.as_slice(), ended), (&b"Hello"[..], Ok(())));
     }
 
@@ -464,7 +523,11 @@ mod tests {
         let closes = |bytes: &[u8], status: u16| {
             let (_, reply, ended) = server(bytes);
             assert!(matches!(ended, Err(Ended::Violation(_))), "{bytes:02x?}");
-            assert_eq!(reply, [&[0x88, 2][..], &status.to_be_bytes()].concat(), "{bytes:02x?}");
+            assert_eq!(
+                reply,
+                [&[0x88, 2][..], &status.to_be_bytes()].concat(),
+                "{bytes:02x?}"
+            );
         };
         closes(&[0x82, 0x01, b'a'], 1002); // not masked
         closes(&frame(0xc2, b""), 1002); // reserved bit
@@ -489,8 +552,15 @@ mod tests {
         put_frame(Opcode::Ping, b"hi", None, &mut ping);
         let (mut stream, mut reply) = (Vec::new(), Vec::new());
         let mut reader = FrameReader::new(Role::Client);
-        assert_eq!(reader.feed(&ping, [9, 8, 7, 6], &mut stream, &mut reply), Ok(()));
+        assert_eq!(
+            reader.feed(&ping, [9, 8, 7, 6], &mut stream, &mut reply),
+            Ok(())
+        );
         assert_eq!(reply, [0x8a, 0x82, 9, 8, 7, 6, b'h' ^ 9, b'i' ^ 8]);
-        assert!(reader.feed(&frame(0x82, b"a"), [0; 4], &mut stream, &mut reply).is_err());
+        assert!(
+            reader
+                .feed(&frame(0x82, b"a"), [0; 4], &mut stream, &mut reply)
+                .is_err()
+        );
     }
 }
