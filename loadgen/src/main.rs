@@ -1,1 +1,2 @@
+//! Load generator and verifier: being written.
 fn main() {}
