@@ -182,6 +182,7 @@ fn repository() -> Tree {
     let mut tree = Tree::default();
     walk(root, root, &mut tree);
     tree.files.sort_by(|a, b| a.path.cmp(&b.path));
+    tree.tell_tests_apart();
     tree
 }
 

@@ -31,7 +31,9 @@ pub struct Plan {
 
 /// Runs the plan; `Ok(true)` when all are stored.
 pub fn run(plan: &Plan) -> io::Result<bool> {
-    let mut fleet = Fleet::connect(plan.target, plan.users, |number| format!("{}-{number}", plan.prefix))?;
+    let mut fleet = Fleet::connect(plan.target, plan.users, |number| {
+        format!("{}-{number}", plan.prefix)
+    })?;
     let mut payload = vec![0; plan.size];
     let mut number_text = String::new();
     let mut sent = 0u64;
@@ -42,7 +44,12 @@ pub fn run(plan: &Plan) -> io::Result<bool> {
         }
         sent += 1;
         next_sequence[user] += 1;
-        Mark { sender: user as u32, sequence: next_sequence[user], at_ns: 0 }.write(&mut payload);
+        Mark {
+            sender: user as u32,
+            sequence: next_sequence[user],
+            at_ns: 0,
+        }
+        .write(&mut payload);
         number_text.clear();
         write!(number_text, "{:x}", next_sequence[user]).expect("writing to a string cannot fail");
         let to = format!("{}-away-{user}", plan.prefix);
@@ -63,8 +70,14 @@ pub fn run(plan: &Plan) -> io::Result<bool> {
             while !drained {
                 drained = fleet.wires[*user].fill()?;
                 while let Some(heard) = fleet.wires[*user].next(&mut fleet.scratch)? {
-                    let Heard::Sendack { reason, .. } = heard else { continue };
-                    if reason == 1 { stored += 1 } else { refused += 1 }
+                    let Heard::Sendack { reason, .. } = heard else {
+                        continue;
+                    };
+                    if reason == 1 {
+                        stored += 1
+                    } else {
+                        refused += 1
+                    }
                     progress = Instant::now();
                     send(&mut fleet, *user);
                 }

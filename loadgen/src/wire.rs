@@ -6,7 +6,9 @@ use std::io::{self, Read, Write};
 use std::time::Duration;
 
 use jindou::format::packet::{Connect, HeaderFlags, Packet, Recvack, Send, Setting};
-use jindou::format::packet_cipher::{CipherScratch, KeyPair, SALT_BYTES, SessionCipher, parse_public_key};
+use jindou::format::packet_cipher::{
+    CipherScratch, KeyPair, SALT_BYTES, SessionCipher, parse_public_key,
+};
 use jindou::format::packet_codec::{self, Decoded};
 use mio::net::TcpStream;
 
@@ -68,7 +70,11 @@ pub enum Heard<'a> {
 
 impl Wire {
     /// Says CONNECT on a blocking socket and waits for a good CONNACK; the socket is non-blocking afterwards.
-    pub fn connect(mut socket: std::net::TcpStream, uid: &str, secret: Option<[u8; 32]>) -> io::Result<Wire> {
+    pub fn connect(
+        mut socket: std::net::TcpStream,
+        uid: &str,
+        secret: Option<[u8; 32]>,
+    ) -> io::Result<Wire> {
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(CONNACK_WITHIN))?;
         let keys = secret.map(KeyPair::new);
@@ -103,7 +109,13 @@ impl Wire {
     }
 
     /// Queues a SEND; returns its number.
-    pub fn send(&mut self, scratch: &mut Scratch, to: &str, client_msg_no: &str, payload: &[u8]) -> u32 {
+    pub fn send(
+        &mut self,
+        scratch: &mut Scratch,
+        to: &str,
+        client_msg_no: &str,
+        payload: &[u8],
+    ) -> u32 {
         self.client_seq = self.client_seq.wrapping_add(1);
         let mut send = Send {
             flags: HeaderFlags::RED_DOT,
@@ -133,7 +145,11 @@ impl Wire {
 
     /// Queues a RECVACK.
     pub fn recvack(&mut self, message_id: i64, message_seq: u64) {
-        let recvack = Recvack { flags: HeaderFlags(0), message_id, message_seq };
+        let recvack = Recvack {
+            flags: HeaderFlags(0),
+            message_id,
+            message_seq,
+        };
         packet_codec::encode(&Packet::Recvack(recvack), VERSION, &mut self.outbox);
     }
 
@@ -152,7 +168,10 @@ impl Wire {
         }
         let room = self.inbox.len() - self.inbox_to;
         match self.socket.read(&mut self.inbox[self.inbox_to..]) {
-            Ok(0) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection")),
+            Ok(0) => Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the server closed the connection",
+            )),
             Ok(bytes) => {
                 self.inbox_to += bytes;
                 if bytes == room && room < 64 * 1024 {
@@ -169,18 +188,31 @@ impl Wire {
     pub fn next<'a>(&'a mut self, scratch: &'a mut Scratch) -> io::Result<Option<Heard<'a>>> {
         let decoded = packet_codec::decode(&self.inbox[self.inbox_from..self.inbox_to], VERSION)
             .map_err(|fault| io::Error::new(io::ErrorKind::InvalidData, fault.to_string()))?;
-        let Decoded::Packet(packet, bytes) = decoded else { return Ok(None) };
+        let Decoded::Packet(packet, bytes) = decoded else {
+            return Ok(None);
+        };
         self.inbox_from += bytes;
         Ok(Some(match packet {
-            Packet::Sendack(ack) => Heard::Sendack { client_seq: ack.client_seq, reason: ack.reason },
+            Packet::Sendack(ack) => Heard::Sendack {
+                client_seq: ack.client_seq,
+                reason: ack.reason,
+            },
             Packet::Recv(recv) => {
                 let (message_id, message_seq) = (recv.message_id, recv.message_seq);
                 let Some(cipher) = &self.cipher else {
-                    return Ok(Some(Heard::Recv { message_id, message_seq, payload: recv.payload }));
+                    return Ok(Some(Heard::Recv {
+                        message_id,
+                        message_seq,
+                        payload: recv.payload,
+                    }));
                 };
                 scratch.plain.clear();
                 match cipher.open_recv(&recv, &mut scratch.cipher, &mut scratch.plain) {
-                    Ok(()) => Heard::Recv { message_id, message_seq, payload: &scratch.plain },
+                    Ok(()) => Heard::Recv {
+                        message_id,
+                        message_seq,
+                        payload: &scratch.plain,
+                    },
                     Err(_) => Heard::Damaged,
                 }
             }
@@ -222,7 +254,9 @@ fn read_connack(
             Ok(decoded) => decoded,
             Err(fault) => return refuse(format!("what came is no CONNACK: {fault}")),
         };
-        let Decoded::Packet(packet, taken) = decoded else { continue };
+        let Decoded::Packet(packet, taken) = decoded else {
+            continue;
+        };
         let Packet::Connack(connack) = packet else {
             return refuse(format!("the first packet is no CONNACK: {packet:?}"));
         };
@@ -236,9 +270,15 @@ fn read_connack(
             return Ok((None, taken));
         };
         let salt: Option<[u8; SALT_BYTES]> = connack.salt.as_bytes().try_into().ok();
-        let agreed = parse_public_key(connack.server_key).ok().zip(salt).and_then(|(key, salt)| keys.agree(&key, salt));
+        let agreed = parse_public_key(connack.server_key)
+            .ok()
+            .zip(salt)
+            .and_then(|(key, salt)| keys.agree(&key, salt));
         let Some(cipher) = agreed else {
-            return refuse("CONNACK without a usable key: is the listener in plain mode? Try --plain".to_owned());
+            return refuse(
+                "CONNACK without a usable key: is the listener in plain mode? Try --plain"
+                    .to_owned(),
+            );
         };
         return Ok((Some(cipher), taken));
     }

@@ -72,9 +72,11 @@ fn a_clean_tree_passes() {
     assert_eq!(check(&clean()), Vec::new());
 }
 
-/// What each rule must catch. The closure plants it.
-fn plants() -> Vec<(&'static str, fn(&mut Tree))> {
-    vec![
+/// The rule that must catch it, and how it is planted.
+type Plant = (&'static str, fn(&mut Tree));
+
+/// What each rule must catch.
+const PLANTS: &[Plant] = &[
         ("arrows", |tree| {
             put(tree, "src/engine/slot.rs", "use crate::shell::clock;\n")
         }),
@@ -230,12 +232,11 @@ fn plants() -> Vec<(&'static str, fn(&mut Tree))> {
         ("readme paths", |tree| {
             tree.readme.push_str("and `src/engine/telepathy.rs`\n")
         }),
-    ]
-}
+];
 
 #[test]
 fn every_planted_violation_is_caught_by_its_rule() {
-    for (number, (rule, plant)) in plants().into_iter().enumerate() {
+    for (number, &(rule, plant)) in PLANTS.iter().enumerate() {
         let mut tree = clean();
         plant(&mut tree);
         let found = check(&tree);
@@ -258,7 +259,7 @@ fn every_planted_violation_is_caught_by_its_rule() {
 fn every_rule_has_a_plant() {
     for (rule, _) in RULES {
         assert!(
-            plants().iter().any(|(planted, _)| planted == rule),
+            PLANTS.iter().any(|(planted, _)| planted == rule),
             "no planted violation for the rule `{rule}`"
         );
     }
@@ -302,4 +303,23 @@ fn use_trees_are_unfolded() {
         .map(|(_, path)| path.join("::"))
         .collect();
     assert_eq!(paths, ["a::self", "a::B", "d", "e", "f::g"]);
+}
+
+#[test]
+fn files_that_only_tests_include_are_judged_as_tests() {
+    let mut tree = clean();
+    let needs = "use std::collections::HashMap;\nfn f() { g().unwrap(); }\n";
+    put(
+        &mut tree,
+        "src/engine/slot.rs",
+        "#[cfg(test)]\n#[path = \"slot_tests.rs\"]\nmod tests;\n#[cfg(test)]\nmod fake;\n",
+    );
+    put(&mut tree, "src/engine/slot_tests.rs", needs);
+    put(&mut tree, "src/engine/slot/fake.rs", needs);
+    assert!(
+        !check(&tree).is_empty(),
+        "before they are told apart they are production"
+    );
+    tree.tell_tests_apart();
+    assert_eq!(check(&tree), Vec::new());
 }

@@ -22,6 +22,23 @@ pub struct Tree {
     pub paths: BTreeSet<String>,
 }
 
+impl Tree {
+    /// Recognises files that are included only by tests: they are judged as tests. Call it when all files are there.
+    pub fn tell_tests_apart(&mut self) {
+        let tests: BTreeSet<String> = self.files.iter().flat_map(Source::test_files).collect();
+        let files = std::mem::take(&mut self.files).into_iter();
+        self.files = files
+            .map(|file| {
+                if tests.contains(&file.path) {
+                    file.as_test()
+                } else {
+                    file
+                }
+            })
+            .collect();
+    }
+}
+
 /// One broken rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {

@@ -42,6 +42,45 @@ impl Source {
         }
     }
 
+    /// Paths of the files that this one includes only under `#[cfg(test)]`: `mod tests;`, with or without `#[path]`.
+    pub fn test_files(&self) -> Vec<String> {
+        let folder = self.path.rsplit_once('/').map_or("", |(folder, _)| folder);
+        let own = self.stem();
+        let children = if matches!(own, "mod" | "lib" | "main") {
+            folder.to_owned()
+        } else {
+            format!("{folder}/{own}")
+        };
+        let mut found = Vec::new();
+        for (at, mark) in self.code.match_indices("#[cfg(test)]") {
+            let from = at + mark.len();
+            let to = self.code[from..]
+                .find([';', '{'])
+                .map_or(self.code.len(), |end| from + end);
+            let words: Vec<&str> = self.code[from..to].split_whitespace().collect();
+            let (Some(name), Some(&"mod")) = (words.last(), words.iter().rev().nth(1)) else {
+                continue;
+            };
+            let named = self.raw[from..to]
+                .split_once("#[path = \"")
+                .and_then(|(_, rest)| rest.split('"').next());
+            found.push(match named {
+                Some(file) => format!("{folder}/{file}"),
+                None => format!("{children}/{name}.rs"),
+            });
+        }
+        found
+    }
+
+    /// The same file, all of it test code.
+    pub fn as_test(mut self) -> Source {
+        let length = self.production.len();
+        let mut blanked = std::mem::take(&mut self.production).into_bytes();
+        blank(&mut blanked, 0, length);
+        self.production = String::from_utf8(blanked).expect("only blanks and line ends are left");
+        self
+    }
+
     /// Lines on disk.
     pub fn line_count(&self) -> usize {
         self.raw.lines().count()
