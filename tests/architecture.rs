@@ -25,10 +25,7 @@ pub mod tables {
         ("format", &["ids", "limits", "time"]),
         ("engine", &["format", "ids", "limits", "time"]),
         ("config", &["engine", "ids", "limits", "time"]),
-        (
-            "shell",
-            &["config", "engine", "format", "ids", "limits", "time"],
-        ),
+        ("shell", &["config", "engine", "format", "ids", "limits", "time"]),
         ("chat", &["format", "ids", "limits"]),
         ("main", &["chat", "config", "shell"]),
         ("loadgen", &["format", "ids", "limits"]),
@@ -40,20 +37,7 @@ pub mod tables {
     /// External crates per unit. A unit that is not listed uses none.
     pub const CRATES: &[(&str, &[&str])] = &[
         ("ids", &["crc32fast", "xxhash_rust"]),
-        (
-            "format",
-            &[
-                "aes",
-                "base64",
-                "bytes",
-                "cbc",
-                "crc32fast",
-                "md5",
-                "rkyv",
-                "sha1",
-                "x25519_dalek",
-            ],
-        ),
+        ("format", &["aes", "base64", "bytes", "cbc", "crc32fast", "md5", "rkyv", "sha1", "x25519_dalek"]),
         (
             "engine",
             &[
@@ -94,17 +78,7 @@ pub mod tables {
         ),
         ("chat", &["libc"]),
         ("main", &["clap", "tracing", "tracing_subscriber"]),
-        (
-            "loadgen",
-            &[
-                "clap",
-                "core_affinity",
-                "hdrhistogram",
-                "mio",
-                "rlimit",
-                "socket2",
-            ],
-        ),
+        ("loadgen", &["clap", "core_affinity", "hdrhistogram", "mio", "rlimit", "socket2"]),
     ];
 
     /// Units without I/O, clocks, threads and chance of their own.
@@ -147,8 +121,7 @@ pub mod tables {
     pub const MACHINES: &[&str] = &["session", "home", "devices", "channel", "delivery"];
 
     /// Who may bring a `Shard` to life: the shell, the simulator, and the bench that times its step.
-    pub const SHARD_MAKERS: &[&str] =
-        &["src/engine/", "src/shell/", "tests/simulator/", "benches/"];
+    pub const SHARD_MAKERS: &[&str] = &["src/engine/", "src/shell/", "tests/simulator/", "benches/"];
 
     /// Longest file.
     pub const FILE_LINES_MAX: usize = 800;
@@ -167,13 +140,10 @@ pub mod tables {
     /// A `// SAFETY:` must begin within so many lines above its `unsafe`.
     pub const SAFETY_LINES_MAX: usize = 8;
     /// Names that hide what is inside.
-    pub const FILE_NAMES_BANNED: &[&str] = &[
-        "base", "common", "helper", "helpers", "impls", "manager", "misc", "shared", "types",
-        "util", "utils",
-    ];
+    pub const FILE_NAMES_BANNED: &[&str] =
+        &["base", "common", "helper", "helpers", "impls", "manager", "misc", "shared", "types", "util", "utils"];
     /// Beginnings of quoted words in the README that are paths of this repository.
-    pub const README_FOLDERS: &[&str] =
-        &["src/", "tests/", "benches/", "loadgen/", ".ci/", "tuning/"];
+    pub const README_FOLDERS: &[&str] = &["src/", "tests/", "benches/", "loadgen/", ".ci/", "tuning/"];
 }
 
 /// Everything that is in the repository and not made by a build.
@@ -187,30 +157,18 @@ fn repository() -> Tree {
 }
 
 fn walk(root: &Path, folder: &Path, tree: &mut Tree) {
-    let entries =
-        std::fs::read_dir(folder).unwrap_or_else(|fault| panic!("{}: {fault}", folder.display()));
+    let entries = std::fs::read_dir(folder).unwrap_or_else(|fault| panic!("{}: {fault}", folder.display()));
     for entry in entries {
-        let path = entry
-            .expect("a directory that can be opened can be read")
-            .path();
-        let name = path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
+        let path = entry.expect("a directory that can be opened can be read").path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if path.is_dir() {
             if !matches!(name.as_str(), "target" | ".git" | "node_modules" | "data") {
                 walk(root, &path, tree);
             }
             continue;
         }
-        let inside = path
-            .strip_prefix(root)
-            .expect("the walk began at the root")
-            .to_string_lossy()
-            .into_owned();
-        let text =
-            || std::fs::read_to_string(&path).unwrap_or_else(|fault| panic!("{inside}: {fault}"));
+        let inside = path.strip_prefix(root).expect("the walk began at the root").to_string_lossy().into_owned();
+        let text = || std::fs::read_to_string(&path).unwrap_or_else(|fault| panic!("{inside}: {fault}"));
         match inside.as_str() {
             ".ci/dependencies.txt" => tree.dependencies = text(),
             "README.md" => tree.readme = text(),
@@ -225,11 +183,7 @@ fn walk(root: &Path, folder: &Path, tree: &mut Tree) {
 #[test]
 fn the_repository_keeps_every_rule() {
     let tree = repository();
-    assert!(
-        tree.files.len() > 30,
-        "only {} Rust files found: is the walk broken?",
-        tree.files.len()
-    );
+    assert!(tree.files.len() > 30, "only {} Rust files found: is the walk broken?", tree.files.len());
     let engine = rules::code_lines(&tree, "engine");
     println!(
         "code lines: engine {engine}, format {}, shell {} ({} % of engine); asserts per 100 engine functions: {}; expects per kloc: {}",
@@ -240,41 +194,21 @@ fn the_repository_keeps_every_rule() {
         rules::expects_per_kloc(&tree),
     );
     let found = rules::check(&tree);
-    let listed: Vec<String> = found
-        .iter()
-        .map(|violation| format!("[{}] {}", violation.rule, violation.text))
-        .collect();
-    assert!(
-        found.is_empty(),
-        "{} rules broken:\n{}",
-        found.len(),
-        listed.join("\n")
-    );
+    let listed: Vec<String> =
+        found.iter().map(|violation| format!("[{}] {}", violation.rule, violation.text)).collect();
+    assert!(found.is_empty(), "{} rules broken:\n{}", found.len(), listed.join("\n"));
 }
 
 #[test]
 fn every_unit_of_the_tables_exists() {
     let tree = repository();
     let units: Vec<&str> = tree.files.iter().map(Source::unit).collect();
-    let named = tables::ARROWS
-        .iter()
-        .map(|(unit, _)| *unit)
-        .chain(tables::CRATES.iter().map(|(unit, _)| *unit));
+    let named = tables::ARROWS.iter().map(|(unit, _)| *unit).chain(tables::CRATES.iter().map(|(unit, _)| *unit));
     for unit in named {
-        assert!(
-            units.contains(&unit),
-            "the tables speak of `{unit}`, which is gone: remove its rows"
-        );
+        assert!(units.contains(&unit), "the tables speak of `{unit}`, which is gone: remove its rows");
     }
-    let has_file = |name: &str| {
-        tree.paths
-            .iter()
-            .any(|path| path.starts_with(&format!("src/engine/{name}")))
-    };
+    let has_file = |name: &str| tree.paths.iter().any(|path| path.starts_with(&format!("src/engine/{name}")));
     for machine in tables::MACHINES {
-        assert!(
-            has_file(machine),
-            "MACHINES names `{machine}`, which src/engine does not hold: remove it"
-        );
+        assert!(has_file(machine), "MACHINES names `{machine}`, which src/engine does not hold: remove it");
     }
 }

@@ -31,9 +31,7 @@ pub struct Plan {
 
 /// Runs the plan; `Ok(true)` when all are stored.
 pub fn run(plan: &Plan) -> io::Result<bool> {
-    let mut fleet = Fleet::connect(plan.target, plan.users, |number| {
-        format!("{}-{number}", plan.prefix)
-    })?;
+    let mut fleet = Fleet::connect(plan.target, plan.users, |number| format!("{}-{number}", plan.prefix))?;
     let mut payload = vec![0; plan.size];
     let mut number_text = String::new();
     let mut sent = 0u64;
@@ -44,12 +42,7 @@ pub fn run(plan: &Plan) -> io::Result<bool> {
         }
         sent += 1;
         next_sequence[user] += 1;
-        Mark {
-            sender: user as u32,
-            sequence: next_sequence[user],
-            at_ns: 0,
-        }
-        .write(&mut payload);
+        Mark { sender: user as u32, sequence: next_sequence[user], at_ns: 0 }.write(&mut payload);
         number_text.clear();
         write!(number_text, "{:x}", next_sequence[user]).expect("writing to a string cannot fail");
         let to = format!("{}-away-{user}", plan.prefix);

@@ -38,27 +38,17 @@ pub struct Fleet {
 
 impl Fleet {
     /// Connects `count` users, one after the other, under the names that `name_of` gives.
-    pub fn connect(
-        target: Target,
-        count: usize,
-        name_of: impl Fn(usize) -> String,
-    ) -> io::Result<Fleet> {
+    pub fn connect(target: Target, count: usize, name_of: impl Fn(usize) -> String) -> io::Result<Fleet> {
         allow_open_files(count as u64 + 64)?;
         let poll = Poll::new()?;
         let mut wires = Vec::with_capacity(count);
         for number in 0..count {
             let name = name_of(number);
-            let at = |fault: io::Error| {
-                io::Error::new(fault.kind(), format!("user {number} ({name}): {fault}"))
-            };
+            let at = |fault: io::Error| io::Error::new(fault.kind(), format!("user {number} ({name}): {fault}"));
             let socket = open_socket(target.address, number).map_err(at)?;
             let secret = (!target.plain).then(|| secret_of(number));
             let mut wire = Wire::connect(socket, &name, secret).map_err(at)?;
-            poll.registry().register(
-                &mut wire.socket,
-                Token(number),
-                Interest::READABLE | Interest::WRITABLE,
-            )?;
+            poll.registry().register(&mut wire.socket, Token(number), Interest::READABLE | Interest::WRITABLE)?;
             wires.push(wire);
         }
         Ok(Fleet {
@@ -134,9 +124,6 @@ fn allow_open_files(wanted: u64) -> io::Result<()> {
         return Ok(());
     }
     rlimit::setrlimit(rlimit::Resource::NOFILE, wanted, hard.max(wanted)).map_err(|fault| {
-        io::Error::new(
-            fault.kind(),
-            format!("{wanted} open files are needed, {hard} are allowed: {fault}"),
-        )
+        io::Error::new(fault.kind(), format!("{wanted} open files are needed, {hard} are allowed: {fault}"))
     })
 }

@@ -34,15 +34,9 @@ pub fn run(plan: &Plan) -> io::Result<bool> {
     let memory = || plan.pid.and_then(|pid| Memory::of(&pid.to_string()));
     let before = memory();
     let began = Instant::now();
-    let mut fleet = Fleet::connect(plan.target, plan.sessions, |number| {
-        format!("{}-{number}", plan.prefix)
-    })?;
+    let mut fleet = Fleet::connect(plan.target, plan.sessions, |number| format!("{}-{number}", plan.prefix))?;
     let took = began.elapsed().as_secs_f64();
-    println!(
-        "{} sessions open in {took:.1} s, {:.0} per second",
-        plan.sessions,
-        plan.sessions as f64 / took
-    );
+    println!("{} sessions open in {took:.1} s, {:.0} per second", plan.sessions, plan.sessions as f64 / took);
     std::thread::sleep(SETTLE);
     if let (Some(before), Some(after)) = (before, memory()) {
         let per_session = |from: u64, to: u64| (to as f64 - from as f64) / plan.sessions as f64;
@@ -61,10 +55,7 @@ pub fn run(plan: &Plan) -> io::Result<bool> {
     }
     std::thread::sleep(until.saturating_duration_since(Instant::now()));
     let alive = answers(&mut fleet)?;
-    println!(
-        "alive           {alive} of {} sessions answer a PING",
-        plan.sessions
-    );
+    println!("alive           {alive} of {} sessions answer a PING", plan.sessions);
     Ok(alive == plan.sessions)
 }
 

@@ -108,21 +108,9 @@ impl Where {
         {
             return Err(format!("cannot pin to core {core}"));
         }
-        let millis = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_millis();
-        let prefix = self
-            .prefix
-            .clone()
-            .unwrap_or_else(|| format!("u{millis:x}"));
-        Ok((
-            Target {
-                address: self.target,
-                plain: self.plain,
-            },
-            prefix,
-        ))
+        let millis = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        let prefix = self.prefix.clone().unwrap_or_else(|| format!("u{millis:x}"));
+        Ok((Target { address: self.target, plain: self.plain }, prefix))
     }
 }
 
@@ -135,24 +123,14 @@ fn checked(users: usize, window: usize, size: usize) -> Result<(), String> {
     }
     let most = jindou::limits::PAYLOAD_BYTES_MAX;
     if !(PAYLOAD_BYTES_MIN..=most).contains(&size) {
-        return Err(format!(
-            "--size {size}: allowed are {PAYLOAD_BYTES_MIN} to {most}"
-        ));
+        return Err(format!("--size {size}: allowed are {PAYLOAD_BYTES_MIN} to {most}"));
     }
     Ok(())
 }
 
 fn carry_out(command: Command) -> Result<bool, String> {
     let done = match command {
-        Command::Run {
-            place,
-            users,
-            window,
-            size,
-            seconds,
-            warm_up,
-            open,
-        } => {
+        Command::Run { place, users, window, size, seconds, warm_up, open } => {
             checked(users, window, size)?;
             let (target, prefix) = place.begin()?;
             run::run(run::Plan {
@@ -167,38 +145,15 @@ fn carry_out(command: Command) -> Result<bool, String> {
                 prefix,
             })
         }
-        Command::Idle {
-            place,
-            sessions,
-            seconds,
-        } => {
+        Command::Idle { place, sessions, seconds } => {
             let (target, prefix) = place.begin()?;
             let hold = Duration::from_secs_f64(seconds);
-            idle::run(&idle::Plan {
-                target,
-                sessions,
-                hold,
-                pid: place.pid,
-                prefix,
-            })
+            idle::run(&idle::Plan { target, sessions, hold, pid: place.pid, prefix })
         }
-        Command::Fill {
-            place,
-            messages,
-            users,
-            window,
-            size,
-        } => {
+        Command::Fill { place, messages, users, window, size } => {
             checked(users, window, size)?;
             let (target, prefix) = place.begin()?;
-            fill::run(&fill::Plan {
-                target,
-                messages,
-                users,
-                window,
-                size,
-                prefix,
-            })
+            fill::run(&fill::Plan { target, messages, users, window, size, prefix })
         }
     };
     done.map_err(|fault| fault.to_string())

@@ -23,18 +23,12 @@ impl Cpu {
         let rest = &text[text.rfind(')')? + 2..];
         let fields: Vec<&str> = rest.split(' ').collect();
         let ticks = |index: usize| fields.get(index).and_then(|text| text.parse::<f64>().ok());
-        Some(Cpu {
-            user: ticks(11)? / TICKS_PER_SECOND,
-            system: ticks(12)? / TICKS_PER_SECOND,
-        })
+        Some(Cpu { user: ticks(11)? / TICKS_PER_SECOND, system: ticks(12)? / TICKS_PER_SECOND })
     }
 
     /// What was used since.
     pub fn since(self, earlier: Cpu) -> Cpu {
-        Cpu {
-            user: self.user - earlier.user,
-            system: self.system - earlier.system,
-        }
+        Cpu { user: self.user - earlier.user, system: self.system - earlier.system }
     }
 
     /// Both together.
@@ -60,10 +54,7 @@ impl Memory {
             let line = text.lines().find(|line| line.starts_with(key))?;
             line.split_whitespace().nth(1)?.parse::<u64>().ok()
         };
-        Some(Memory {
-            resident: kib("VmRSS:")? * 1024,
-            anonymous: kib("RssAnon:")? * 1024,
-        })
+        Some(Memory { resident: kib("VmRSS:")? * 1024, anonymous: kib("RssAnon:")? * 1024 })
     }
 }
 
@@ -75,12 +66,7 @@ mod tests {
     fn this_process_has_used_time_and_memory() {
         let began = Cpu::of("self").expect("/proc is there");
         let mut sum = 0u64;
-        while Cpu::of("self")
-            .expect("/proc is there")
-            .since(began)
-            .total()
-            < 0.02
-        {
+        while Cpu::of("self").expect("/proc is there").since(began).total() < 0.02 {
             for number in 0..100_000u64 {
                 sum = std::hint::black_box(sum.wrapping_add(number));
             }

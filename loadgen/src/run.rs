@@ -157,11 +157,7 @@ impl Run {
                 return Ok(());
             }
             self.send_scheduled(now);
-            let wait = if self.plan.rate.is_some() && !self.stopped {
-                0
-            } else {
-                50
-            };
+            let wait = if self.plan.rate.is_some() && !self.stopped { 0 } else { 50 };
             let ready = self.fleet.turn(Duration::from_millis(wait))?;
             for number in &ready {
                 self.read(*number)?;
@@ -207,18 +203,12 @@ impl Run {
         let partner = partner_of(number);
         let user = &mut self.users[number];
         user.sent += 1;
-        Mark {
-            sender: number as u32,
-            sequence: user.sent,
-            at_ns,
-        }
-        .write(&mut self.payload);
+        Mark { sender: number as u32, sequence: user.sent, at_ns }.write(&mut self.payload);
         self.number.clear();
         write!(self.number, "{:x}", user.sent).expect("writing to a string cannot fail");
         let to = &self.users[partner].name;
         let fleet = &mut self.fleet;
-        let client_seq =
-            fleet.wires[number].send(&mut fleet.scratch, to, &self.number, &self.payload);
+        let client_seq = fleet.wires[number].send(&mut fleet.scratch, to, &self.number, &self.payload);
         fleet.mark_dirty(number);
         let sent_at = &mut self.users[number].sent_at;
         let slot = client_seq as usize & (sent_at.len() - 1);
@@ -242,32 +232,21 @@ impl Run {
         let user = &mut self.users[number];
         match fleet.wires[number].next(&mut fleet.scratch)? {
             None => return Ok(false),
-            Some(Heard::Sendack { client_seq, reason }) => {
-                self.acknowledged(number, client_seq, reason, now)
-            }
-            Some(Heard::Recv {
-                message_id,
-                message_seq,
-                payload,
-            }) => {
+            Some(Heard::Sendack { client_seq, reason }) => self.acknowledged(number, client_seq, reason, now),
+            Some(Heard::Recv { message_id, message_seq, payload }) => {
                 let mark = user.receiver.take(message_seq, message_id, payload);
                 fleet.wires[number].recvack(message_id, message_seq);
                 fleet.mark_dirty(number);
                 self.last_progress_ns = now;
                 if let Some(mark) = mark.filter(|_| self.recording) {
                     self.measured.delivered += 1;
-                    self.measured
-                        .delivery
-                        .saturating_record(now.saturating_sub(mark.at_ns));
+                    self.measured.delivery.saturating_record(now.saturating_sub(mark.at_ns));
                 }
             }
             Some(Heard::Damaged) => user.receiver.damaged(),
             Some(Heard::Other) => {}
             Some(Heard::Disconnected(reason)) => {
-                return Err(io::Error::other(format!(
-                    "{}: DISCONNECT with reason {reason}",
-                    user.name
-                )));
+                return Err(io::Error::other(format!("{}: DISCONNECT with reason {reason}", user.name)));
             }
         }
         Ok(true)
@@ -283,9 +262,7 @@ impl Run {
         }
         if self.recording {
             let slot = client_seq as usize & (user.sent_at.len() - 1);
-            self.measured
-                .ack
-                .saturating_record(now.saturating_sub(user.sent_at[slot]));
+            self.measured.ack.saturating_record(now.saturating_sub(user.sent_at[slot]));
         }
         if self.stopped {
             return;
@@ -303,17 +280,12 @@ impl Run {
         let delivered = self.measured.delivered;
         let per_message = |cpu: Cpu| cpu.total() * 1e6 / delivered.max(1) as f64;
         let mode = if plan.target.plain { "plain" } else { "cipher" };
-        let pace = plan.rate.map_or("closed loop".to_owned(), |rate| {
-            format!("open loop at {rate:.0} msg/s")
-        });
+        let pace = plan.rate.map_or("closed loop".to_owned(), |rate| format!("open loop at {rate:.0} msg/s"));
         println!(
             "{} users in pairs, window {}, {}-byte payloads, {mode}, {pace}, {seconds:.1} s measured",
             plan.users, plan.window, plan.size
         );
-        println!(
-            "delivered       {delivered} messages, {:.0} msg/s",
-            delivered as f64 / seconds
-        );
+        println!("delivered       {delivered} messages, {:.0} msg/s", delivered as f64 / seconds);
         print_latency("send to ack", &self.measured.ack);
         print_latency("send to delivery", &self.measured.delivery);
         if let (Some(pid), [Some(from), Some(to)]) = (plan.pid, self.measured.server) {
@@ -329,32 +301,16 @@ impl Run {
             );
         }
         let own = self.measured.own[1].since(self.measured.own[0]);
-        println!(
-            "generator CPU   {:.2} µs per message, {:.2} cores",
-            per_message(own),
-            own.total() / seconds
-        );
+        println!("generator CPU   {:.2} µs per message, {:.2} cores", per_message(own), own.total() / seconds);
         if plan.rate.is_none() && own.total() / seconds > 0.95 {
-            println!(
-                "note            the generator was busy all the time: the server may be faster than this says"
-            );
+            println!("note            the generator was busy all the time: the server may be faster than this says");
         }
         let faults = self.faults();
         println!(
             "faults          lost {}, doubled {}, reordered {}, damaged {}, misnumbered {}, refused {}",
-            faults.lost,
-            faults.doubled,
-            faults.reordered,
-            faults.damaged,
-            faults.misnumbered,
-            faults.refused
+            faults.lost, faults.doubled, faults.reordered, faults.damaged, faults.misnumbered, faults.refused
         );
-        let unanswered: u64 = self
-            .users
-            .iter()
-            .map(|user| user.sent - user.acknowledged)
-            .sum::<u64>()
-            - self.refused;
+        let unanswered: u64 = self.users.iter().map(|user| user.sent - user.acknowledged).sum::<u64>() - self.refused;
         if unanswered > 0 {
             println!("unanswered      {unanswered} SENDs");
         }
@@ -362,15 +318,9 @@ impl Run {
     }
 
     fn faults(&self) -> Faults {
-        let mut all = Faults {
-            refused: self.refused,
-            ..Faults::default()
-        };
+        let mut all = Faults { refused: self.refused, ..Faults::default() };
         for (number, user) in self.users.iter().enumerate() {
-            all.add(
-                user.receiver
-                    .judge(self.users[partner_of(number)].acknowledged),
-            );
+            all.add(user.receiver.judge(self.users[partner_of(number)].acknowledged));
         }
         all
     }

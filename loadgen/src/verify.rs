@@ -37,10 +37,7 @@ impl Mark {
             sequence: u64::from_le_bytes(head[4..12].try_into().ok()?),
             at_ns: u64::from_le_bytes(head[12..20].try_into().ok()?),
         };
-        filling
-            .iter()
-            .all(|byte| *byte == mark.filling())
-            .then_some(mark)
+        filling.iter().all(|byte| *byte == mark.filling()).then_some(mark)
     }
 
     fn filling(self) -> u8 {
@@ -95,13 +92,7 @@ pub struct Receiver {
 impl Receiver {
     /// Nothing received yet.
     pub fn new(partner: u32) -> Receiver {
-        Receiver {
-            partner,
-            next: 1,
-            missing: BTreeSet::new(),
-            last_message: (0, 0),
-            faults: Faults::default(),
-        }
+        Receiver { partner, next: 1, missing: BTreeSet::new(), last_message: (0, 0), faults: Faults::default() }
     }
 
     /// Judges one delivery; `None` when it does not count as one.
@@ -141,10 +132,7 @@ impl Receiver {
     pub fn judge(&self, acknowledged: u64) -> Faults {
         let behind = (acknowledged + 1).saturating_sub(self.next);
         let lost = self.missing.range(..=acknowledged).count() as u64 + behind;
-        Faults {
-            lost,
-            ..self.faults
-        }
+        Faults { lost, ..self.faults }
     }
 }
 
@@ -154,12 +142,7 @@ mod tests {
 
     fn payload(sequence: u64) -> Vec<u8> {
         let mut payload = vec![0; 64];
-        Mark {
-            sender: 7,
-            sequence,
-            at_ns: 5,
-        }
-        .write(&mut payload);
+        Mark { sender: 7, sequence, at_ns: 5 }.write(&mut payload);
         payload
     }
 
@@ -174,66 +157,23 @@ mod tests {
     #[test]
     fn what_is_in_order_and_whole_is_no_fault() {
         let receiver = received(&[1, 2, 3]);
-        assert_eq!(
-            (receiver.count(), receiver.judge(3)),
-            (3, Faults::default())
-        );
-        assert_eq!(
-            received(&[1, 2, 3]).judge(2),
-            Faults::default(),
-            "delivered before it was acknowledged"
-        );
+        assert_eq!((receiver.count(), receiver.judge(3)), (3, Faults::default()));
+        assert_eq!(received(&[1, 2, 3]).judge(2), Faults::default(), "delivered before it was acknowledged");
     }
 
     #[test]
     fn each_fault_is_seen() {
-        assert_eq!(
-            received(&[1, 3]).judge(3),
-            Faults {
-                lost: 1,
-                ..Faults::default()
-            }
-        );
-        assert_eq!(
-            received(&[1, 2]).judge(4),
-            Faults {
-                lost: 2,
-                ..Faults::default()
-            }
-        );
-        assert_eq!(
-            received(&[1, 2, 2]).judge(2),
-            Faults {
-                doubled: 1,
-                ..Faults::default()
-            }
-        );
-        assert_eq!(
-            received(&[1, 3, 2]).judge(3),
-            Faults {
-                reordered: 1,
-                ..Faults::default()
-            }
-        );
+        assert_eq!(received(&[1, 3]).judge(3), Faults { lost: 1, ..Faults::default() });
+        assert_eq!(received(&[1, 2]).judge(4), Faults { lost: 2, ..Faults::default() });
+        assert_eq!(received(&[1, 2, 2]).judge(2), Faults { doubled: 1, ..Faults::default() });
+        assert_eq!(received(&[1, 3, 2]).judge(3), Faults { reordered: 1, ..Faults::default() });
         let mut receiver = received(&[1]);
         let mut bad = payload(2);
         bad[40] ^= 1;
         assert_eq!(receiver.take(2, 2, &bad), None);
-        assert_eq!(
-            receiver.judge(1),
-            Faults {
-                damaged: 1,
-                ..Faults::default()
-            }
-        );
+        assert_eq!(receiver.judge(1), Faults { damaged: 1, ..Faults::default() });
         let mut receiver = received(&[1]);
         receiver.take(1, 9, &payload(2));
-        assert_eq!(
-            receiver.judge(2),
-            Faults {
-                misnumbered: 1,
-                ..Faults::default()
-            }
-        );
+        assert_eq!(receiver.judge(2), Faults { misnumbered: 1, ..Faults::default() });
     }
 }

@@ -6,9 +6,7 @@ use std::io::{self, Read, Write};
 use std::time::Duration;
 
 use jindou::format::packet::{Connect, HeaderFlags, Packet, Recvack, Send, Setting};
-use jindou::format::packet_cipher::{
-    CipherScratch, KeyPair, SALT_BYTES, SessionCipher, parse_public_key,
-};
+use jindou::format::packet_cipher::{CipherScratch, KeyPair, SALT_BYTES, SessionCipher, parse_public_key};
 use jindou::format::packet_codec::{self, Decoded};
 use mio::net::TcpStream;
 
@@ -70,11 +68,7 @@ pub enum Heard<'a> {
 
 impl Wire {
     /// Says CONNECT on a blocking socket and waits for a good CONNACK; the socket is non-blocking afterwards.
-    pub fn connect(
-        mut socket: std::net::TcpStream,
-        uid: &str,
-        secret: Option<[u8; 32]>,
-    ) -> io::Result<Wire> {
+    pub fn connect(mut socket: std::net::TcpStream, uid: &str, secret: Option<[u8; 32]>) -> io::Result<Wire> {
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(CONNACK_WITHIN))?;
         let keys = secret.map(KeyPair::new);
@@ -109,13 +103,7 @@ impl Wire {
     }
 
     /// Queues a SEND; returns its number.
-    pub fn send(
-        &mut self,
-        scratch: &mut Scratch,
-        to: &str,
-        client_msg_no: &str,
-        payload: &[u8],
-    ) -> u32 {
+    pub fn send(&mut self, scratch: &mut Scratch, to: &str, client_msg_no: &str, payload: &[u8]) -> u32 {
         self.client_seq = self.client_seq.wrapping_add(1);
         let mut send = Send {
             flags: HeaderFlags::RED_DOT,
@@ -145,11 +133,7 @@ impl Wire {
 
     /// Queues a RECVACK.
     pub fn recvack(&mut self, message_id: i64, message_seq: u64) {
-        let recvack = Recvack {
-            flags: HeaderFlags(0),
-            message_id,
-            message_seq,
-        };
+        let recvack = Recvack { flags: HeaderFlags(0), message_id, message_seq };
         packet_codec::encode(&Packet::Recvack(recvack), VERSION, &mut self.outbox);
     }
 
@@ -168,10 +152,7 @@ impl Wire {
         }
         let room = self.inbox.len() - self.inbox_to;
         match self.socket.read(&mut self.inbox[self.inbox_to..]) {
-            Ok(0) => Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                "the server closed the connection",
-            )),
+            Ok(0) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection")),
             Ok(bytes) => {
                 self.inbox_to += bytes;
                 if bytes == room && room < 64 * 1024 {
@@ -193,26 +174,15 @@ impl Wire {
         };
         self.inbox_from += bytes;
         Ok(Some(match packet {
-            Packet::Sendack(ack) => Heard::Sendack {
-                client_seq: ack.client_seq,
-                reason: ack.reason,
-            },
+            Packet::Sendack(ack) => Heard::Sendack { client_seq: ack.client_seq, reason: ack.reason },
             Packet::Recv(recv) => {
                 let (message_id, message_seq) = (recv.message_id, recv.message_seq);
                 let Some(cipher) = &self.cipher else {
-                    return Ok(Some(Heard::Recv {
-                        message_id,
-                        message_seq,
-                        payload: recv.payload,
-                    }));
+                    return Ok(Some(Heard::Recv { message_id, message_seq, payload: recv.payload }));
                 };
                 scratch.plain.clear();
                 match cipher.open_recv(&recv, &mut scratch.cipher, &mut scratch.plain) {
-                    Ok(()) => Heard::Recv {
-                        message_id,
-                        message_seq,
-                        payload: &scratch.plain,
-                    },
+                    Ok(()) => Heard::Recv { message_id, message_seq, payload: &scratch.plain },
                     Err(_) => Heard::Damaged,
                 }
             }
@@ -270,15 +240,9 @@ fn read_connack(
             return Ok((None, taken));
         };
         let salt: Option<[u8; SALT_BYTES]> = connack.salt.as_bytes().try_into().ok();
-        let agreed = parse_public_key(connack.server_key)
-            .ok()
-            .zip(salt)
-            .and_then(|(key, salt)| keys.agree(&key, salt));
+        let agreed = parse_public_key(connack.server_key).ok().zip(salt).and_then(|(key, salt)| keys.agree(&key, salt));
         let Some(cipher) = agreed else {
-            return refuse(
-                "CONNACK without a usable key: is the listener in plain mode? Try --plain"
-                    .to_owned(),
-            );
+            return refuse("CONNACK without a usable key: is the listener in plain mode? Try --plain".to_owned());
         };
         return Ok((Some(cipher), taken));
     }

@@ -27,15 +27,7 @@ impl Tree {
     pub fn tell_tests_apart(&mut self) {
         let tests: BTreeSet<String> = self.files.iter().flat_map(Source::test_files).collect();
         let files = std::mem::take(&mut self.files).into_iter();
-        self.files = files
-            .map(|file| {
-                if tests.contains(&file.path) {
-                    file.as_test()
-                } else {
-                    file
-                }
-            })
-            .collect();
+        self.files = files.map(|file| if tests.contains(&file.path) { file.as_test() } else { file }).collect();
     }
 }
 
@@ -96,16 +88,8 @@ fn names_of_library(file: &Source) -> BTreeSet<Vec<String>> {
     if is_library(file) {
         return file.inner_paths("jindou");
     }
-    let code = if file.path.starts_with("tests/") {
-        &file.code
-    } else {
-        &file.production
-    };
-    paths_under(code, "jindou")
-        .into_iter()
-        .map(|(_, path)| path)
-        .filter(|path| !path.is_empty())
-        .collect()
+    let code = if file.path.starts_with("tests/") { &file.code } else { &file.production };
+    paths_under(code, "jindou").into_iter().map(|(_, path)| path).filter(|path| !path.is_empty()).collect()
 }
 
 fn arrows(tree: &Tree) -> Vec<String> {
@@ -122,10 +106,8 @@ fn arrows(tree: &Tree) -> Vec<String> {
             ));
             continue;
         };
-        let to: BTreeSet<String> = names_of_library(file)
-            .into_iter()
-            .filter_map(|path| path.into_iter().next())
-            .collect();
+        let to: BTreeSet<String> =
+            names_of_library(file).into_iter().filter_map(|path| path.into_iter().next()).collect();
         for to in to {
             let known = tables::ARROWS.iter().any(|(unit, _)| *unit == to);
             if to != from && known && !allowed.contains(&to.as_str()) {
@@ -144,10 +126,7 @@ fn machines(tree: &Tree) -> Vec<String> {
     let mut found = Vec::new();
     for file in tree.files.iter().filter(|file| is_library(file)) {
         let module = file.module();
-        let Some(own) = module
-            .get(1)
-            .filter(|name| module[0] == "engine" && is_machine(name))
-        else {
+        let Some(own) = module.get(1).filter(|name| module[0] == "engine" && is_machine(name)) else {
             continue;
         };
         for path in file.inner_paths("jindou") {
@@ -170,10 +149,7 @@ fn is_machine(name: &str) -> bool {
 fn shard_makers(tree: &Tree) -> Vec<String> {
     let mut found = Vec::new();
     for file in &tree.files {
-        if tables::SHARD_MAKERS
-            .iter()
-            .any(|folder| file.path.starts_with(folder))
-        {
+        if tables::SHARD_MAKERS.iter().any(|folder| file.path.starts_with(folder)) {
             continue;
         }
         for line in file.lines_with_word(&file.production, "Recovery") {
@@ -192,11 +168,7 @@ fn crates_of(manifests: &[(String, String)]) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for (path, text) in manifests {
         for name in dependency_names(path, text) {
-            names.insert(if name == "md-5" {
-                "md5".to_owned()
-            } else {
-                name.replace('-', "_")
-            });
+            names.insert(if name == "md-5" { "md5".to_owned() } else { name.replace('-', "_") });
         }
     }
     names.remove("jindou");
@@ -211,14 +183,8 @@ fn crates_per_folder(tree: &Tree) -> Vec<String> {
         if tables::SEES_EVERYTHING.contains(&unit) {
             continue;
         }
-        let allowed = tables::CRATES
-            .iter()
-            .find(|(of, _)| *of == unit)
-            .map_or(&[][..], |(_, list)| *list);
-        for name in crates
-            .iter()
-            .filter(|name| !allowed.contains(&name.as_str()))
-        {
+        let allowed = tables::CRATES.iter().find(|(of, _)| *of == unit).map_or(&[][..], |(_, list)| *list);
+        for name in crates.iter().filter(|name| !allowed.contains(&name.as_str())) {
             for line in file.uses_of_crate(name) {
                 found.push(format!(
                     "{}:{line}: `{unit}` uses the crate `{name}`, which is not in its row of CRATES (tests/architecture.rs). Use it \
@@ -237,9 +203,7 @@ fn pure_std(tree: &Tree) -> Vec<String> {
         for (at, path) in paths_under(&file.production, "std") {
             let whole = path.join("::");
             let allowed = tables::PURE_STD.iter().any(|prefix| within(&whole, prefix));
-            let refused = tables::PURE_STD_REFUSED
-                .iter()
-                .any(|prefix| within(&whole, prefix));
+            let refused = tables::PURE_STD_REFUSED.iter().any(|prefix| within(&whole, prefix));
             if !allowed || refused {
                 found.push(format!(
                     "{}:{}: `std::{whole}` in `{}`, which is pure: no files, sockets, threads, clocks, locks or random hashing. Take \
@@ -250,15 +214,7 @@ fn pure_std(tree: &Tree) -> Vec<String> {
                 ));
             }
         }
-        for word in [
-            "async",
-            "await",
-            "println",
-            "eprintln",
-            "print",
-            "eprint",
-            "thread_local",
-        ] {
+        for word in ["async", "await", "println", "eprintln", "print", "eprint", "thread_local"] {
             for line in file.lines_with_word(&file.production, word) {
                 found.push(format!(
                     "{}:{line}: `{word}` in `{}`, which is pure. Return what is to be done and let the shell do it.",
@@ -272,17 +228,11 @@ fn pure_std(tree: &Tree) -> Vec<String> {
 }
 
 fn within(path: &str, prefix: &str) -> bool {
-    path == prefix
-        || path
-            .strip_prefix(prefix)
-            .is_some_and(|rest| rest.starts_with("::"))
+    path == prefix || path.strip_prefix(prefix).is_some_and(|rest| rest.starts_with("::"))
 }
 
 fn file_length(tree: &Tree) -> Vec<String> {
-    let over = tree
-        .files
-        .iter()
-        .filter(|file| file.line_count() > tables::FILE_LINES_MAX);
+    let over = tree.files.iter().filter(|file| file.line_count() > tables::FILE_LINES_MAX);
     over.map(|file| {
         format!(
             "{}: {} lines, at most {} are allowed. Find the second subject in it and give it its own file.",
@@ -315,10 +265,7 @@ fn function_length(tree: &Tree) -> Vec<String> {
 }
 
 fn folder_depth(tree: &Tree) -> Vec<String> {
-    let inside = tree
-        .files
-        .iter()
-        .filter(|file| file.path.starts_with("src/"));
+    let inside = tree.files.iter().filter(|file| file.path.starts_with("src/"));
     inside
         .filter(|file| file.path.matches('/').count() > tables::FOLDER_DEPTH_MAX)
         .map(|file| {
@@ -333,10 +280,7 @@ fn folder_depth(tree: &Tree) -> Vec<String> {
 
 /// Lines of production code of a unit of the library.
 pub fn code_lines(tree: &Tree, unit: &str) -> usize {
-    let files = tree
-        .files
-        .iter()
-        .filter(|file| is_library(file) && file.unit() == unit);
+    let files = tree.files.iter().filter(|file| is_library(file) && file.unit() == unit);
     files.map(Source::code_line_count).sum()
 }
 
@@ -416,9 +360,7 @@ fn unwrap(tree: &Tree) -> Vec<String> {
 /// `expect` per thousand code lines of the pure folders.
 pub fn expects_per_kloc(tree: &Tree) -> usize {
     let files = || tree.files.iter().filter(|file| is_pure(file));
-    let count: usize = files()
-        .map(|file| file.production.matches(".expect(").count())
-        .sum();
+    let count: usize = files().map(|file| file.production.matches(".expect(").count()).sum();
     let lines: usize = files().map(Source::code_line_count).sum();
     (count * 1000).checked_div(lines).unwrap_or(0)
 }
@@ -440,10 +382,7 @@ fn unsafe_code(tree: &Tree) -> Vec<String> {
     for file in &tree.files {
         let lines: Vec<&str> = file.raw.lines().collect();
         for line in file.lines_with_word(&file.code, "unsafe") {
-            if !tables::UNSAFE_ALLOWED
-                .iter()
-                .any(|folder| file.path.starts_with(folder))
-            {
+            if !tables::UNSAFE_ALLOWED.iter().any(|folder| file.path.starts_with(folder)) {
                 found.push(format!(
                     "{}:{line}: `unsafe` outside {}. Let the shell do it behind a safe function.",
                     file.path,
@@ -452,9 +391,7 @@ fn unsafe_code(tree: &Tree) -> Vec<String> {
                 continue;
             }
             let from = line.saturating_sub(tables::SAFETY_LINES_MAX);
-            let said = lines[from..line]
-                .iter()
-                .any(|text| text.contains("SAFETY:") || text.contains("# Safety"));
+            let said = lines[from..line].iter().any(|text| text.contains("SAFETY:") || text.contains("# Safety"));
             if !said {
                 found.push(format!(
                     "{}:{line}: `unsafe` without its reason. Put `// SAFETY:` and the proof right above it.",
@@ -469,11 +406,7 @@ fn unsafe_code(tree: &Tree) -> Vec<String> {
 fn unfinished(tree: &Tree) -> Vec<String> {
     let mut found = Vec::new();
     for file in &tree.files {
-        for mark in [
-            concat!("TO", "DO"),
-            concat!("FIX", "ME"),
-            concat!("XX", "X"),
-        ] {
+        for mark in [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X")] {
             for at in word_positions(&file.raw, mark) {
                 found.push(format!(
                     "{}:{}: `{mark}`. Do it, or write an issue and leave the file saying only what is true.",
@@ -499,14 +432,8 @@ fn unfinished(tree: &Tree) -> Vec<String> {
 
 /// Asserts that stay on in release, per hundred functions of the engine.
 pub fn asserts_per_hundred_functions(tree: &Tree) -> usize {
-    let engine = || {
-        tree.files
-            .iter()
-            .filter(|file| is_library(file) && file.unit() == "engine")
-    };
-    let functions: usize = engine()
-        .map(|file| file.functions(&file.production).len())
-        .sum();
+    let engine = || tree.files.iter().filter(|file| is_library(file) && file.unit() == "engine");
+    let functions: usize = engine().map(|file| file.functions(&file.production).len()).sum();
     let asserts: usize = engine()
         .map(|file| {
             let count = |word| word_positions(&file.production, word).len();
@@ -530,17 +457,13 @@ fn asserts(tree: &Tree) -> Vec<String> {
 
 /// Names in the dependency sections of a manifest; dependencies by path are our own and left out.
 fn dependency_names(path: &str, text: &str) -> Vec<String> {
-    let manifest: toml::Table = text
-        .parse()
-        .unwrap_or_else(|fault| panic!("{path} is not TOML: {fault}"));
+    let manifest: toml::Table = text.parse().unwrap_or_else(|fault| panic!("{path} is not TOML: {fault}"));
     let mut names = Vec::new();
     for section in ["dependencies", "dev-dependencies", "build-dependencies"] {
         let Some(table) = manifest.get(section).and_then(toml::Value::as_table) else {
             continue;
         };
-        let outside = table
-            .iter()
-            .filter(|(_, value)| value.get("path").is_none());
+        let outside = table.iter().filter(|(_, value)| value.get("path").is_none());
         names.extend(outside.map(|(name, _)| name.clone()));
     }
     names
@@ -549,21 +472,13 @@ fn dependency_names(path: &str, text: &str) -> Vec<String> {
 fn dependencies(tree: &Tree) -> Vec<String> {
     let mut found = Vec::new();
     let mut said: BTreeMap<&str, &str> = BTreeMap::new();
-    for line in tree
-        .dependencies
-        .lines()
-        .filter(|line| !line.is_empty() && !line.starts_with('#'))
-    {
+    for line in tree.dependencies.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
         let (name, sentence) = line.split_once(": ").unwrap_or((line, ""));
         if !sentence.ends_with('.') || sentence.len() < 20 {
-            found.push(format!(
-                ".ci/dependencies.txt: `{name}` has no sentence. Write `name: why it is here.`"
-            ));
+            found.push(format!(".ci/dependencies.txt: `{name}` has no sentence. Write `name: why it is here.`"));
         }
         if said.insert(name, sentence).is_some() {
-            found.push(format!(
-                ".ci/dependencies.txt: `{name}` is there twice. Keep one sentence."
-            ));
+            found.push(format!(".ci/dependencies.txt: `{name}` is there twice. Keep one sentence."));
         }
     }
     let mut used = BTreeSet::new();
@@ -579,9 +494,7 @@ fn dependencies(tree: &Tree) -> Vec<String> {
         }
     }
     for name in said.keys().filter(|name| !used.contains(**name)) {
-        found.push(format!(
-            ".ci/dependencies.txt: `{name}` is in no Cargo.toml. Remove the line."
-        ));
+        found.push(format!(".ci/dependencies.txt: `{name}` is in no Cargo.toml. Remove the line."));
     }
     found
 }
@@ -591,20 +504,14 @@ fn readme_paths(tree: &Tree) -> Vec<String> {
     let mut found = Vec::new();
     for (index, line) in tree.readme.lines().enumerate() {
         for quoted in line.split('`').skip(1).step_by(2) {
-            let ours = tables::README_FOLDERS
-                .iter()
-                .any(|folder| quoted.starts_with(folder));
+            let ours = tables::README_FOLDERS.iter().any(|folder| quoted.starts_with(folder));
             if !ours || quoted.contains([' ', '*', '<']) {
                 continue;
             }
             let folder = format!("{}/", quoted.trim_end_matches('/'));
-            let exists = tree.paths.contains(quoted)
-                || tree.paths.iter().any(|path| path.starts_with(&folder));
+            let exists = tree.paths.contains(quoted) || tree.paths.iter().any(|path| path.starts_with(&folder));
             if !exists {
-                found.push(format!(
-                    "README.md:{}: `{quoted}` does not exist. Name the file that does it.",
-                    index + 1
-                ));
+                found.push(format!("README.md:{}: `{quoted}` does not exist. Name the file that does it.", index + 1));
             }
         }
     }

@@ -34,36 +34,24 @@ impl Source {
     pub fn new(path: &str, raw: &str) -> Source {
         let code = blank_comments_and_literals(raw);
         let production = blank_test_items(&code);
-        Source {
-            path: path.to_owned(),
-            raw: raw.to_owned(),
-            code,
-            production,
-        }
+        Source { path: path.to_owned(), raw: raw.to_owned(), code, production }
     }
 
     /// Paths of the files that this one includes only under `#[cfg(test)]`: `mod tests;`, with or without `#[path]`.
     pub fn test_files(&self) -> Vec<String> {
         let folder = self.path.rsplit_once('/').map_or("", |(folder, _)| folder);
         let own = self.stem();
-        let children = if matches!(own, "mod" | "lib" | "main") {
-            folder.to_owned()
-        } else {
-            format!("{folder}/{own}")
-        };
+        let children =
+            if matches!(own, "mod" | "lib" | "main") { folder.to_owned() } else { format!("{folder}/{own}") };
         let mut found = Vec::new();
         for (at, mark) in self.code.match_indices("#[cfg(test)]") {
             let from = at + mark.len();
-            let to = self.code[from..]
-                .find([';', '{'])
-                .map_or(self.code.len(), |end| from + end);
+            let to = self.code[from..].find([';', '{']).map_or(self.code.len(), |end| from + end);
             let words: Vec<&str> = self.code[from..to].split_whitespace().collect();
             let (Some(name), Some(&"mod")) = (words.last(), words.iter().rev().nth(1)) else {
                 continue;
             };
-            let named = self.raw[from..to]
-                .split_once("#[path = \"")
-                .and_then(|(_, rest)| rest.split('"').next());
+            let named = self.raw[from..to].split_once("#[path = \"").and_then(|(_, rest)| rest.split('"').next());
             found.push(match named {
                 Some(file) => format!("{folder}/{file}"),
                 None => format!("{children}/{name}.rs"),
@@ -88,10 +76,7 @@ impl Source {
 
     /// Lines of production code that are neither empty nor comment.
     pub fn code_line_count(&self) -> usize {
-        self.production
-            .lines()
-            .filter(|line| !line.trim().is_empty())
-            .count()
+        self.production.lines().filter(|line| !line.trim().is_empty()).count()
     }
 
     /// The unit that arrows are drawn between: the folder under `src`, or the file's name for `src/ids.rs` and its
@@ -111,16 +96,9 @@ impl Source {
     /// Module path below the crate: `src/engine/home.rs` is `["engine", "home"]`.
     pub fn module(&self) -> Vec<String> {
         let inside = self.path.strip_prefix("src/").unwrap_or(&self.path);
-        let mut parts: Vec<String> = inside
-            .strip_suffix(".rs")
-            .unwrap_or(inside)
-            .split('/')
-            .map(str::to_owned)
-            .collect();
-        if matches!(
-            parts.last().map(String::as_str),
-            Some("mod" | "lib" | "main")
-        ) {
+        let mut parts: Vec<String> =
+            inside.strip_suffix(".rs").unwrap_or(inside).split('/').map(str::to_owned).collect();
+        if matches!(parts.last().map(String::as_str), Some("mod" | "lib" | "main")) {
             parts.pop();
         }
         parts
@@ -149,27 +127,17 @@ impl Source {
 
     /// Lines (from 1) where `crate_name` is used as the head of a path in production code.
     pub fn uses_of_crate(&self, crate_name: &str) -> Vec<usize> {
-        paths_under(&self.production, crate_name)
-            .into_iter()
-            .map(|(at, _)| self.line_of(at))
-            .collect()
+        paths_under(&self.production, crate_name).into_iter().map(|(at, _)| self.line_of(at)).collect()
     }
 
     /// Lines (from 1) where `word` stands alone in the given view.
     pub fn lines_with_word(&self, view: &str, word: &str) -> Vec<usize> {
-        word_positions(view, word)
-            .into_iter()
-            .map(|at| self.line_of(at))
-            .collect()
+        word_positions(view, word).into_iter().map(|at| self.line_of(at)).collect()
     }
 
     /// Line (from 1) of a byte position; the same in every view.
     pub fn line_of(&self, at: usize) -> usize {
-        self.raw.as_bytes()[..at.min(self.raw.len())]
-            .iter()
-            .filter(|byte| **byte == b'\n')
-            .count()
-            + 1
+        self.raw.as_bytes()[..at.min(self.raw.len())].iter().filter(|byte| **byte == b'\n').count() + 1
     }
 
     /// Functions with bodies in the given view.
@@ -221,11 +189,7 @@ pub fn word_positions(text: &str, word: &str) -> Vec<usize> {
     text.match_indices(word)
         .map(|(at, _)| at)
         .filter(|at| *at == 0 || !is_word(bytes[at - 1]))
-        .filter(|at| {
-            bytes
-                .get(at + word.len())
-                .is_none_or(|byte| !is_word(*byte))
-        })
+        .filter(|at| bytes.get(at + word.len()).is_none_or(|byte| !is_word(*byte)))
         .collect()
 }
 
@@ -325,9 +289,7 @@ fn use_tree(text: &str, at: usize, prefix: &mut Vec<String>, out: &mut Vec<Vec<S
 
 /// Behind a leaf of a use tree: ` as name` or `*`.
 fn skip_renaming(text: &str, at: usize) -> usize {
-    let stop = text[at..]
-        .find([',', '}'])
-        .map_or(text.len(), |found| at + found);
+    let stop = text[at..].find([',', '}']).map_or(text.len(), |found| at + found);
     stop.max(at)
 }
 
@@ -373,9 +335,7 @@ fn blank_comments_and_literals(raw: &str) -> String {
             b'/' if bytes.get(at + 1) == Some(&b'/') => line_end(bytes, at),
             b'/' if bytes.get(at + 1) == Some(&b'*') => block_comment_end(bytes, at),
             b'"' => string_end(bytes, at),
-            b'r' | b'b' | b'c' if at == 0 || !is_word(bytes[at - 1]) => {
-                prefixed_literal_end(bytes, at)
-            }
+            b'r' | b'b' | b'c' if at == 0 || !is_word(bytes[at - 1]) => prefixed_literal_end(bytes, at),
             b'\'' => character_end(bytes, at),
             _ => at,
         };
@@ -390,10 +350,7 @@ fn blank_comments_and_literals(raw: &str) -> String {
 }
 
 fn line_end(bytes: &[u8], at: usize) -> usize {
-    bytes[at..]
-        .iter()
-        .position(|byte| *byte == b'\n')
-        .map_or(bytes.len(), |end| at + end)
+    bytes[at..].iter().position(|byte| *byte == b'\n').map_or(bytes.len(), |end| at + end)
 }
 
 fn block_comment_end(bytes: &[u8], at: usize) -> usize {
@@ -430,15 +387,8 @@ fn string_end(bytes: &[u8], at: usize) -> usize {
 
 /// `r"…"`, `r#"…"#`, `b"…"`, `br#"…"#`, `b'…'`, `c"…"`; `at` itself when it is just a word.
 fn prefixed_literal_end(bytes: &[u8], at: usize) -> usize {
-    let letters = bytes[at..]
-        .iter()
-        .take(2)
-        .take_while(|byte| matches!(byte, b'r' | b'b' | b'c'))
-        .count();
-    let hashes = bytes[at + letters..]
-        .iter()
-        .take_while(|byte| **byte == b'#')
-        .count();
+    let letters = bytes[at..].iter().take(2).take_while(|byte| matches!(byte, b'r' | b'b' | b'c')).count();
+    let hashes = bytes[at + letters..].iter().take_while(|byte| **byte == b'#').count();
     let quote = at + letters + hashes;
     let raw = bytes[at..at + letters].contains(&b'r');
     match bytes.get(quote) {
@@ -446,15 +396,11 @@ fn prefixed_literal_end(bytes: &[u8], at: usize) -> usize {
             let mut closing = vec![b'"'];
             closing.resize(1 + hashes, b'#');
             let rest = &bytes[quote + 1..];
-            let found = rest
-                .windows(closing.len())
-                .position(|window| window == closing.as_slice());
+            let found = rest.windows(closing.len()).position(|window| window == closing.as_slice());
             found.map_or(bytes.len(), |end| quote + 1 + end + closing.len())
         }
         Some(b'"') if hashes == 0 => string_end(bytes, quote),
-        Some(b'\'') if hashes == 0 && letters == 1 && bytes[at] == b'b' => {
-            character_end(bytes, quote)
-        }
+        Some(b'\'') if hashes == 0 && letters == 1 && bytes[at] == b'b' => character_end(bytes, quote),
         _ => at,
     }
 }
@@ -475,9 +421,5 @@ fn character_end(bytes: &[u8], at: usize) -> usize {
         Some(0xe0..=0xef) => 3,
         _ => 4,
     };
-    if text.get(width) == Some(&b'\'') {
-        at + width + 2
-    } else {
-        at
-    }
+    if text.get(width) == Some(&b'\'') { at + width + 2 } else { at }
 }

@@ -14,8 +14,7 @@ fn get(node: &Node, path: &str) -> Answer {
 }
 
 fn post(node: &Node, path: &str, body: &Value) -> Answer {
-    http::post(node.http(), path, body)
-        .unwrap_or_else(|fault| panic!("{path}: {fault}\n{}", node.log()))
+    http::post(node.http(), path, body).unwrap_or_else(|fault| panic!("{path}: {fault}\n{}", node.log()))
 }
 
 /// "hello" in base64.
@@ -23,37 +22,22 @@ const HELLO: &str = "aGVsbG8=";
 
 #[test]
 fn probes_metrics_and_routes() {
-    let node = Node::start(
-        "probes",
-        &[
-            "external.tcp_addr=im.example:5100",
-            "external.ws_addr=ws://im.example:5200",
-        ],
-    );
+    let node = Node::start("probes", &["external.tcp_addr=im.example:5100", "external.ws_addr=ws://im.example:5200"]);
     assert_eq!(get(&node, "/healthz").status, 200);
     assert_eq!(get(&node, "/readyz").status, 200);
     let metrics = get(&node, "/metrics");
     assert_eq!(metrics.status, 200);
     assert!(metrics.body.contains("# TYPE jindou_"), "{}", metrics.body);
-    let addresses =
-        json!({ "tcp_addr": "im.example:5100", "ws_addr": "ws://im.example:5200", "wss_addr": "" });
+    let addresses = json!({ "tcp_addr": "im.example:5100", "ws_addr": "ws://im.example:5200", "wss_addr": "" });
     let route = get(&node, "/route?uid=ana");
     assert_eq!((route.status, route.json()), (200, addresses.clone()));
     let batch = post(&node, "/route/batch", &json!(["ana", "bo"]));
     assert_eq!(batch.status, 200);
     let batch = batch.json();
     let groups = batch.as_array().expect("an array");
-    let uids: usize = groups
-        .iter()
-        .map(|group| group["uids"].as_array().map_or(0, Vec::len))
-        .sum();
+    let uids: usize = groups.iter().map(|group| group["uids"].as_array().map_or(0, Vec::len)).sum();
     assert_eq!(uids, 2, "{batch}");
-    assert!(
-        groups
-            .iter()
-            .all(|group| group["tcp_addr"] == addresses["tcp_addr"]),
-        "{batch}"
-    );
+    assert!(groups.iter().all(|group| group["tcp_addr"] == addresses["tcp_addr"]), "{batch}");
 }
 
 #[test]
@@ -64,14 +48,8 @@ fn unknown_paths_and_bad_bodies_are_json_too() {
     assert_eq!(missing.json()["status"], 404);
     assert!(missing.json()["msg"].is_string());
     for (path, body) in [
-        (
-            "/user/token",
-            json!({ "uid": "", "token": "t", "device_flag": 0, "device_level": 0 }),
-        ),
-        (
-            "/user/token",
-            json!({ "uid": "a@b", "token": "t", "device_flag": 0, "device_level": 0 }),
-        ),
+        ("/user/token", json!({ "uid": "", "token": "t", "device_flag": 0, "device_level": 0 })),
+        ("/user/token", json!({ "uid": "a@b", "token": "t", "device_flag": 0, "device_level": 0 })),
         (
             "/message/send",
             json!({ "from_uid": "ana", "channel_id": "bo", "channel_type": 1, "payload": "not base64!" }),
@@ -88,25 +66,13 @@ fn unknown_paths_and_bad_bodies_are_json_too() {
 fn who_is_online() {
     let node = Node::start("online", &["node.shards=2"]);
     let _phone = Client::connect(&node, &Login::tcp("ana"));
-    let _web = Client::connect(
-        &node,
-        &Login {
-            flag: 1,
-            device: "web".to_owned(),
-            ..Login::ws("ana")
-        },
-    );
+    let _web = Client::connect(&node, &Login { flag: 1, device: "web".to_owned(), ..Login::ws("ana") });
     let bo = Client::connect(&node, &Login::tcp("bo"));
     let online = || {
         let answer = post(&node, "/user/onlinestatus", &json!(["ana", "bo", "nobody"]));
         assert_eq!(answer.status, 200);
         let mut list: Vec<(String, i64)> = (answer.json().as_array().expect("an array").iter())
-            .map(|entry| {
-                (
-                    entry["uid"].as_str().unwrap_or("").to_owned(),
-                    entry["device_flag"].as_i64().unwrap_or(-1),
-                )
-            })
+            .map(|entry| (entry["uid"].as_str().unwrap_or("").to_owned(), entry["device_flag"].as_i64().unwrap_or(-1)))
             .collect();
         list.sort();
         list
@@ -139,19 +105,13 @@ fn a_backend_sends_and_reads_back() {
     let message_id = data["message_id"].as_i64().expect("a whole number");
     assert!(message_id > 0 && !data["client_msg_no"].as_str().unwrap_or("").is_empty());
     let got = bo.received();
-    assert_eq!(
-        (got.message_id, got.message_seq, got.from.as_str()),
-        (message_id, 1, "ana")
-    );
+    assert_eq!((got.message_id, got.message_seq, got.from.as_str()), (message_id, 1, "ana"));
     assert_eq!(got.payload, b"hello");
 
     body["header"] = json!({ "no_persist": 1, "red_dot": 0, "sync_once": 1 });
     assert_eq!(post(&node, "/message/send", &body).status, 200);
     let got = bo.received();
-    assert_eq!(
-        (got.message_seq, got.flags),
-        (0, HeaderFlags::NO_PERSIST.0 | HeaderFlags::SYNC_ONCE.0)
-    );
+    assert_eq!((got.message_seq, got.flags), (0, HeaderFlags::NO_PERSIST.0 | HeaderFlags::SYNC_ONCE.0));
 }
 
 #[test]

@@ -94,22 +94,12 @@ impl Login {
     /// Version 5 over TCP from an app.
     pub fn tcp(uid: &str) -> Login {
         let (device, token) = (format!("device-of-{uid}"), String::new());
-        Login {
-            uid: uid.to_owned(),
-            flag: 0,
-            device,
-            token,
-            version: 5,
-            transport: Transport::Tcp,
-        }
+        Login { uid: uid.to_owned(), flag: 0, device, token, version: 5, transport: Transport::Tcp }
     }
 
     /// The same over WebSocket.
     pub fn ws(uid: &str) -> Login {
-        Login {
-            transport: Transport::WebSocket,
-            ..Login::tcp(uid)
-        }
+        Login { transport: Transport::WebSocket, ..Login::tcp(uid) }
     }
 }
 
@@ -129,25 +119,17 @@ pub struct Client {
 impl Client {
     /// Connects and demands a good CONNACK.
     pub fn connect(node: &Node, login: &Login) -> Client {
-        let mut client = Client::open(node, login)
-            .unwrap_or_else(|fault| panic!("{}: {fault}\n{}", login.uid, node.log()));
+        let mut client =
+            Client::open(node, login).unwrap_or_else(|fault| panic!("{}: {fault}\n{}", login.uid, node.log()));
         match client.next(SOON) {
             Some(Said::Connack(1)) => client,
-            other => panic!(
-                "{}: instead of a good CONNACK: {other:?}\n{}",
-                login.uid,
-                node.log()
-            ),
+            other => panic!("{}: instead of a good CONNACK: {other:?}\n{}", login.uid, node.log()),
         }
     }
 
     /// Says CONNECT and does not wait.
     pub fn open(node: &Node, login: &Login) -> io::Result<Client> {
-        let address = if login.transport == Transport::Tcp {
-            node.tcp()
-        } else {
-            node.ws()
-        };
+        let address = if login.transport == Transport::Tcp { node.tcp() } else { node.ws() };
         Client::open_at(address, login)
     }
 
@@ -158,12 +140,7 @@ impl Client {
         socket.set_write_timeout(Some(SOON))?;
         let mut secret = [0x21; 32];
         secret[..8].copy_from_slice(&NEXT_SECRET.fetch_add(1, Ordering::Relaxed).to_le_bytes());
-        let options = ClientOptions {
-            transport: login.transport,
-            plain: false,
-            host: "test",
-            secret,
-        };
+        let options = ClientOptions { transport: login.transport, plain: false, host: "test", secret };
         let connect = Connect {
             version: login.version,
             device_flag: login.flag,
@@ -193,13 +170,7 @@ impl Client {
     }
 
     /// Sends to a person; returns the SEND's number.
-    pub fn send(
-        &mut self,
-        to: &str,
-        number: &str,
-        payload: &[u8],
-        flags: HeaderFlags,
-    ) -> io::Result<u32> {
+    pub fn send(&mut self, to: &str, number: &str, payload: &[u8], flags: HeaderFlags) -> io::Result<u32> {
         let mut out = Vec::new();
         let client_seq = self.encode_send(to, number, payload, flags, &mut out);
         self.socket.write_all(&out)?;
@@ -221,13 +192,7 @@ impl Client {
         self.client_seq
     }
 
-    fn plain_send<'a>(
-        &self,
-        to: &'a str,
-        number: &'a str,
-        payload: &'a [u8],
-        flags: HeaderFlags,
-    ) -> Send<'a> {
+    fn plain_send<'a>(&self, to: &'a str, number: &'a str, payload: &'a [u8], flags: HeaderFlags) -> Send<'a> {
         Send {
             flags,
             setting: Setting(0),
@@ -244,18 +209,9 @@ impl Client {
     }
 
     /// A SEND as it is given, not enciphered: its msgKey is the caller's.
-    pub fn send_unsealed(
-        &mut self,
-        to: &str,
-        number: &str,
-        msg_key: &str,
-        payload: &[u8],
-    ) -> io::Result<u32> {
+    pub fn send_unsealed(&mut self, to: &str, number: &str, msg_key: &str, payload: &[u8]) -> io::Result<u32> {
         self.client_seq += 1;
-        let send = Send {
-            msg_key,
-            ..self.plain_send(to, number, payload, HeaderFlags::RED_DOT)
-        };
+        let send = Send { msg_key, ..self.plain_send(to, number, payload, HeaderFlags::RED_DOT) };
         self.say(&Packet::Send(send))?;
         Ok(self.client_seq)
     }
@@ -294,22 +250,13 @@ impl Client {
 
     fn read_once(&mut self, within: Duration) -> io::Result<()> {
         let mut chunk = [0u8; 64 * 1024];
-        self.socket
-            .set_read_timeout(Some(within.max(Duration::from_millis(1))))?;
+        self.socket.set_read_timeout(Some(within.max(Duration::from_millis(1))))?;
         let bytes = match self.socket.read(&mut chunk) {
             Ok(0) => {
-                return Err(io::Error::new(
-                    io::ErrorKind::UnexpectedEof,
-                    "closed by the server",
-                ));
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "closed by the server"));
             }
             Ok(bytes) => bytes,
-            Err(fault)
-                if matches!(
-                    fault.kind(),
-                    io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
-                ) =>
-            {
+            Err(fault) if matches!(fault.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
                 return Ok(());
             }
             Err(fault) => return Err(fault),
@@ -317,22 +264,13 @@ impl Client {
         let mut reply = Vec::new();
         let mut acks = Vec::new();
         let heard = &mut self.heard;
-        let outcome = self.pipeline.feed(
-            &chunk[..bytes],
-            &mut self.scratch,
-            &mut reply,
-            &mut |packet| {
-                if let FromServer::Recv(recv) = packet {
-                    let (message_id, message_seq) = (recv.message_id, recv.message_seq);
-                    acks.push(Recvack {
-                        flags: recv.flags,
-                        message_id,
-                        message_seq,
-                    });
-                }
-                heard.push_back(owned(packet));
-            },
-        );
+        let outcome = self.pipeline.feed(&chunk[..bytes], &mut self.scratch, &mut reply, &mut |packet| {
+            if let FromServer::Recv(recv) = packet {
+                let (message_id, message_seq) = (recv.message_id, recv.message_seq);
+                acks.push(Recvack { flags: recv.flags, message_id, message_seq });
+            }
+            heard.push_back(owned(packet));
+        });
         if self.acknowledges {
             for ack in acks {
                 self.pipeline.encode(&Packet::Recvack(ack), &mut reply);
@@ -367,17 +305,9 @@ impl Client {
                 return pick(&said).expect("it was just picked");
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(
-                !left.is_zero(),
-                "{}: {what} did not come within {SOON:?}; there is {:?}",
-                self.uid,
-                self.heard
-            );
+            assert!(!left.is_zero(), "{}: {what} did not come within {SOON:?}; there is {:?}", self.uid, self.heard);
             if let Err(fault) = self.read_once(left) {
-                panic!(
-                    "{}: {what} did not come: {fault}; there is {:?}",
-                    self.uid, self.heard
-                );
+                panic!("{}: {what} did not come: {fault}; there is {:?}", self.uid, self.heard);
             }
         }
     }
@@ -386,25 +316,15 @@ impl Client {
     pub fn receives_nothing_for(&mut self, span: Duration) {
         let deadline = Instant::now() + span;
         while Instant::now() < deadline {
-            self.read_once(deadline.saturating_duration_since(Instant::now()))
-                .expect("the connection lives");
+            self.read_once(deadline.saturating_duration_since(Instant::now())).expect("the connection lives");
         }
-        let received: Vec<&Said> = self
-            .heard
-            .iter()
-            .filter(|said| matches!(said, Said::Recv(_)))
-            .collect();
-        assert!(
-            received.is_empty(),
-            "{}: nothing should have come, but {received:?}",
-            self.uid
-        );
+        let received: Vec<&Said> = self.heard.iter().filter(|said| matches!(said, Said::Recv(_))).collect();
+        assert!(received.is_empty(), "{}: nothing should have come, but {received:?}", self.uid);
     }
 
     /// Demands an answer to a PING.
     pub fn lives(&mut self) {
-        self.say(&Packet::Ping)
-            .unwrap_or_else(|fault| panic!("{}: the connection is gone: {fault}", self.uid));
+        self.say(&Packet::Ping).unwrap_or_else(|fault| panic!("{}: the connection is gone: {fault}", self.uid));
         self.wanted("a PONG", |said| matches!(said, Said::Pong).then_some(()));
     }
 
@@ -413,12 +333,7 @@ impl Client {
         let deadline = Instant::now() + within;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(
-                !left.is_zero(),
-                "{}: still open after {within:?}; there is {:?}",
-                self.uid,
-                self.heard
-            );
+            assert!(!left.is_zero(), "{}: still open after {within:?}; there is {:?}", self.uid, self.heard);
             if self.read_once(left).is_err() {
                 return self.heard.drain(..).collect();
             }

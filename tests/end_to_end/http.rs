@@ -21,26 +21,20 @@ pub struct Answer {
 impl Answer {
     /// The body as JSON.
     pub fn json(&self) -> Value {
-        serde_json::from_str(&self.body)
-            .unwrap_or_else(|fault| panic!("no JSON: {fault}: {:?}", self.body))
+        serde_json::from_str(&self.body).unwrap_or_else(|fault| panic!("no JSON: {fault}: {:?}", self.body))
     }
 }
 
 /// GET.
 pub fn get(to: SocketAddr, path: &str) -> io::Result<Answer> {
-    request(
-        to,
-        &format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"),
-    )
+    request(to, &format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"))
 }
 
 /// POST with a JSON body.
 pub fn post(to: SocketAddr, path: &str, body: &Value) -> io::Result<Answer> {
     let body = body.to_string();
     let length = body.len();
-    let head = format!(
-        "POST {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Type: application/json\r\n"
-    );
+    let head = format!("POST {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Type: application/json\r\n");
     request(to, &format!("{head}Content-Length: {length}\r\n\r\n{body}"))
 }
 
@@ -51,20 +45,8 @@ fn request(to: SocketAddr, text: &str) -> io::Result<Answer> {
     let mut raw = Vec::new();
     stream.read_to_end(&mut raw)?;
     let raw = String::from_utf8_lossy(&raw);
-    let bad = || {
-        io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("not an HTTP answer: {raw:?}"),
-        )
-    };
+    let bad = || io::Error::new(io::ErrorKind::InvalidData, format!("not an HTTP answer: {raw:?}"));
     let (head, body) = raw.split_once("\r\n\r\n").ok_or_else(bad)?;
-    let status = head
-        .split(' ')
-        .nth(1)
-        .and_then(|code| code.parse().ok())
-        .ok_or_else(bad)?;
-    Ok(Answer {
-        status,
-        body: body.to_owned(),
-    })
+    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or_else(bad)?;
+    Ok(Answer { status, body: body.to_owned() })
 }

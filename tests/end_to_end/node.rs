@@ -28,11 +28,7 @@ fn own_address() -> String {
     let process = std::process::id();
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     assert!(number < 250, "one address per node");
-    format!(
-        "127.{}.{}.{number}",
-        100 + process % 100,
-        process / 100 % 250
-    )
+    format!("127.{}.{}.{number}", 100 + process % 100, process / 100 % 250)
 }
 
 /// A child process and everything it owns.
@@ -55,8 +51,7 @@ impl Node {
     /// Everything but the process.
     pub fn prepare(test: &str, settings: &[&str]) -> Node {
         let address = own_address();
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR"))
-            .join(format!("{test}-{}-{address}", std::process::id()));
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{test}-{}-{address}", std::process::id()));
         fs::create_dir_all(&folder).expect("the target's temporary folder can be written");
         let mut all = vec![
             format!("node.data_dir={}", folder.join("data").display()),
@@ -68,12 +63,7 @@ impl Node {
             format!("listen.http={address}:5001"),
         ];
         all.extend(settings.iter().map(|setting| (*setting).to_owned()));
-        Node {
-            child: None,
-            folder,
-            address,
-            settings: all,
-        }
+        Node { child: None, folder, address, settings: all }
     }
 
     /// The command that runs this node, for tests that want to see it fail.
@@ -87,18 +77,9 @@ impl Node {
 
     /// Starts the process.
     pub fn launch(&mut self) {
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(self.log_path())
-            .expect("the folder can be written");
+        let log = File::options().create(true).append(true).open(self.log_path()).expect("the folder can be written");
         let again = log.try_clone().expect("a file can be shared");
-        let child = self
-            .command()
-            .stdin(Stdio::null())
-            .stdout(again)
-            .stderr(log)
-            .spawn();
+        let child = self.command().stdin(Stdio::null()).stdout(again).stderr(log).spawn();
         self.child = Some(child.expect("the binary was built and can be started"));
     }
 
@@ -106,18 +87,10 @@ impl Node {
     pub fn wait_ready(&mut self) {
         let deadline = Instant::now() + READY_WITHIN;
         while !http::get(self.http(), "/readyz").is_ok_and(|answer| answer.status == 200) {
-            if let Some(status) = self
-                .child
-                .as_mut()
-                .and_then(|child| child.try_wait().ok().flatten())
-            {
+            if let Some(status) = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten()) {
                 panic!("the node ended at its start with {status}\n{}", self.log());
             }
-            assert!(
-                Instant::now() < deadline,
-                "not ready within {READY_WITHIN:?}\n{}",
-                self.log()
-            );
+            assert!(Instant::now() < deadline, "not ready within {READY_WITHIN:?}\n{}", self.log());
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -133,14 +106,8 @@ impl Node {
     /// SIGTERM; the exit status, if it came within the bound.
     pub fn terminate(&mut self, within: Duration) -> Option<ExitStatus> {
         let mut child = self.child.take()?;
-        let sent = Command::new("kill")
-            .arg("-TERM")
-            .arg(child.id().to_string())
-            .status();
-        assert!(
-            sent.is_ok_and(|status| status.success()),
-            "SIGTERM can be sent to our own child"
-        );
+        let sent = Command::new("kill").arg("-TERM").arg(child.id().to_string()).status();
+        assert!(sent.is_ok_and(|status| status.success()), "SIGTERM can be sent to our own child");
         let deadline = Instant::now() + within;
         while Instant::now() < deadline {
             if let Ok(Some(status)) = child.try_wait() {
@@ -168,9 +135,7 @@ impl Node {
     }
 
     fn at(&self, port: u16) -> SocketAddr {
-        format!("{}:{port}", self.address)
-            .parse()
-            .expect("made of an address and a port")
+        format!("{}:{port}", self.address).parse().expect("made of an address and a port")
     }
 
     /// A folder for the test's own files.
@@ -187,10 +152,7 @@ impl Node {
         let text = fs::read(self.log_path()).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
         let lines: Vec<&str> = text.lines().collect();
-        format!(
-            "--- what the node said ---\n{}",
-            lines[lines.len().saturating_sub(200)..].join("\n")
-        )
+        format!("--- what the node said ---\n{}", lines[lines.len().saturating_sub(200)..].join("\n"))
     }
 
     /// True when something accepts connections on the TCP port.

@@ -94,8 +94,7 @@ impl User {
         self.send(&mut client, &again)?;
         while !world.finish.load(Ordering::Relaxed) {
             let mut fresh = Vec::new();
-            while self.unacknowledged.len() < WINDOW && !world.stop_sending.load(Ordering::Relaxed)
-            {
+            while self.unacknowledged.len() < WINDOW && !world.stop_sending.load(Ordering::Relaxed) {
                 fresh.push(self.next);
                 self.unacknowledged.push_back(self.next);
                 self.next += 1;
@@ -113,44 +112,26 @@ impl User {
         let mut out = Vec::new();
         for message in messages {
             let payload = payload_of(self.number, *message);
-            let client_seq = client.encode_send(
-                &to,
-                &message.to_string(),
-                &payload,
-                HeaderFlags::RED_DOT,
-                &mut out,
-            );
+            let client_seq = client.encode_send(&to, &message.to_string(), &payload, HeaderFlags::RED_DOT, &mut out);
             self.in_flight.insert(client_seq, *message);
         }
-        if out.is_empty() {
-            Ok(())
-        } else {
-            client.say_raw(&out)
-        }
+        if out.is_empty() { Ok(()) } else { client.say_raw(&out) }
     }
 
     fn take(&mut self, said: Said, world: &World) {
         match said {
             Said::Sendack(ack) => {
                 assert_eq!(ack.reason, 1, "user {}: {ack:?}", self.number);
-                let message = self
-                    .in_flight
-                    .remove(&ack.client_seq)
-                    .expect("an answer to what was sent");
+                let message = self.in_flight.remove(&ack.client_seq).expect("an answer to what was sent");
                 self.unacknowledged.retain(|other| *other != message);
                 let told = self.acks.insert(message, (ack.message_id, ack.message_seq));
-                assert!(
-                    told.is_none(),
-                    "user {}: message {message} was acknowledged twice",
-                    self.number
-                );
+                assert!(told.is_none(), "user {}: message {message} was acknowledged twice", self.number);
                 world.acknowledged[self.number].store(self.acks.len() as u64, Ordering::Relaxed);
             }
             Said::Recv(received) => {
                 if self.known_ids.insert(received.message_id) {
                     self.received.push(received);
-                    world.received[self.number]
-                        .store(self.received.len() as u64, Ordering::Relaxed);
+                    world.received[self.number].store(self.received.len() as u64, Ordering::Relaxed);
                 } else {
                     self.repeats += 1;
                 }
@@ -162,11 +143,7 @@ impl User {
     /// Everything that this user's partner was promised.
     fn check_against(&self, sender: &User) {
         let who = format!("{} → {}", name_of(sender.number), name_of(self.number));
-        assert!(
-            sender.unacknowledged.is_empty(),
-            "{who}: {} SENDs never answered",
-            sender.unacknowledged.len()
-        );
+        assert!(sender.unacknowledged.is_empty(), "{who}: {} SENDs never answered", sender.unacknowledged.len());
         assert_eq!(sender.acks.len() as u64, sender.next - 1, "{who}");
         let mut by_number = BTreeMap::new();
         for received in &self.received {
@@ -176,60 +153,31 @@ impl User {
             );
             let message: u64 = received.number.parse().expect("numbers are decimal");
             let doubled = by_number.insert(message, received);
-            assert!(
-                doubled.is_none(),
-                "{who}: message {message} was stored twice: {doubled:?} and {received:?}"
-            );
+            assert!(doubled.is_none(), "{who}: message {message} was stored twice: {doubled:?} and {received:?}");
         }
         for (message, (message_id, message_seq)) in &sender.acks {
-            let received = by_number
-                .get(message)
-                .unwrap_or_else(|| panic!("{who}: acknowledged message {message} is lost"));
+            let received =
+                by_number.get(message).unwrap_or_else(|| panic!("{who}: acknowledged message {message} is lost"));
             assert_eq!(
                 (received.message_id, received.message_seq),
                 (*message_id, *message_seq),
                 "{who}: message {message}"
             );
-            assert_eq!(
-                received.payload,
-                payload_of(sender.number, *message),
-                "{who}: message {message}"
-            );
+            assert_eq!(received.payload, payload_of(sender.number, *message), "{who}: message {message}");
         }
-        let in_order = self
-            .received
-            .windows(2)
-            .all(|pair| pair[0].message_seq < pair[1].message_seq);
+        let in_order = self.received.windows(2).all(|pair| pair[0].message_seq < pair[1].message_seq);
         assert!(in_order, "{who}: received out of order");
-        let numbers: Vec<u64> = self
-            .received
-            .iter()
-            .map(|received| received.number.parse().unwrap_or(0))
-            .collect();
-        assert!(
-            numbers.windows(2).all(|pair| pair[0] < pair[1]),
-            "{who}: not in the order in which they were sent"
-        );
+        let numbers: Vec<u64> = self.received.iter().map(|received| received.number.parse().unwrap_or(0)).collect();
+        assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]), "{who}: not in the order in which they were sent");
     }
 }
 
 /// Both directions of a pair together number the channel 1, 2, 3… without holes.
 fn numbers_are_dense(one: &User, other: &User) {
-    let mut seqs: Vec<u64> = one
-        .acks
-        .values()
-        .chain(other.acks.values())
-        .map(|(_, seq)| *seq)
-        .collect();
+    let mut seqs: Vec<u64> = one.acks.values().chain(other.acks.values()).map(|(_, seq)| *seq).collect();
     seqs.sort_unstable();
     let expected: Vec<u64> = (1..=seqs.len() as u64).collect();
-    assert_eq!(
-        seqs,
-        expected,
-        "the numbers of {} and {} have holes",
-        name_of(one.number),
-        name_of(other.number)
-    );
+    assert_eq!(seqs, expected, "the numbers of {} and {} have holes", name_of(one.number), name_of(other.number));
 }
 
 /// Kills and restarts at drawn moments.
@@ -240,11 +188,7 @@ fn pull_the_plug(node: &mut Node, world: &World, seed: u64) -> u64 {
         // A kill that finds nothing acknowledged since the last one proves nothing: wait for some first.
         let deadline = Instant::now() + COMES_TO_REST_WITHIN;
         while total(&world.acknowledged) < acknowledged_before + 20 {
-            assert!(
-                Instant::now() < deadline,
-                "no progress before kill {kill}\n{}",
-                node.log()
-            );
+            assert!(Instant::now() < deadline, "no progress before kill {kill}\n{}", node.log());
             std::thread::sleep(Duration::from_millis(1));
         }
         chance ^= chance << 13;
@@ -260,10 +204,7 @@ fn pull_the_plug(node: &mut Node, world: &World, seed: u64) -> u64 {
 }
 
 fn total(counts: &[AtomicU64; USERS]) -> u64 {
-    counts
-        .iter()
-        .map(|count| count.load(Ordering::Relaxed))
-        .sum()
+    counts.iter().map(|count| count.load(Ordering::Relaxed)).sum()
 }
 
 #[test]
@@ -297,10 +238,7 @@ fn killed_twenty_times_under_load_nothing_acknowledged_is_lost() {
         std::thread::sleep(Duration::from_millis(20));
     }
     world.finish.store(true, Ordering::Relaxed);
-    let users: Vec<User> = threads
-        .into_iter()
-        .map(|thread| thread.join().expect("a user panicked"))
-        .collect();
+    let users: Vec<User> = threads.into_iter().map(|thread| thread.join().expect("a user panicked")).collect();
     let repeats: u64 = users.iter().map(|user| user.repeats).sum();
     let connections: u64 = users.iter().map(|user| user.connections).sum();
     println!(
