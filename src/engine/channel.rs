@@ -73,10 +73,7 @@ fn pack(position: Position) -> u64 {
 }
 
 fn unpack(packed: u64) -> Position {
-    Position {
-        segment: (packed >> 32) as u32,
-        offset: packed as u32,
-    }
+    Position { segment: (packed >> 32) as u32, offset: packed as u32 }
 }
 
 impl Index {
@@ -87,20 +84,12 @@ impl Index {
     fn push(&mut self, position: Position) {
         if self.open.len() == self.open.capacity() {
             // Grow in small steps: most channels hold a handful of messages.
-            self.open.reserve_exact(if self.open.is_empty() {
-                4
-            } else {
-                CHUNK.min(self.open.len())
-            });
+            self.open.reserve_exact(if self.open.is_empty() { 4 } else { CHUNK.min(self.open.len()) });
         }
         self.open.push(pack(position));
         if self.open.len() == CHUNK {
-            let piece: Box<[u64; CHUNK]> = self
-                .open
-                .as_slice()
-                .try_into()
-                .map(Box::new)
-                .expect("the open piece has CHUNK entries");
+            let piece: Box<[u64; CHUNK]> =
+                self.open.as_slice().try_into().map(Box::new).expect("the open piece has CHUNK entries");
             self.sealed.push_back(piece);
             self.open.clear();
         }
@@ -155,10 +144,8 @@ impl Window {
         }
         let (low, high) = (fingerprint.0 as u32, (fingerprint.0 >> 32) as u32);
         let (first, second) = self.low.as_slices();
-        scan(first, low, |place| self.high[place] == high).or_else(|| {
-            scan(second, low, |place| self.high[first.len() + place] == high)
-                .map(|p| p + first.len())
-        })
+        scan(first, low, |place| self.high[place] == high)
+            .or_else(|| scan(second, low, |place| self.high[first.len() + place] == high).map(|p| p + first.len()))
     }
 }
 
@@ -168,24 +155,14 @@ fn scan(numbers: &[u32], wanted: u32, confirm: impl Fn(usize) -> bool) -> Option
     let mut pieces = numbers.chunks_exact(16);
     let mut base = 0;
     for piece in pieces.by_ref() {
-        let hit = piece
-            .iter()
-            .fold(false, |hit, number| hit | (*number == wanted));
-        if hit
-            && let Some(place) = piece
-                .iter()
-                .enumerate()
-                .position(|(i, n)| *n == wanted && confirm(base + i))
-        {
+        let hit = piece.iter().fold(false, |hit, number| hit | (*number == wanted));
+        if hit && let Some(place) = piece.iter().enumerate().position(|(i, n)| *n == wanted && confirm(base + i)) {
             return Some(base + place);
         }
         base += 16;
     }
     let rest = pieces.remainder();
-    rest.iter()
-        .enumerate()
-        .position(|(i, n)| *n == wanted && confirm(base + i))
-        .map(|place| base + place)
+    rest.iter().enumerate().position(|(i, n)| *n == wanted && confirm(base + i)).map(|place| base + place)
 }
 
 /// One channel.
@@ -239,10 +216,7 @@ impl Channel {
         self.index.push(position);
         self.window.push(fingerprint, dedupe_window);
         self.recent.push_back(message.clone());
-        assert!(
-            self.recent.len() <= self.index.len(),
-            "every recent message has a position"
-        );
+        assert!(self.recent.len() <= self.index.len(), "every recent message has a position");
         Appended::Stored(seq)
     }
 
@@ -267,8 +241,7 @@ impl Channel {
     /// Where a message lies.
     #[must_use]
     pub fn position(&self, seq: u32) -> Option<Position> {
-        (seq >= self.first_seq() && seq <= self.last_seq)
-            .then(|| self.index.at((seq - self.first_seq()) as usize))
+        (seq >= self.first_seq() && seq <= self.last_seq).then(|| self.index.at((seq - self.first_seq()) as usize))
     }
 
     /// A message still in memory.
@@ -306,10 +279,7 @@ impl Channel {
 
     /// The homes cover the channel up to `seq`; it only rises.
     pub fn announced(&mut self, seq: u32) {
-        assert!(
-            seq <= self.last_seq,
-            "nobody can be told of a message that does not exist"
-        );
+        assert!(seq <= self.last_seq, "nobody can be told of a message that does not exist");
         self.announced_seq = self.announced_seq.max(seq);
     }
 
@@ -321,12 +291,8 @@ impl Channel {
             last_seq: self.last_seq,
             last_message_id: self.last_message_id,
             announced_seq: self.announced_seq,
-            positions: (0..self.index.len())
-                .map(|place| self.index.at(place))
-                .collect(),
-            fingerprints: halves
-                .map(|(low, high)| Fingerprint(u64::from(*high) << 32 | u64::from(*low)))
-                .collect(),
+            positions: (0..self.index.len()).map(|place| self.index.at(place)).collect(),
+            fingerprints: halves.map(|(low, high)| Fingerprint(u64::from(*high) << 32 | u64::from(*low))).collect(),
         }
     }
 
@@ -382,10 +348,7 @@ mod tests {
     }
 
     fn at(n: u32) -> Position {
-        Position {
-            segment: 1 + n / 100,
-            offset: n % 100 * 64,
-        }
+        Position { segment: 1 + n / 100, offset: n % 100 * 64 }
     }
 
     #[test]
@@ -393,25 +356,13 @@ mod tests {
         let mut channel = Channel::default();
         for n in 1..=1000u32 {
             let print = Fingerprint::new("a", &n.to_string());
-            assert_eq!(
-                channel.append(&message(i64::from(n)), at(n), print, 100),
-                Appended::Stored(n)
-            );
-            assert_eq!(
-                channel.append(&message(9999), at(n), print, 100),
-                Appended::Repeat(n)
-            );
+            assert_eq!(channel.append(&message(i64::from(n)), at(n), print, 100), Appended::Stored(n));
+            assert_eq!(channel.append(&message(9999), at(n), print, 100), Appended::Repeat(n));
         }
         let old = Fingerprint::new("a", "901");
-        assert_eq!(
-            channel.append(&message(1), at(1), old, 100),
-            Appended::Repeat(901)
-        );
+        assert_eq!(channel.append(&message(1), at(1), old, 100), Appended::Repeat(901));
         let forgotten = Fingerprint::new("a", "900");
-        assert_eq!(
-            channel.append(&message(1), at(1001), forgotten, 100),
-            Appended::Stored(1001)
-        );
+        assert_eq!(channel.append(&message(1), at(1001), forgotten, 100), Appended::Stored(1001));
         for n in 1..=1001u32 {
             assert_eq!(channel.position(n), Some(at(n)));
         }
@@ -423,12 +374,7 @@ mod tests {
     fn a_checkpoint_brings_everything_back_but_bodies() {
         let mut channel = Channel::default();
         for n in 1..=300u32 {
-            channel.append(
-                &message(i64::from(n)),
-                at(n),
-                Fingerprint::new("a", &n.to_string()),
-                64,
-            );
+            channel.append(&message(i64::from(n)), at(n), Fingerprint::new("a", &n.to_string()), 64);
         }
         channel.announced(250);
         while channel.evict_oldest() > 0 {}
@@ -436,10 +382,7 @@ mod tests {
         let parts = channel.parts();
         let back = Channel::restore(parts.clone());
         assert_eq!(back.parts(), parts);
-        assert_eq!(
-            (back.first_seq(), back.last_seq(), back.announced_seq()),
-            (100, 300, 250)
-        );
+        assert_eq!((back.first_seq(), back.last_seq(), back.announced_seq()), (100, 300, 250));
         assert_eq!(back.position(100), Some(at(100)));
         assert_eq!(back.recent(300), None);
     }
@@ -449,10 +392,7 @@ mod tests {
         let mut channel = Channel::default();
         for n in 1..=3 {
             let print = Fingerprint::new("a", "");
-            assert_eq!(
-                channel.append(&message(1), at(n), print, 8),
-                Appended::Stored(n)
-            );
+            assert_eq!(channel.append(&message(1), at(n), print, 8), Appended::Stored(n));
         }
     }
 }

@@ -33,13 +33,7 @@ pub fn encode(slot: &Slot, journal: &Journal) -> Vec<u8> {
     let (term, vote) = group.term_and_vote();
     put(u64::from(slot.id().0), &mut out);
     put(u64::from(group.replay_segment(journal)), &mut out);
-    for number in [
-        group.applied(),
-        group.applied_term(),
-        term,
-        vote,
-        slot.message_ids().last(),
-    ] {
+    for number in [group.applied(), group.applied_term(), term, vote, slot.message_ids().last()] {
         put(number, &mut out);
     }
     put(slot.channels().len() as u64, &mut out);
@@ -60,26 +54,17 @@ pub fn encode(slot: &Slot, journal: &Journal) -> Vec<u8> {
 ///
 /// # Errors
 /// What is wrong with the file: the disk's fault, or that of a newer version.
-pub fn decode(
-    expected: SlotId,
-    bytes: &[u8],
-    map_state: MapState,
-) -> Result<(SlotState, u32), String> {
+pub fn decode(expected: SlotId, bytes: &[u8], map_state: MapState) -> Result<(SlotState, u32), String> {
     if bytes.len() < HEAD_BYTES || bytes[..4] != MAGIC.to_le_bytes() {
         return Err("it is not a checkpoint".into());
     }
     if bytes[4] != VERSION {
-        return Err(format!(
-            "its version is {}, this program reads {VERSION}",
-            bytes[4]
-        ));
+        return Err(format!("its version is {}, this program reads {VERSION}", bytes[4]));
     }
     if crc32fast::hash(&bytes[HEAD_BYTES..]).to_le_bytes() != bytes[5..9] {
         return Err("its checksum does not match".into());
     }
-    let mut input = Input {
-        bytes: &bytes[HEAD_BYTES..],
-    };
+    let mut input = Input { bytes: &bytes[HEAD_BYTES..] };
     let state = input.slot(expected, map_state);
     state.ok_or_else(|| "its content does not add up although the checksum matches".into())
 }
@@ -195,10 +180,7 @@ impl<'a> Input<'a> {
 
     fn key(&mut self) -> Option<ChannelKey> {
         let kind = ChannelKind::from_byte(self.byte()?)?;
-        Some(ChannelKey {
-            kind,
-            id: self.text()?.into(),
-        })
+        Some(ChannelKey { kind, id: self.text()?.into() })
     }
 
     fn slot(&mut self, expected: SlotId, map_state: MapState) -> Option<(SlotState, u32)> {
@@ -222,15 +204,7 @@ impl<'a> Input<'a> {
         for _ in 0..self.count()? {
             homes.push(self.home(map_state)?);
         }
-        self.bytes.is_empty().then_some((
-            SlotState {
-                group,
-                message_ids_last,
-                channels,
-                homes,
-            },
-            replay_segment,
-        ))
+        self.bytes.is_empty().then_some((SlotState { group, message_ids_last, channels, homes }, replay_segment))
     }
 
     fn channel(&mut self) -> Option<(ChannelKey, Channel)> {
@@ -241,24 +215,18 @@ impl<'a> Input<'a> {
             announced_seq: self.small()?,
             ..ChannelParts::default()
         };
-        let mut position = Position {
-            segment: 0,
-            offset: 0,
-        };
+        let mut position = Position { segment: 0, offset: 0 };
         for _ in 0..self.count()? {
             position = self.position(position)?;
             parts.positions.push(position);
         }
         for _ in 0..self.count()? {
             let raw = self.take(8)?;
-            parts
-                .fingerprints
-                .push(Fingerprint(u64::from_le_bytes(raw.try_into().ok()?)));
+            parts.fingerprints.push(Fingerprint(u64::from_le_bytes(raw.try_into().ok()?)));
         }
         let last = parts.last_seq as usize;
-        let plausible = parts.positions.len() <= last
-            && parts.fingerprints.len() <= last
-            && parts.announced_seq <= parts.last_seq;
+        let plausible =
+            parts.positions.len() <= last && parts.fingerprints.len() <= last && parts.announced_seq <= parts.last_seq;
         plausible.then(|| (key, Channel::restore(parts)))
     }
 
@@ -266,36 +234,22 @@ impl<'a> Input<'a> {
         let step = self.number()?;
         if step & 1 == 0 {
             let offset = before.offset.checked_add(u32::try_from(step >> 1).ok()?)?;
-            return Some(Position {
-                segment: before.segment,
-                offset,
-            });
+            return Some(Position { segment: before.segment, offset });
         }
         let folded = step >> 1;
         let on = (folded >> 1) as i64 ^ -((folded & 1) as i64);
         let segment = u32::try_from(i64::from(before.segment).checked_add(on)?).ok()?;
-        Some(Position {
-            segment,
-            offset: self.small()?,
-        })
+        Some(Position { segment, offset: self.small()? })
     }
 
     fn home(&mut self, map_state: MapState) -> Option<(Uid, Home)> {
         let uid = Uid::parse(self.text()?).ok()?;
         let mut home = Home::new(map_state);
         let count = self.count()?;
-        let flags: Vec<DeviceFlag> = self
-            .take(count)?
-            .iter()
-            .map(|flag| DeviceFlag(*flag))
-            .collect();
+        let flags: Vec<DeviceFlag> = self.take(count)?.iter().map(|flag| DeviceFlag(*flag)).collect();
         for _ in 0..self.count()? {
             let flag = DeviceFlag(self.byte()?);
-            let level = if self.byte()? == 1 {
-                DeviceLevel::Master
-            } else {
-                DeviceLevel::Slave
-            };
+            let level = if self.byte()? == 1 { DeviceLevel::Master } else { DeviceLevel::Slave };
             home.apply_token(flag, level, self.text()?);
         }
         // Flags before rows: a flag that comes new to a home with rows would move their cursors.
@@ -304,11 +258,7 @@ impl<'a> Input<'a> {
         }
         for _ in 0..self.count()? {
             let channel = self.key()?;
-            let mut row = Row {
-                last_seq: self.small()?,
-                read_seq: self.small()?,
-                ..Row::default()
-            };
+            let mut row = Row { last_seq: self.small()?, read_seq: self.small()?, ..Row::default() };
             for _ in 0..self.count()? {
                 row.cursors.push((DeviceFlag(self.byte()?), self.small()?));
             }

@@ -96,9 +96,7 @@ pub fn encode_row(row: &RowCommand<'_>, out: &mut Vec<u8>) {
     put_u16_text(row.id, out);
     out.extend_from_slice(&row.last_seq.to_le_bytes());
     out.extend_from_slice(&row.read_seq.to_le_bytes());
-    out.push(
-        u8::try_from(row.cursors.len()).expect("one cursor a device flag, and a flag is a byte"),
-    );
+    out.push(u8::try_from(row.cursors.len()).expect("one cursor a device flag, and a flag is a byte"));
     for (flag, seq) in &row.cursors {
         out.push(flag.0);
         out.extend_from_slice(&seq.to_le_bytes());
@@ -106,13 +104,7 @@ pub fn encode_row(row: &RowCommand<'_>, out: &mut Vec<u8>) {
 }
 
 /// Appends a Token.
-pub fn encode_token(
-    uid: &str,
-    flag: DeviceFlag,
-    level: DeviceLevel,
-    token: &str,
-    out: &mut Vec<u8>,
-) {
+pub fn encode_token(uid: &str, flag: DeviceFlag, level: DeviceLevel, token: &str, out: &mut Vec<u8>) {
     out.push(3);
     put_u8_text(uid, out);
     out.push(flag.0);
@@ -140,11 +132,7 @@ fn put_u8_text(text: &str, out: &mut Vec<u8>) {
 }
 
 fn put_u16_text(text: &str, out: &mut Vec<u8>) {
-    out.extend_from_slice(
-        &u16::try_from(text.len())
-            .expect("ids and tokens are below 64 KiB")
-            .to_le_bytes(),
-    );
+    out.extend_from_slice(&u16::try_from(text.len()).expect("ids and tokens are below 64 KiB").to_le_bytes());
     out.extend_from_slice(text.as_bytes());
 }
 
@@ -209,13 +197,7 @@ impl<'a> Commands<'a> {
         let rest = self.entry.slice(at..);
         let message = StoredMessage::take(&rest).map_err(|_| BadCommand)?;
         self.at += message.bytes().len();
-        Ok(Command::Append {
-            kind,
-            id,
-            announced,
-            at: at as u32,
-            message,
-        })
+        Ok(Command::Append { kind, id, announced, at: at as u32, message })
     }
 
     fn row(&mut self) -> Result<Command<'a>, BadCommand> {
@@ -228,14 +210,7 @@ impl<'a> Commands<'a> {
         for _ in 0..count {
             cursors.push((DeviceFlag(self.u8()?), self.u32()?));
         }
-        Ok(Command::Row(RowCommand {
-            uid,
-            kind,
-            id,
-            last_seq,
-            read_seq,
-            cursors,
-        }))
+        Ok(Command::Row(RowCommand { uid, kind, id, last_seq, read_seq, cursors }))
     }
 
     fn parse(&mut self) -> Result<Command<'a>, BadCommand> {
@@ -245,30 +220,15 @@ impl<'a> Commands<'a> {
             3 => {
                 let uid = self.short_text()?;
                 let flag = DeviceFlag(self.u8()?);
-                let level = if self.u8()? == 1 {
-                    DeviceLevel::Master
-                } else {
-                    DeviceLevel::Slave
-                };
-                Ok(Command::Token {
-                    uid,
-                    flag,
-                    level,
-                    token: self.long_text()?,
-                })
+                let level = if self.u8()? == 1 { DeviceLevel::Master } else { DeviceLevel::Slave };
+                Ok(Command::Token { uid, flag, level, token: self.long_text()? })
             }
             4 => {
                 let uid = self.short_text()?;
                 let flag = self.u8()?;
-                Ok(Command::Quit {
-                    uid,
-                    flag: (flag != 255).then_some(DeviceFlag(flag)),
-                })
+                Ok(Command::Quit { uid, flag: (flag != 255).then_some(DeviceFlag(flag)) })
             }
-            5 => Ok(Command::NewFlag {
-                uid: self.short_text()?,
-                flag: DeviceFlag(self.u8()?),
-            }),
+            5 => Ok(Command::NewFlag { uid: self.short_text()?, flag: DeviceFlag(self.u8()?) }),
             _ => Err(BadCommand),
         }
     }
@@ -313,22 +273,9 @@ mod tests {
         }
         .encode(&mut out);
         let cursors = vec![(DeviceFlag(1), 3)];
-        let row = RowCommand {
-            uid: "bob",
-            kind: ChannelKind::Command,
-            id: "bob",
-            last_seq: 4,
-            read_seq: 1,
-            cursors,
-        };
+        let row = RowCommand { uid: "bob", kind: ChannelKind::Command, id: "bob", last_seq: 4, read_seq: 1, cursors };
         encode_row(&row, &mut out);
-        encode_token(
-            "bob",
-            DeviceFlag(0),
-            DeviceLevel::Master,
-            "secret",
-            &mut out,
-        );
+        encode_token("bob", DeviceFlag(0), DeviceLevel::Master, "secret", &mut out);
         encode_quit("bob", None, &mut out);
         encode_new_flag("bob", DeviceFlag(2), &mut out);
         out
@@ -337,42 +284,14 @@ mod tests {
     #[test]
     fn an_entry_comes_back_command_by_command() {
         let entry = Bytes::from(sample());
-        let commands: Vec<_> = Commands::new(&entry)
-            .map(|command| command.unwrap())
-            .collect();
+        let commands: Vec<_> = Commands::new(&entry).map(|command| command.unwrap()).collect();
         assert_eq!(commands.len(), 5);
-        let Command::Append {
-            id,
-            announced,
-            at,
-            message,
-            ..
-        } = &commands[0]
-        else {
-            panic!("not an append")
-        };
-        assert_eq!(
-            (*id, *announced, message.payload()),
-            ("bob@alice", 3, &b"hi"[..])
-        );
-        assert_eq!(
-            &entry[*at as usize..][..message.bytes().len()],
-            &message.bytes()[..]
-        );
-        let Command::Row(row) = &commands[1] else {
-            panic!("not a row")
-        };
-        assert_eq!(
-            (row.uid, row.last_seq, &row.cursors[..]),
-            ("bob", 4, &[(DeviceFlag(1), 3)][..])
-        );
-        assert_eq!(
-            commands[3],
-            Command::Quit {
-                uid: "bob",
-                flag: None
-            }
-        );
+        let Command::Append { id, announced, at, message, .. } = &commands[0] else { panic!("not an append") };
+        assert_eq!((*id, *announced, message.payload()), ("bob@alice", 3, &b"hi"[..]));
+        assert_eq!(&entry[*at as usize..][..message.bytes().len()], &message.bytes()[..]);
+        let Command::Row(row) = &commands[1] else { panic!("not a row") };
+        assert_eq!((row.uid, row.last_seq, &row.cursors[..]), ("bob", 4, &[(DeviceFlag(1), 3)][..]));
+        assert_eq!(commands[3], Command::Quit { uid: "bob", flag: None });
     }
 
     #[test]

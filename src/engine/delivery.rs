@@ -138,22 +138,12 @@ impl Delivery {
 
     fn find(&self, channel: &ChannelKey) -> Option<usize> {
         let same = |known: &ChannelKey| {
-            known.kind == channel.kind
-                && (std::sync::Arc::ptr_eq(&known.id, &channel.id) || known.id == channel.id)
+            known.kind == channel.kind && (std::sync::Arc::ptr_eq(&known.id, &channel.id) || known.id == channel.id)
         };
-        self.follows
-            .iter()
-            .find(|(_, follow)| same(&follow.channel))
-            .map(|(key, _)| key)
+        self.follows.iter().find(|(_, follow)| same(&follow.channel)).map(|(key, _)| key)
     }
 
-    fn follow(
-        &mut self,
-        now: Instant,
-        channel: &ChannelKey,
-        cursor: u32,
-        limits: &Limits,
-    ) -> Option<usize> {
+    fn follow(&mut self, now: Instant, channel: &ChannelKey, cursor: u32, limits: &Limits) -> Option<usize> {
         if let Some(key) = self.find(channel) {
             return Some(key);
         }
@@ -181,12 +171,7 @@ impl Delivery {
                 && follow.reported == follow.sent
                 && now.since(follow.used_at) >= IDLE_FOLLOW
         };
-        let oldest = self
-            .follows
-            .iter()
-            .filter(|(_, f)| idle(f))
-            .min_by_key(|(_, f)| f.used_at)
-            .map(|(key, _)| key);
+        let oldest = self.follows.iter().filter(|(_, f)| idle(f)).min_by_key(|(_, f)| f.used_at).map(|(key, _)| key);
         match oldest {
             Some(key) => {
                 self.follows.remove(key);
@@ -197,12 +182,7 @@ impl Delivery {
     }
 
     /// A message that is not stored: sent if there is room, else lost, as its sender asked for.
-    pub fn handle_transient(
-        &mut self,
-        message: StoredMessage,
-        limits: &Limits,
-        out: &mut Vec<Push>,
-    ) -> bool {
+    pub fn handle_transient(&mut self, message: StoredMessage, limits: &Limits, out: &mut Vec<Push>) -> bool {
         let own = message.device_tag() != 0 && message.device_tag() == self.device_tag;
         let fits = !own && self.room(limits);
         if fits {
@@ -212,13 +192,7 @@ impl Delivery {
     }
 
     /// A channel has grown. Returns false when the message was left in the log for later.
-    pub fn handle_arrival(
-        &mut self,
-        now: Instant,
-        arrival: Arrival<'_>,
-        limits: &Limits,
-        out: &mut Vec<Push>,
-    ) -> bool {
+    pub fn handle_arrival(&mut self, now: Instant, arrival: Arrival<'_>, limits: &Limits, out: &mut Vec<Push>) -> bool {
         let Some(key) = self.follow(now, arrival.channel, arrival.cursor, limits) else {
             return false;
         };
@@ -243,14 +217,7 @@ impl Delivery {
     }
 
     /// Sends one message of a followed channel, or passes over it if this device sent it.
-    fn send(
-        &mut self,
-        now: Instant,
-        key: usize,
-        seq: u32,
-        message: StoredMessage,
-        out: &mut Vec<Push>,
-    ) {
+    fn send(&mut self, now: Instant, key: usize, seq: u32, message: StoredMessage, out: &mut Vec<Push>) {
         let follow = &mut self.follows[key];
         assert!(seq > follow.sent, "a message is sent once");
         follow.sent = seq;
@@ -259,13 +226,7 @@ impl Delivery {
         }
         follow.in_flight += 1;
         self.unacked_bytes += message.bytes().len() as u32;
-        let unacked = Unacked {
-            message: message.clone(),
-            follow: key as u32,
-            seq,
-            tries: 0,
-            sent_at: now,
-        };
+        let unacked = Unacked { message: message.clone(), follow: key as u32, seq, tries: 0, sent_at: now };
         self.unacked.push_back(unacked);
         out.push(Push::Recv { message, seq });
     }
@@ -345,17 +306,8 @@ impl Delivery {
     }
 
     /// A RECV was taken. Returns false for an id that is not awaited.
-    pub fn handle_recvack(
-        &mut self,
-        message_id: i64,
-        limits: &Limits,
-        out: &mut Vec<Push>,
-    ) -> bool {
-        let Some(place) = self
-            .unacked
-            .iter()
-            .position(|u| u.message.message_id() == message_id)
-        else {
+    pub fn handle_recvack(&mut self, message_id: i64, limits: &Limits, out: &mut Vec<Push>) -> bool {
+        let Some(place) = self.unacked.iter().position(|u| u.message.message_id() == message_id) else {
             return false;
         };
         self.forget_unacked(place);
@@ -382,10 +334,7 @@ impl Delivery {
             return follow.sent;
         }
         // RECVs of one channel leave in order, so the first one found is the smallest.
-        let first = self
-            .unacked
-            .iter()
-            .find(|unacked| unacked.follow as usize == key);
+        let first = self.unacked.iter().find(|unacked| unacked.follow as usize == key);
         first.map_or(follow.sent, |unacked| unacked.seq - 1)
     }
 
@@ -402,10 +351,7 @@ impl Delivery {
             busy |= follow.sent < follow.last || follow.fetching || follow.in_flight > 0;
             if cursor > follow.reported {
                 follow.reported = cursor;
-                out.push(Push::Report {
-                    channel: follow.channel.clone(),
-                    seq: cursor,
-                });
+                out.push(Push::Report { channel: follow.channel.clone(), seq: cursor });
             }
         }
         if self.behind && !self.asked && !busy {
@@ -420,12 +366,8 @@ impl Delivery {
         if !self.room(limits) {
             return;
         }
-        let lagging: Vec<usize> = self
-            .follows
-            .iter()
-            .filter(|(_, f)| f.sent < f.last && !f.fetching)
-            .map(|(key, _)| key)
-            .collect();
+        let lagging: Vec<usize> =
+            self.follows.iter().filter(|(_, f)| f.sent < f.last && !f.fetching).map(|(key, _)| key).collect();
         for key in &lagging {
             self.fetch(*key, limits, out);
         }
@@ -453,10 +395,7 @@ impl Delivery {
                 if !self.congested {
                     unacked.tries += 1;
                     unacked.sent_at = now;
-                    out.push(Push::Recv {
-                        message: unacked.message.clone(),
-                        seq: unacked.seq,
-                    });
+                    out.push(Push::Recv { message: unacked.message.clone(), seq: unacked.seq });
                     again += 1;
                 }
                 place += 1;
@@ -468,22 +407,12 @@ impl Delivery {
 
     /// Asserts what must hold between steps.
     pub fn check_invariants(&self, limits: &Limits) {
-        assert!(
-            self.unacked.len() <= limits.recv_window as usize,
-            "the RECV window is overrun"
-        );
-        assert!(
-            self.follows.len() <= limits.delivery_channels_max,
-            "too many channels are followed"
-        );
+        assert!(self.unacked.len() <= limits.recv_window as usize, "the RECV window is overrun");
+        assert!(self.follows.len() <= limits.delivery_channels_max, "too many channels are followed");
         let bytes: usize = self.unacked.iter().map(|u| u.message.bytes().len()).sum();
         assert_eq!(bytes, self.unacked_bytes as usize);
         for (key, follow) in &self.follows {
-            let in_flight = self
-                .unacked
-                .iter()
-                .filter(|u| u.follow as usize == key)
-                .count();
+            let in_flight = self.unacked.iter().filter(|u| u.follow as usize == key).count();
             assert_eq!(in_flight, follow.in_flight as usize);
             assert!(follow.reported <= follow.sent);
         }

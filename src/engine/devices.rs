@@ -51,12 +51,7 @@ pub fn conflict(new: (DeviceFlag, DeviceLevel, &str), existing: (DeviceFlag, &st
 ///
 /// # Errors
 /// The token is wrong, empty or unknown: the client's fault.
-pub fn admit(
-    devices: &[Device],
-    flag: DeviceFlag,
-    token: &str,
-    token_auth: bool,
-) -> Result<DeviceLevel, WrongToken> {
+pub fn admit(devices: &[Device], flag: DeviceFlag, token: &str, token_auth: bool) -> Result<DeviceLevel, WrongToken> {
     let device = devices.iter().find(|device| device.flag == flag);
     if !token_auth {
         return Ok(match device {
@@ -65,11 +60,7 @@ pub fn admit(
         });
     }
     match device {
-        Some(device)
-            if !device.token.is_empty() && same(device.token.as_bytes(), token.as_bytes()) =>
-        {
-            Ok(device.level)
-        }
+        Some(device) if !device.token.is_empty() && same(device.token.as_bytes(), token.as_bytes()) => Ok(device.level),
         _ => Err(WrongToken),
     }
 }
@@ -80,12 +71,7 @@ pub struct WrongToken;
 
 /// Compares in a time that does not tell how much was right.
 fn same(stored: &[u8], given: &[u8]) -> bool {
-    stored.len() == given.len()
-        && stored
-            .iter()
-            .zip(given)
-            .fold(0, |differing, (a, b)| differing | (a ^ b))
-            == 0
+    stored.len() == given.len() && stored.iter().zip(given).fold(0, |differing, (a, b)| differing | (a ^ b)) == 0
 }
 
 #[cfg(test)]
@@ -107,21 +93,11 @@ mod tests {
 
     #[test]
     fn only_the_stored_token_gets_in() {
-        let device = |token: &str| {
-            vec![Device {
-                flag: APP,
-                level: DeviceLevel::Master,
-                token: token.into(),
-            }]
-        };
+        let device = |token: &str| vec![Device { flag: APP, level: DeviceLevel::Master, token: token.into() }];
         assert_eq!(admit(&device("t"), APP, "t", true), Ok(DeviceLevel::Master));
         assert_eq!(admit(&device("t"), APP, "x", true), Err(WrongToken));
         assert_eq!(admit(&device("t"), WEB, "t", true), Err(WrongToken));
-        assert_eq!(
-            admit(&device(""), APP, "", true),
-            Err(WrongToken),
-            "a blank token never logs in"
-        );
+        assert_eq!(admit(&device(""), APP, "", true), Err(WrongToken), "a blank token never logs in");
         assert_eq!(admit(&[], APP, "", false), Ok(DeviceLevel::Slave));
     }
 }

@@ -49,10 +49,7 @@ impl Row {
     /// Delivered up to here for a flag.
     #[must_use]
     pub fn cursor(&self, flag: DeviceFlag) -> u32 {
-        self.cursors
-            .iter()
-            .find(|(f, _)| *f == flag)
-            .map_or(0, |(_, seq)| *seq)
+        self.cursors.iter().find(|(f, _)| *f == flag).map_or(0, |(_, seq)| *seq)
     }
 
     fn furthest(&self) -> u32 {
@@ -113,10 +110,7 @@ impl Home {
     /// True when nothing would be lost by forgetting it.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.devices.is_empty()
-            && self.flags.is_empty()
-            && self.rows.is_empty()
-            && self.online.is_empty()
+        self.devices.is_empty() && self.flags.is_empty() && self.rows.is_empty() && self.online.is_empty()
     }
 
     /// Device rows.
@@ -151,21 +145,13 @@ impl Home {
 
     /// A connection is the user's now.
     pub fn register(&mut self, online: Online) {
-        assert!(
-            self.online
-                .iter()
-                .all(|known| known.address != online.address),
-            "a session registers once"
-        );
+        assert!(self.online.iter().all(|known| known.address != online.address), "a session registers once");
         self.online.push(online);
     }
 
     /// A connection is gone; `None` when it was not there.
     pub fn unregister(&mut self, address: SessionAddress) -> Option<Online> {
-        let place = self
-            .online
-            .iter()
-            .position(|known| known.address == address)?;
+        let place = self.online.iter().position(|known| known.address == address)?;
         let gone = self.online.remove(place);
         if self.online.is_empty() {
             self.online = Vec::new();
@@ -174,13 +160,7 @@ impl Home {
     }
 
     /// The channel has grown to `seq`, says the slot at `from`. Returns what to do and how many rows gave way.
-    pub fn notice(
-        &mut self,
-        channel: &ChannelKey,
-        seq: u32,
-        from: Place,
-        rows_max: usize,
-    ) -> (Noticed, u64) {
+    pub fn notice(&mut self, channel: &ChannelKey, seq: u32, from: Place, rows_max: usize) -> (Noticed, u64) {
         assert!(seq > 0, "only stored messages have rows");
         let mut dropped = 0;
         if !self.rows.contains_key(channel) {
@@ -207,11 +187,7 @@ impl Home {
     }
 
     fn drop_oldest_row(&mut self) {
-        let oldest = self
-            .rows
-            .iter()
-            .min_by_key(|(_, row)| row.touched)
-            .map(|(channel, _)| channel.clone());
+        let oldest = self.rows.iter().min_by_key(|(_, row)| row.touched).map(|(channel, _)| channel.clone());
         if let Some(channel) = oldest {
             self.rows.remove(&channel);
         }
@@ -283,21 +259,13 @@ impl Home {
     /// The group agreed on a device row.
     pub fn apply_token(&mut self, flag: DeviceFlag, level: DeviceLevel, token: &str) {
         self.devices.retain(|device| device.flag != flag);
-        self.devices.push(Device {
-            flag,
-            level,
-            token: token.into(),
-        });
+        self.devices.push(Device { flag, level, token: token.into() });
         self.devices.sort_by_key(|device| device.flag);
     }
 
     /// The group agreed to blank tokens.
     pub fn apply_quit(&mut self, flag: Option<DeviceFlag>) {
-        for device in self
-            .devices
-            .iter_mut()
-            .filter(|device| flag.is_none_or(|flag| flag == device.flag))
-        {
+        for device in self.devices.iter_mut().filter(|device| flag.is_none_or(|flag| flag == device.flag)) {
             device.token = "".into();
         }
     }
@@ -339,19 +307,11 @@ impl Home {
     pub fn check_invariants(&self) {
         for row in self.rows.values() {
             assert!(row.settled_seq <= row.last_seq);
-            assert!(
-                row.cursors.iter().all(|(_, seq)| *seq <= row.last_seq),
-                "a cursor is past its row"
-            );
+            assert!(row.cursors.iter().all(|(_, seq)| *seq <= row.last_seq), "a cursor is past its row");
             assert!(row.touched <= self.clock);
         }
         for (n, device) in self.devices.iter().enumerate() {
-            assert!(
-                self.devices[..n]
-                    .iter()
-                    .all(|other| other.flag != device.flag),
-                "one row a device"
-            );
+            assert!(self.devices[..n].iter().all(|other| other.flag != device.flag), "one row a device");
         }
     }
 }
@@ -362,10 +322,7 @@ mod tests {
     use crate::engine::chance::Chance;
     use crate::ids::{NodeId, ShardId, Uid};
 
-    const HERE: Place = Place {
-        node: NodeId(1),
-        shard: ShardId(0),
-    };
+    const HERE: Place = Place { node: NodeId(1), shard: ShardId(0) };
     const APP: DeviceFlag = DeviceFlag(0);
     const WEB: DeviceFlag = DeviceFlag(1);
 
@@ -400,20 +357,12 @@ mod tests {
         let pair = channel("bo");
         home.notice(&pair, 9, HERE, 10);
         home.apply_new_flag(APP);
-        assert_eq!(
-            home.lagging(APP, 5).0,
-            vec![(pair.clone(), 0, 9)],
-            "a first device gets everything"
-        );
+        assert_eq!(home.lagging(APP, 5).0, vec![(pair.clone(), 0, 9)], "a first device gets everything");
         home.receive(&pair, APP, 7);
         home.apply_new_flag(WEB);
         assert_eq!(home.lagging(WEB, 5).0, vec![(pair.clone(), 7, 9)]);
         home.receive(&pair, APP, 100);
-        assert_eq!(
-            home.row(&pair).unwrap().cursor(APP),
-            9,
-            "a cursor cannot pass the row"
-        );
+        assert_eq!(home.row(&pair).unwrap().cursor(APP), 9, "a cursor cannot pass the row");
     }
 
     #[test]

@@ -32,8 +32,7 @@ impl MessageIds {
         self.last = clock.max(self.last + 1);
         let (ms, counter) = (self.last >> COUNTER_BITS, self.last & 0xff);
         assert!(ms < 1 << 41, "the clock is past 2089");
-        ((ms << (SLOT_BITS + COUNTER_BITS)) | (u64::from(self.slot.0) << COUNTER_BITS) | counter)
-            as i64
+        ((ms << (SLOT_BITS + COUNTER_BITS)) | (u64::from(self.slot.0) << COUNTER_BITS) | counter) as i64
     }
 
     /// An id of this slot was found in the log: later ones are larger.
@@ -63,12 +62,7 @@ mod tests {
     fn ids_rise_whatever_the_clock_does() {
         let mut ids = MessageIds::new(SlotId(16_383));
         let mut last = 0;
-        for ms in [
-            1_700_000_000_000u64,
-            1_600_000_000_000,
-            0,
-            1_700_000_000_001,
-        ] {
+        for ms in [1_700_000_000_000u64, 1_600_000_000_000, 0, 1_700_000_000_001] {
             for _ in 0..1000 {
                 let id = ids.next(UnixMillis(ms));
                 assert!(id > last);

@@ -102,21 +102,14 @@ impl GroupState {
         }
         let next = self.applied + 1 + self.tail.len() as u64;
         if index > next {
-            return Err(format!(
-                "entry {index} follows entry {}: entries between them are missing",
-                next - 1
-            ));
+            return Err(format!("entry {index} follows entry {}: entries between them are missing", next - 1));
         }
         self.tail.truncate((index - self.applied - 1) as usize);
         let mut entry = Entry::default();
         entry.index = index;
         entry.term = term;
         entry.data = Bytes::copy_from_slice(data);
-        entry.set_entry_type(if kind == 0 {
-            EntryType::EntryNormal
-        } else {
-            EntryType::EntryConfChangeV2
-        });
+        entry.set_entry_type(if kind == 0 { EntryType::EntryNormal } else { EntryType::EntryConfChangeV2 });
         self.tail.push_back(LogEntry { entry, position });
         Ok(())
     }
@@ -134,17 +127,9 @@ struct Log {
 
 impl Log {
     fn append(&mut self, entry: Entry, position: Position) {
-        assert!(
-            entry.index > self.compacted,
-            "raft rewrote a compacted entry"
-        );
-        self.entries
-            .truncate((entry.index - self.compacted - 1) as usize);
-        assert_eq!(
-            self.compacted + self.entries.len() as u64 + 1,
-            entry.index,
-            "raft left a hole in its log"
-        );
+        assert!(entry.index > self.compacted, "raft rewrote a compacted entry");
+        self.entries.truncate((entry.index - self.compacted - 1) as usize);
+        assert_eq!(self.compacted + self.entries.len() as u64 + 1, entry.index, "raft left a hole in its log");
         self.entries.push_back(LogEntry { entry, position });
     }
 
@@ -154,10 +139,7 @@ impl Log {
 
     fn compact(&mut self, index: u64) {
         while self.compacted < index {
-            let first = self
-                .entries
-                .pop_front()
-                .expect("only what is in the log is compacted");
+            let first = self.entries.pop_front().expect("only what is in the log is compacted");
             self.compacted = first.entry.index;
             self.compacted_term = first.entry.term;
         }
@@ -168,10 +150,7 @@ impl Storage for Log {
     fn initial_state(&self) -> raft::Result<RaftState> {
         let mut conf_state = ConfState::default();
         conf_state.voters = vec![REPLICA];
-        Ok(RaftState {
-            hard_state: self.hard_state.clone(),
-            conf_state,
-        })
+        Ok(RaftState { hard_state: self.hard_state.clone(), conf_state })
     }
 
     fn entries(
@@ -221,9 +200,7 @@ impl Storage for Log {
     }
 
     fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<Snapshot> {
-        Err(raft::Error::Store(
-            StorageError::SnapshotTemporarilyUnavailable,
-        ))
+        Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable))
     }
 }
 
@@ -251,12 +228,7 @@ impl RaftGroup {
         hard_state.term = state.term.max(state.applied_term);
         hard_state.vote = state.vote;
         hard_state.commit = state.applied;
-        let log = Log {
-            compacted: state.applied,
-            compacted_term: state.applied_term,
-            hard_state,
-            entries: state.tail,
-        };
+        let log = Log { compacted: state.applied, compacted_term: state.applied_term, hard_state, entries: state.tail };
         let config = Config {
             id: REPLICA,
             applied: state.applied,
@@ -284,10 +256,7 @@ impl RaftGroup {
             applied_term: state.applied_term,
         };
         group.set_election_timeout();
-        group
-            .node
-            .campaign()
-            .expect("a replica that is alone may always stand");
+        group.node.campaign().expect("a replica that is alone may always stand");
         group.set_election_timeout();
         group
     }
@@ -296,12 +265,8 @@ impl RaftGroup {
         let now = (self.node.raft.term, self.node.raft.state);
         if now != self.timed {
             self.timed = now;
-            let ticks = self
-                .chance
-                .between(ELECTION_TICKS as u64, 2 * ELECTION_TICKS as u64);
-            self.node
-                .raft
-                .set_randomized_election_timeout(ticks as usize);
+            let ticks = self.chance.between(ELECTION_TICKS as u64, 2 * ELECTION_TICKS as u64);
+            self.node.raft.set_randomized_election_timeout(ticks as usize);
         }
     }
 
@@ -345,10 +310,7 @@ impl RaftGroup {
             return Err(NotTaken);
         }
         self.node.propose(Vec::new(), data).map_err(|_| NotTaken)?;
-        Ok(Proposed {
-            index: self.node.raft.raft_log.last_index(),
-            term: self.node.raft.term,
-        })
+        Ok(Proposed { index: self.node.raft.raft_log.last_index(), term: self.node.raft.term })
     }
 
     /// One beat of raft's clock.
@@ -367,19 +329,14 @@ impl RaftGroup {
     /// and says so with [`RaftGroup::applied_to`].
     ///
     /// Returns the flush whose durability this group now waits for, if it is a new one.
-    pub fn drain(
-        &mut self,
-        journal: &mut Journal,
-        committed: &mut Vec<CommittedEntry>,
-    ) -> Option<u64> {
+    pub fn drain(&mut self, journal: &mut Journal, committed: &mut Vec<CommittedEntry>) -> Option<u64> {
         let mut waits_for = None;
         while self.node.has_ready() {
             let mut ready = self.node.ready();
             let persist = ready.must_sync();
             for entry in ready.take_entries() {
                 let kind = u8::from(entry.get_entry_type() != EntryType::EntryNormal);
-                let position =
-                    journal.append_entry(self.slot, entry.term, entry.index, kind, &entry.data);
+                let position = journal.append_entry(self.slot, entry.term, entry.index, kind, &entry.data);
                 self.node.mut_store().append(entry, position);
             }
             if let Some(hard_state) = ready.hs() {
@@ -390,12 +347,7 @@ impl RaftGroup {
             }
             for entry in ready.take_committed_entries() {
                 let position = self.node.store().position(entry.index);
-                committed.push(CommittedEntry {
-                    index: entry.index,
-                    term: entry.term,
-                    data: entry.data,
-                    position,
-                });
+                committed.push(CommittedEntry { index: entry.index, term: entry.term, data: entry.data, position });
             }
             let number = ready.number();
             self.node.advance_append_async(ready);

@@ -100,11 +100,7 @@ impl Reads {
 
     /// A queued range whose turn has come.
     pub fn take_queued(&mut self, limits: &Limits) -> Option<RangeRead> {
-        if self.trips.len() < limits.reads_max {
-            self.queue.pop_front()
-        } else {
-            None
-        }
+        if self.trips.len() < limits.reads_max { self.queue.pop_front() } else { None }
     }
 
     /// Goes on with a range as far as memory allows, then asks the disk.
@@ -137,9 +133,7 @@ impl Reads {
     }
 
     fn ask(&mut self, range: RangeRead, channel: &Channel, limits: &Limits, effects: &mut Effects) {
-        let first = channel
-            .position(range.next)
-            .expect("the range was cut to what is readable");
+        let first = channel.position(range.next).expect("the range was cut to what is readable");
         let mut last = range.next;
         let mut end = first.offset;
         while last < range.until {
@@ -160,22 +154,13 @@ impl Reads {
             offset: first.offset,
             length: end - first.offset + MESSAGE_BYTES_MAX as u32,
         });
-        self.trips.insert(
-            self.next_ticket,
-            Trip {
-                range,
-                base: first.offset,
-                last,
-            },
-        );
+        self.trips.insert(self.next_ticket, Trip { range, base: first.offset, last });
     }
 
     /// The channel of a trip, so that the caller can lend it to [`Reads::handle_done`].
     #[must_use]
     pub fn channel_of(&self, ticket: u64) -> Option<(SlotId, u32)> {
-        self.trips
-            .get(&ticket)
-            .map(|trip| (trip.range.slot, trip.range.channel))
+        self.trips.get(&ticket).map(|trip| (trip.range.slot, trip.range.channel))
     }
 
     /// The disk has answered: takes what is good; what is not is gone and counted. Nothing unchecked is ever served.
@@ -186,11 +171,7 @@ impl Reads {
         key: &ChannelKey,
         channel: &Channel,
     ) -> Option<RangeRead> {
-        let Trip {
-            mut range,
-            base,
-            last,
-        } = self.trips.remove(&ticket)?;
+        let Trip { mut range, base, last } = self.trips.remove(&ticket)?;
         for seq in range.next..=last {
             range.next = seq + 1;
             // Retention may have taken it while the disk was busy.
@@ -204,9 +185,7 @@ impl Reads {
                 _ => Err(BadMessage::Cut { need: None }),
             };
             match taken {
-                Ok(message) if belongs(&message, key) => {
-                    range.messages.push((seq, own_copy(&message)))
-                }
+                Ok(message) if belongs(&message, key) => range.messages.push((seq, own_copy(&message))),
                 _ => range.damaged += 1,
             }
         }
@@ -219,8 +198,7 @@ fn belongs(message: &StoredMessage, key: &ChannelKey) -> bool {
     let (first, second) = key.members();
     match key.kind {
         ChannelKind::Pair => {
-            (message.from() == first && message.to() == second)
-                || (message.from() == second && message.to() == first)
+            (message.from() == first && message.to() == second) || (message.from() == second && message.to() == first)
         }
         ChannelKind::Command => true,
     }

@@ -20,11 +20,7 @@ impl Recent {
     /// None yet.
     #[must_use]
     pub fn new(bytes_max: usize) -> Recent {
-        Recent {
-            order: VecDeque::new(),
-            bytes: 0,
-            bytes_max,
-        }
+        Recent { order: VecDeque::new(), bytes: 0, bytes_max }
     }
 
     /// A body came into a channel.

@@ -36,26 +36,11 @@ impl Recovery {
     pub fn new(config: ShardConfig) -> Recovery {
         let table = SlotTable::alone(config.place.node, config.shard_count, config.slot_depth);
         let map_state = Chance::new(config.seed, 1).map_state();
-        let empty = || SlotState {
-            group: GroupState::default(),
-            message_ids_last: 0,
-            channels: Vec::new(),
-            homes: Vec::new(),
-        };
-        let slots = table
-            .led_by(config.place)
-            .map(|slot| (slot, (empty(), 0)))
-            .collect();
+        let empty =
+            || SlotState { group: GroupState::default(), message_ids_last: 0, channels: Vec::new(), homes: Vec::new() };
+        let slots = table.led_by(config.place).map(|slot| (slot, (empty(), 0))).collect();
         let replay = Replay::new(config.geometry);
-        Recovery {
-            config,
-            table,
-            map_state,
-            slots,
-            replay,
-            started: false,
-            problem: None,
-        }
+        Recovery { config, table, map_state, slots, replay, started: false, problem: None }
     }
 
     /// Slots that this shard hosts: whose checkpoints are wanted.
@@ -81,11 +66,7 @@ impl Recovery {
     /// The first journal segment that must be replayed, after all checkpoints were given; 0 when all of them must.
     #[must_use]
     pub fn first_segment(&self) -> u32 {
-        self.slots
-            .values()
-            .map(|(_, segment)| *segment)
-            .min()
-            .unwrap_or(0)
+        self.slots.values().map(|(_, segment)| *segment).min().unwrap_or(0)
     }
 
     /// Replays one segment.
@@ -95,37 +76,25 @@ impl Recovery {
     pub fn segment(&mut self, segment: u32, bytes: &[u8]) -> Result<(), String> {
         self.started = true;
         let (slots, problem) = (&mut self.slots, &mut self.problem);
-        let replayed = self
-            .replay
-            .segment(segment, bytes, &mut |record, position| {
-                let Some((state, _)) = slots.get_mut(&record.slot()) else {
-                    problem.get_or_insert_with(|| {
-                        format!("slot {} is not hosted by this shard", record.slot())
-                    });
-                    return;
-                };
-                match record {
-                    Record::Entry {
-                        term,
-                        index,
-                        kind,
-                        data,
-                        ..
-                    } => {
-                        let taken = state.group.replay_entry(index, term, kind, data, position);
-                        if let Err(what) = taken {
-                            problem.get_or_insert_with(|| {
-                                format!("slot {}, at {position}: {what}", record.slot())
-                            });
-                        }
-                    }
-                    Record::HardState { term, vote, .. } => {
-                        if term >= state.group.term {
-                            (state.group.term, state.group.vote) = (term, vote);
-                        }
+        let replayed = self.replay.segment(segment, bytes, &mut |record, position| {
+            let Some((state, _)) = slots.get_mut(&record.slot()) else {
+                problem.get_or_insert_with(|| format!("slot {} is not hosted by this shard", record.slot()));
+                return;
+            };
+            match record {
+                Record::Entry { term, index, kind, data, .. } => {
+                    let taken = state.group.replay_entry(index, term, kind, data, position);
+                    if let Err(what) = taken {
+                        problem.get_or_insert_with(|| format!("slot {}, at {position}: {what}", record.slot()));
                     }
                 }
-            });
+                Record::HardState { term, vote, .. } => {
+                    if term >= state.group.term {
+                        (state.group.term, state.group.vote) = (term, vote);
+                    }
+                }
+            }
+        });
         replayed.map_err(|damage| damage.to_string())?;
         self.problem.take().map_or(Ok(()), Err)
     }

@@ -13,8 +13,7 @@ use super::event::{ClientKey, ConnectPacket, SendPacket};
 use crate::format::packet::{HeaderFlags, Reason};
 use crate::ids::{ChannelKey, DeviceFlag, DeviceLevel, Place, SessionId, Uid};
 use crate::limits::{
-    CLIENT_MSG_NO_BYTES_MAX, DEVICE_ID_BYTES_MAX, Limits, PAYLOAD_BYTES_MAX, TOKEN_BYTES_MAX,
-    TOPIC_BYTES_MAX,
+    CLIENT_MSG_NO_BYTES_MAX, DEVICE_ID_BYTES_MAX, Limits, PAYLOAD_BYTES_MAX, TOKEN_BYTES_MAX, TOPIC_BYTES_MAX,
 };
 use crate::time::{Instant, Now};
 
@@ -124,11 +123,7 @@ impl Session {
     /// Who it is, once live.
     #[must_use]
     pub fn live(&mut self) -> Option<&mut Identity> {
-        if self.phase == Phase::Live {
-            self.identity.as_deref_mut()
-        } else {
-            None
-        }
+        if self.phase == Phase::Live { self.identity.as_deref_mut() } else { None }
     }
 
     /// Bytes came.
@@ -156,8 +151,7 @@ impl Session {
     pub fn begin(&mut self, uid: Uid, connect: &ConnectPacket, home: Place) {
         assert_eq!(self.phase, Phase::Fresh, "a session connects once");
         let tag_of = xxhash_rust::xxh3::xxh3_64_with_seed;
-        let device_tag =
-            tag_of(connect.device_id.as_bytes(), u64::from(connect.device_flag)).max(1);
+        let device_tag = tag_of(connect.device_id.as_bytes(), u64::from(connect.device_flag)).max(1);
         self.phase = Phase::Registering;
         self.identity = Some(Box::new(Identity {
             uid,
@@ -199,10 +193,7 @@ impl Session {
         let earned = waited * u128::from(limits.sends_per_second) / 1_000_000_000;
         if earned > 0 {
             let earned = u32::try_from(earned).unwrap_or(u32::MAX);
-            self.tokens = self
-                .tokens
-                .saturating_add(earned)
-                .min(limits.sends_per_second);
+            self.tokens = self.tokens.saturating_add(earned).min(limits.sends_per_second);
             self.tokens_at = now;
         }
         if self.tokens == 0 {
@@ -226,10 +217,7 @@ impl Session {
 
     /// Whether reading should change: `Some(true)` pause, `Some(false)` go on.
     pub fn reading(&mut self, limits: &Limits, journal_behind: bool) -> Option<bool> {
-        if !self.paused
-            && (self.unacked_sends >= limits.send_window
-                || (journal_behind && self.unacked_sends > 0))
-        {
+        if !self.paused && (self.unacked_sends >= limits.send_window || (journal_behind && self.unacked_sends > 0)) {
             self.paused = true;
             return Some(true);
         }
@@ -250,10 +238,7 @@ impl Session {
     #[must_use]
     pub fn route(&self, peer: &[u8]) -> Option<&Route> {
         let identity = self.identity.as_ref()?;
-        identity
-            .routes
-            .iter()
-            .find(|route| route.peer.as_str().as_bytes() == peer)
+        identity.routes.iter().find(|route| route.peer.as_str().as_bytes() == peer)
     }
 
     /// Remembers a route; the one used longest ago gives way.
@@ -283,13 +268,9 @@ impl Session {
                     Overdue::Close
                 })
             }
-            Phase::Fresh | Phase::Registering => {
-                (silent >= limits.connect_timeout).then_some(Overdue::Silent)
-            }
+            Phase::Fresh | Phase::Registering => (silent >= limits.connect_timeout).then_some(Overdue::Silent),
             // A paused socket cannot be heard: the pause is our doing.
-            Phase::Live => {
-                (silent >= limits.idle_timeout && !self.paused).then_some(Overdue::Silent)
-            }
+            Phase::Live => (silent >= limits.idle_timeout && !self.paused).then_some(Overdue::Silent),
         }
     }
 
@@ -318,15 +299,7 @@ mod tests {
     use std::time::Duration;
 
     fn session() -> Session {
-        let mut session = Session::new(
-            SessionId {
-                index: 0,
-                generation: 1,
-            },
-            Instant(0),
-            false,
-            &Limits::TINY,
-        );
+        let mut session = Session::new(SessionId { index: 0, generation: 1 }, Instant(0), false, &Limits::TINY);
         session.phase = Phase::Live;
         session
     }
@@ -348,19 +321,10 @@ mod tests {
         let mut session = session();
         let mut verdict = |send: &SendPacket| session.check_send(Instant(0), send, &Limits::TINY);
         assert_eq!(verdict(&send(b"hi", 1)), SendVerdict::Accept);
-        assert_eq!(
-            verdict(&send(b"", 1)),
-            SendVerdict::Refuse(Reason::PayloadDecodeError)
-        );
-        assert_eq!(
-            verdict(&send(b"hi", 2)),
-            SendVerdict::Refuse(Reason::ChannelTypeNotSupported)
-        );
+        assert_eq!(verdict(&send(b"", 1)), SendVerdict::Refuse(Reason::PayloadDecodeError));
+        assert_eq!(verdict(&send(b"hi", 2)), SendVerdict::Refuse(Reason::ChannelTypeNotSupported));
         let long = vec![b'x'; PAYLOAD_BYTES_MAX + 1];
-        assert_eq!(
-            verdict(&send(&long, 1)),
-            SendVerdict::Refuse(Reason::PayloadDecodeError)
-        );
+        assert_eq!(verdict(&send(&long, 1)), SendVerdict::Refuse(Reason::PayloadDecodeError));
     }
 
     #[test]
@@ -368,20 +332,11 @@ mod tests {
         let mut session = session();
         let packet = send(b"hi", 1);
         for _ in 0..Limits::TINY.sends_per_second {
-            assert_eq!(
-                session.check_send(Instant(0), &packet, &Limits::TINY),
-                SendVerdict::Accept
-            );
+            assert_eq!(session.check_send(Instant(0), &packet, &Limits::TINY), SendVerdict::Accept);
         }
-        assert_eq!(
-            session.check_send(Instant(0), &packet, &Limits::TINY),
-            SendVerdict::TooFast
-        );
+        assert_eq!(session.check_send(Instant(0), &packet, &Limits::TINY), SendVerdict::TooFast);
         let later = Instant(0) + Duration::from_millis(10);
-        assert_eq!(
-            session.check_send(later, &packet, &Limits::TINY),
-            SendVerdict::Accept
-        );
+        assert_eq!(session.check_send(later, &packet, &Limits::TINY), SendVerdict::Accept);
     }
 
     #[test]

@@ -152,14 +152,7 @@ pub(super) struct Hosted {
 
 impl Hosted {
     pub(super) fn new(slot: Slot, replay_segment: u32) -> Hosted {
-        Hosted {
-            slot,
-            dirty: true,
-            rows_listed: false,
-            checkpoint_mark: 0,
-            replay_segment,
-            checkpointing: None,
-        }
+        Hosted { slot, dirty: true, rows_listed: false, checkpoint_mark: 0, replay_segment, checkpointing: None }
     }
 }
 
@@ -259,11 +252,7 @@ impl Shard {
             }
         }
         self.out.flush(&mut self.api_open, effects);
-        if self.stopping
-            && !self.stopped
-            && self.session_count == 0
-            && self.journal.pending_bytes() == 0
-        {
+        if self.stopping && !self.stopped && self.session_count == 0 && self.journal.pending_bytes() == 0 {
             self.stopped = true;
             effects.push(Effect::Stopped);
         }
@@ -280,19 +269,10 @@ impl Shard {
                 self.out.counters.frames_received += frames.len() as u64;
                 self.out.loopback.extend(frames);
             }
-            Event::JournalWritten {
-                flush,
-                bytes,
-                result,
-            } => self.handle_written(now, flush, bytes, result),
-            Event::SegmentReady { segment, result } => {
-                self.journal
-                    .handle_segment_ready(now.instant, segment, result)
-            }
+            Event::JournalWritten { flush, bytes, result } => self.handle_written(now, flush, bytes, result),
+            Event::SegmentReady { segment, result } => self.journal.handle_segment_ready(now.instant, segment, result),
             Event::ReadDone { ticket, result } => self.handle_read_done(ticket, &result, effects),
-            Event::CheckpointWritten { slot, result } => {
-                self.handle_checkpoint_written(slot, result.is_ok())
-            }
+            Event::CheckpointWritten { slot, result } => self.handle_checkpoint_written(slot, result.is_ok()),
             Event::Api { ticket, request } => self.handle_api(now, ticket, request, effects),
             Event::Stop => self.handle_stop(effects),
         }
@@ -306,9 +286,7 @@ impl Shard {
             self.settle_sessions(effects);
             self.turn_slots(now);
             self.start_queued_reads(effects);
-            let at_rest = self.out.loopback.is_empty()
-                && self.dirty_slots.is_empty()
-                && self.dirty_sessions.is_empty();
+            let at_rest = self.out.loopback.is_empty() && self.dirty_slots.is_empty() && self.dirty_sessions.is_empty();
             if at_rest {
                 self.journal.flush(now.instant, effects);
                 if !self.take_durable() {
@@ -333,9 +311,7 @@ impl Shard {
     fn turn_slots(&mut self, now: Now) {
         for place in std::mem::take(&mut self.dirty_slots) {
             self.hosted[place as usize].dirty = false;
-            let waits_for = self.with_slot(place as usize, now, |slot, journal, around| {
-                slot.turn(journal, around)
-            });
+            let waits_for = self.with_slot(place as usize, now, |slot, journal, around| slot.turn(journal, around));
             if let Some(flush) = waits_for {
                 self.awaiting.push_back((flush, place));
             }
@@ -379,8 +355,7 @@ impl Shard {
 
     /// The hosted slot that leads a key, if it is here and leads.
     fn leading(&self, slot: SlotId) -> Option<usize> {
-        self.place_of(slot)
-            .filter(|place| self.hosted[*place].slot.leads())
+        self.place_of(slot).filter(|place| self.hosted[*place].slot.leads())
     }
 
     fn session(&mut self, id: SessionId) -> Option<&mut Session> {
@@ -397,10 +372,7 @@ impl Shard {
         if self.restless {
             return Some(Instant(0));
         }
-        let rows = self
-            .row_slots
-            .front()
-            .and_then(|place| self.hosted[*place as usize].slot.rows_due());
+        let rows = self.row_slots.front().and_then(|place| self.hosted[*place as usize].slot.rows_due());
         let fixed = self.tick_at.min(self.sweep_at).min(self.retry_at);
         let others = [rows, self.journal.deadline()];
         Some(others.into_iter().flatten().fold(fixed, Instant::min))
@@ -412,10 +384,7 @@ impl Shard {
         let limits = &self.config.limits;
         let sessions = self.sessions.iter().flatten();
         assert_eq!(sessions.clone().count(), self.session_count);
-        assert!(
-            self.session_count <= limits.sessions_max,
-            "more sessions than the limit"
-        );
+        assert!(self.session_count <= limits.sessions_max, "more sessions than the limit");
         for session in sessions {
             if let Some(identity) = &session.identity {
                 identity.delivery.check_invariants(limits);
@@ -426,17 +395,8 @@ impl Shard {
             assert!(hosted.replay_segment <= self.journal.segments().1.max(1));
         }
         self.journal.check_invariants();
-        assert!(
-            self.awaiting
-                .iter()
-                .zip(self.awaiting.iter().skip(1))
-                .all(|(a, b)| a.0 <= b.0),
-            "flushes rise"
-        );
-        assert!(
-            self.recent.bytes() <= limits.recent_bytes_max,
-            "more bodies in memory than the budget"
-        );
+        assert!(self.awaiting.iter().zip(self.awaiting.iter().skip(1)).all(|(a, b)| a.0 <= b.0), "flushes rise");
+        assert!(self.recent.bytes() <= limits.recent_bytes_max, "more bodies in memory than the budget");
     }
 
     /// What others may see.
@@ -447,26 +407,10 @@ impl Shard {
             sessions: self.session_count,
             sessions_live: self.live_count,
             slots_hosted: self.hosted.len(),
-            slots_led: self
-                .hosted
-                .iter()
-                .filter(|hosted| hosted.slot.leads())
-                .count(),
-            channels: self
-                .hosted
-                .iter()
-                .map(|hosted| hosted.slot.channels().len())
-                .sum(),
-            homes: self
-                .hosted
-                .iter()
-                .map(|hosted| hosted.slot.home_count())
-                .sum(),
-            messages_indexed: self
-                .hosted
-                .iter()
-                .map(|hosted| hosted.slot.messages())
-                .sum(),
+            slots_led: self.hosted.iter().filter(|hosted| hosted.slot.leads()).count(),
+            channels: self.hosted.iter().map(|hosted| hosted.slot.channels().len()).sum(),
+            homes: self.hosted.iter().map(|hosted| hosted.slot.home_count()).sum(),
+            messages_indexed: self.hosted.iter().map(|hosted| hosted.slot.messages()).sum(),
             recent_bytes: self.recent.bytes(),
             journal_pending_bytes: self.journal.pending_bytes(),
             journal_segments: self.journal.segments(),

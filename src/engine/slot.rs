@@ -70,22 +70,11 @@ impl ChannelEntry {
         let (first, second) = key.members();
         let members = [Uid::parse(first).ok()?, Uid::parse(second).ok()?];
         let confirmed = [channel.announced_seq(); 2];
-        Some(ChannelEntry {
-            key,
-            channel,
-            members,
-            confirmed,
-            listed: false,
-            noticed_at: Instant(0),
-        })
+        Some(ChannelEntry { key, channel, members, confirmed, listed: false, noticed_at: Instant(0) })
     }
 
     fn member_count(&self) -> usize {
-        if self.members[0] == self.members[1] {
-            1
-        } else {
-            2
-        }
+        if self.members[0] == self.members[1] { 1 } else { 2 }
     }
 }
 
@@ -155,12 +144,7 @@ impl Slot {
     ///
     /// # Errors
     /// A channel whose name does not name users: the disk's fault, or a bug.
-    pub fn restore(
-        id: SlotId,
-        state: SlotState,
-        map_state: MapState,
-        chance: Chance,
-    ) -> Result<Slot, String> {
+    pub fn restore(id: SlotId, state: SlotState, map_state: MapState, chance: Chance) -> Result<Slot, String> {
         let mut slot = Slot {
             id,
             group: RaftGroup::restore(id, state.group, chance),
@@ -182,8 +166,7 @@ impl Slot {
         slot.message_ids.resume(state.message_ids_last);
         for (key, channel) in state.channels {
             slot.messages += channel.readable() as u64;
-            let entry = ChannelEntry::new(key.clone(), channel)
-                .ok_or("a channel is not named after users")?;
+            let entry = ChannelEntry::new(key.clone(), channel).ok_or("a channel is not named after users")?;
             slot.channels_by_key.insert(key, slot.channels.len() as u32);
             slot.channels.push(entry);
         }
@@ -256,9 +239,7 @@ impl Slot {
     /// A user's home, made if it is not there.
     pub fn home_or_new(&mut self, uid: &Uid) -> &mut Home {
         let map_state = self.map_state;
-        self.homes
-            .entry(uid.clone())
-            .or_insert_with(|| Home::new(map_state))
+        self.homes.entry(uid.clone()).or_insert_with(|| Home::new(map_state))
     }
 
     /// Forgets a home that holds nothing.
@@ -277,8 +258,7 @@ impl Slot {
 
     fn pending(&mut self, limits: &Limits) -> &mut Pending {
         let full = self.pending.back().is_none_or(|last| {
-            last.waiters.len() >= limits.commands_per_proposal_max
-                || last.bytes.len() >= limits.flush_bytes_max / 2
+            last.waiters.len() >= limits.commands_per_proposal_max || last.bytes.len() >= limits.flush_bytes_max / 2
         });
         if full {
             self.pending.push_back(Pending::default());
@@ -313,36 +293,21 @@ impl Slot {
             return;
         }
         let known = self.channels_by_key.get(&submit.channel);
-        let announced = known.map_or(0, |index| {
-            self.channels[*index as usize].channel.announced_seq()
-        });
+        let announced = known.map_or(0, |index| self.channels[*index as usize].channel.announced_seq());
         let pending = self.pending(around.limits);
-        command::encode_append_head(
-            submit.channel.kind,
-            &submit.channel.id,
-            announced,
-            &mut pending.bytes,
-        );
+        command::encode_append_head(submit.channel.kind, &submit.channel.id, announced, &mut pending.bytes);
         fields.encode(&mut pending.bytes);
         pending.waiters.push(Waiter::Append(submit.origin));
     }
 
     /// A message that is not stored: to whoever is online.
-    fn pass_on(
-        &mut self,
-        fields: &MessageFields<'_>,
-        submit: &Submit,
-        around: &mut Surroundings<'_>,
-    ) {
+    fn pass_on(&mut self, fields: &MessageFields<'_>, submit: &Submit, around: &mut Surroundings<'_>) {
         let mut bytes = Vec::new();
         fields.encode(&mut bytes);
         let message = StoredMessage::trusted(Bytes::from(bytes));
         around.out.counters.messages_transient += 1;
         let (first, second) = submit.channel.members();
-        for uid in [first, second]
-            .into_iter()
-            .take(if first == second { 1 } else { 2 })
-        {
+        for uid in [first, second].into_iter().take(if first == second { 1 } else { 2 }) {
             let Ok(uid) = Uid::parse(uid) else { continue };
             let to = around.table.leader(around.table.slot(uid.key_hash()));
             let notice = Notify {
@@ -366,12 +331,7 @@ impl Slot {
     }
 
     /// Stores a device's token.
-    pub fn propose_token(
-        &mut self,
-        ticket: u64,
-        device: (&Uid, DeviceFlag, DeviceLevel, &str),
-        limits: &Limits,
-    ) {
+    pub fn propose_token(&mut self, ticket: u64, device: (&Uid, DeviceFlag, DeviceLevel, &str), limits: &Limits) {
         let (uid, flag, level, token) = device;
         let pending = self.pending(limits);
         command::encode_token(uid.as_str(), flag, level, token, &mut pending.bytes);
@@ -379,13 +339,7 @@ impl Slot {
     }
 
     /// Blanks tokens.
-    pub fn propose_quit(
-        &mut self,
-        ticket: u64,
-        uid: &Uid,
-        flag: Option<DeviceFlag>,
-        limits: &Limits,
-    ) {
+    pub fn propose_quit(&mut self, ticket: u64, uid: &Uid, flag: Option<DeviceFlag>, limits: &Limits) {
         let pending = self.pending(limits);
         command::encode_quit(uid.as_str(), flag, &mut pending.bytes);
         pending.waiters.push(Waiter::Api(ticket));
@@ -415,23 +369,13 @@ impl Slot {
     pub fn flush_rows(&mut self, limits: &Limits) {
         self.rows_due = None;
         for (uid, channel) in std::mem::take(&mut self.dirty_rows) {
-            let Some(row) = self
-                .homes
-                .get_mut(&uid)
-                .and_then(|home| home.take_dirty(&channel))
-            else {
+            let Some(row) = self.homes.get_mut(&uid).and_then(|home| home.take_dirty(&channel)) else {
                 continue;
             };
             let (last_seq, read_seq, cursors) = (row.last_seq, row.read_seq, row.cursors.clone());
             let pending = self.pending(limits);
-            let row = RowCommand {
-                uid: uid.as_str(),
-                kind: channel.kind,
-                id: &channel.id,
-                last_seq,
-                read_seq,
-                cursors,
-            };
+            let row =
+                RowCommand { uid: uid.as_str(), kind: channel.kind, id: &channel.id, last_seq, read_seq, cursors };
             command::encode_row(&row, &mut pending.bytes);
             pending.waiters.push(Waiter::Row(uid, channel));
         }
@@ -501,38 +445,13 @@ impl Slot {
             let command = parsed.expect("an entry whose checksum holds is one we have encoded");
             let waiter = waiters.next().unwrap_or(Waiter::Nobody);
             match command {
-                Command::Append {
-                    kind,
-                    id,
-                    announced,
-                    at,
-                    message,
-                } => {
-                    let position = Position {
-                        offset: entry.position.offset + at,
-                        ..entry.position
-                    };
-                    let origin = if let Waiter::Append(origin) = waiter {
-                        origin
-                    } else {
-                        Origin::Nobody
-                    };
-                    self.apply_append(
-                        &committed,
-                        (kind, id),
-                        announced,
-                        (message, position),
-                        origin,
-                        around,
-                    );
+                Command::Append { kind, id, announced, at, message } => {
+                    let position = Position { offset: entry.position.offset + at, ..entry.position };
+                    let origin = if let Waiter::Append(origin) = waiter { origin } else { Origin::Nobody };
+                    self.apply_append(&committed, (kind, id), announced, (message, position), origin, around);
                 }
                 Command::Row(row) => self.apply_row(&row, around),
-                Command::Token {
-                    uid,
-                    flag,
-                    level,
-                    token,
-                } => {
+                Command::Token { uid, flag, level, token } => {
                     if let Ok(uid) = Uid::parse(uid) {
                         self.home_or_new(&uid).apply_token(flag, level, token);
                     }
@@ -583,13 +502,8 @@ impl Slot {
         };
         let entry = &mut self.channels[index as usize];
         let fingerprint = Fingerprint::new(message.from(), message.client_msg_no());
-        entry
-            .channel
-            .announced(announced.min(entry.channel.last_seq()));
-        match entry
-            .channel
-            .append(&message, position, fingerprint, around.limits.dedupe_window)
-        {
+        entry.channel.announced(announced.min(entry.channel.last_seq()));
+        match entry.channel.append(&message, position, fingerprint, around.limits.dedupe_window) {
             Appended::Stored(seq) => {
                 self.messages += 1;
                 around.out.counters.messages_stored += 1;
@@ -602,16 +516,9 @@ impl Slot {
             Appended::Repeat(seq) => {
                 around.out.counters.sends_repeated += 1;
                 match entry.channel.recent(seq) {
-                    Some(first) => {
-                        answer_repeat(committed, origin, (first, seq), &message, around.out)
-                    }
+                    Some(first) => answer_repeat(committed, origin, (first, seq), &message, around.out),
                     None if origin == Origin::Nobody => {}
-                    None => self.repeats.push(RepeatCheck {
-                        origin,
-                        channel: index,
-                        seq,
-                        message,
-                    }),
+                    None => self.repeats.push(RepeatCheck { origin, channel: index, seq, message }),
                 }
             }
             Appended::Exhausted => refuse(origin, Reason::SystemError, around.out),
@@ -622,16 +529,11 @@ impl Slot {
         let found = self
             .channels_by_key
             .raw_entry()
-            .from_hash(self.hash_of(kind, id), |key| {
-                key.kind == kind && *key.id == *id
-            });
+            .from_hash(self.hash_of(kind, id), |key| key.kind == kind && *key.id == *id);
         if let Some((_, index)) = found {
             return Some(*index);
         }
-        let key = ChannelKey {
-            kind,
-            id: id.into(),
-        };
+        let key = ChannelKey { kind, id: id.into() };
         let entry = ChannelEntry::new(key.clone(), Channel::default())?;
         let index = self.channels.len() as u32;
         self.channels.push(entry);
@@ -650,33 +552,19 @@ impl Slot {
 
     fn apply_row(&mut self, row: &RowCommand<'_>, around: &mut Surroundings<'_>) {
         let Ok(uid) = Uid::parse(row.uid) else { return };
-        let agreed = Row {
-            last_seq: row.last_seq,
-            read_seq: row.read_seq,
-            cursors: row.cursors.clone(),
-            ..Row::default()
-        };
-        let channel = ChannelKey {
-            kind: row.kind,
-            id: row.id.into(),
-        };
+        let agreed =
+            Row { last_seq: row.last_seq, read_seq: row.read_seq, cursors: row.cursors.clone(), ..Row::default() };
+        let channel = ChannelKey { kind: row.kind, id: row.id.into() };
         let owed = self.home_or_new(&uid).apply_row(channel.clone(), &agreed);
         if let Some((place, seq)) = owed {
-            around
-                .out
-                .frame(place, Frame::Notified(Notified { uid, channel, seq }));
+            around.out.frame(place, Frame::Notified(Notified { uid, channel, seq }));
         }
     }
 
     // ---- telling the homes ----
 
     /// Tells every member's home how long the channel is, unless too many wait already: then the retry does.
-    fn announce(
-        &mut self,
-        index: u32,
-        message: Option<StoredMessage>,
-        around: &mut Surroundings<'_>,
-    ) {
+    fn announce(&mut self, index: u32, message: Option<StoredMessage>, around: &mut Surroundings<'_>) {
         let waiting = self.unannounced.len();
         let entry = &mut self.channels[index as usize];
         let newly = !entry.listed;
@@ -696,13 +584,7 @@ impl Slot {
             let uid = entry.members[member].clone();
             let to = around.table.leader(around.table.slot(uid.key_hash()));
             let channel = entry.key.clone();
-            let notice = Notify {
-                uid,
-                channel,
-                seq,
-                message: message.clone(),
-                from: around.out.here,
-            };
+            let notice = Notify { uid, channel, seq, message: message.clone(), from: around.out.here };
             around.out.frame(to, Frame::Notify(notice));
         }
     }
@@ -746,8 +628,7 @@ impl Slot {
                 continue;
             }
             self.unannounced.push(index);
-            let late =
-                around.now.instant.since(entry.noticed_at) >= around.limits.announce_retry_after;
+            let late = around.now.instant.since(entry.noticed_at) >= around.limits.announce_retry_after;
             let never = entry.noticed_at == Instant(0);
             if (late || never) && sent < around.limits.announce_window {
                 sent += 1;
@@ -763,26 +644,13 @@ impl Slot {
             return;
         }
         let rows_max = around.limits.rows_per_user_max;
-        let (noticed, dropped) = self.home_or_new(&notify.uid).notice(
-            &notify.channel,
-            notify.seq,
-            notify.from,
-            rows_max,
-        );
+        let (noticed, dropped) =
+            self.home_or_new(&notify.uid).notice(&notify.channel, notify.seq, notify.from, rows_max);
         around.out.counters.rows_dropped += dropped;
         match noticed {
-            Noticed::Dirtied => self.row_dirtied(
-                &notify.uid,
-                &notify.channel,
-                around.now.instant,
-                around.limits,
-            ),
+            Noticed::Dirtied => self.row_dirtied(&notify.uid, &notify.channel, around.now.instant, around.limits),
             Noticed::Settled => {
-                let notified = Notified {
-                    uid: notify.uid.clone(),
-                    channel: notify.channel.clone(),
-                    seq: notify.seq,
-                };
+                let notified = Notified { uid: notify.uid.clone(), channel: notify.channel.clone(), seq: notify.seq };
                 around.out.frame(notify.from, Frame::Notified(notified));
             }
             Noticed::Waiting => {}
@@ -808,44 +676,22 @@ impl Slot {
         assert_eq!(self.channels.len(), self.channels_by_key.len());
         for entry in &self.channels {
             entry.channel.check_invariants();
-            assert!(
-                entry
-                    .confirmed
-                    .iter()
-                    .all(|seq| *seq <= entry.channel.last_seq())
-            );
+            assert!(entry.confirmed.iter().all(|seq| *seq <= entry.channel.last_seq()));
         }
         for home in self.homes.values() {
             home.check_invariants();
         }
-        let readable: usize = self
-            .channels
-            .iter()
-            .map(|entry| entry.channel.readable())
-            .sum();
+        let readable: usize = self.channels.iter().map(|entry| entry.channel.readable()).sum();
         assert_eq!(readable as u64, self.messages);
         assert_eq!(self.rows_due.is_some(), !self.dirty_rows.is_empty());
     }
 }
 
 /// The message is stored: says so to whoever waits.
-fn submitted(
-    _proof: &Committed,
-    origin: Origin,
-    (message_id, message_seq): (i64, u32),
-    out: &mut Outbox,
-) {
+fn submitted(_proof: &Committed, origin: Origin, (message_id, message_seq): (i64, u32), out: &mut Outbox) {
     if let Some(place) = origin.place() {
         let reason = Reason::Success as u8;
-        out.frame(
-            place,
-            Frame::Submitted(Submitted {
-                origin,
-                message_id,
-                message_seq,
-                reason,
-            }),
-        );
+        out.frame(place, Frame::Submitted(Submitted { origin, message_id, message_seq, reason }));
     }
 }
 
@@ -867,13 +713,7 @@ fn answer_repeat(
 /// Answers a repeat whose first body was read back from the disk, where it lay committed.
 pub fn answer_checked_repeat(check: &RepeatCheck, first: Option<&StoredMessage>, out: &mut Outbox) {
     match first {
-        Some(first) => answer_repeat(
-            &Committed(()),
-            check.origin,
-            (first, check.seq),
-            &check.message,
-            out,
-        ),
+        Some(first) => answer_repeat(&Committed(()), check.origin, (first, check.seq), &check.message, out),
         None => refuse(check.origin, Reason::SystemError, out),
     }
 }
@@ -881,12 +721,7 @@ pub fn answer_checked_repeat(check: &RepeatCheck, first: Option<&StoredMessage>,
 /// The message is not taken.
 pub fn refuse(origin: Origin, reason: Reason, out: &mut Outbox) {
     if let Some(place) = origin.place() {
-        let refused = Submitted {
-            origin,
-            message_id: 0,
-            message_seq: 0,
-            reason: reason as u8,
-        };
+        let refused = Submitted { origin, message_id: 0, message_seq: 0, reason: reason as u8 };
         out.frame(place, Frame::Submitted(refused));
     }
 }

@@ -20,17 +20,8 @@ impl SlotTable {
     pub fn alone(node: NodeId, shard_count: u16, depth: u8) -> SlotTable {
         assert!(shard_count > 0, "a node has at least one shard");
         assert!(depth <= 14, "a message id has 14 bits for the slot");
-        let leaders = (0..1u16 << depth)
-            .map(|slot| Place {
-                node,
-                shard: ShardId(slot % shard_count),
-            })
-            .collect();
-        SlotTable {
-            version: 1,
-            depth,
-            leaders,
-        }
+        let leaders = (0..1u16 << depth).map(|slot| Place { node, shard: ShardId(slot % shard_count) }).collect();
+        SlotTable { version: 1, depth, leaders }
     }
 
     /// Rises with every change.
@@ -73,14 +64,7 @@ mod tests {
         for shards in 1..=7 {
             let table = SlotTable::alone(NodeId(1), shards, 8);
             let counts: Vec<usize> = (0..shards)
-                .map(|shard| {
-                    table
-                        .led_by(Place {
-                            node: NodeId(1),
-                            shard: ShardId(shard),
-                        })
-                        .count()
-                })
+                .map(|shard| table.led_by(Place { node: NodeId(1), shard: ShardId(shard) }).count())
                 .collect();
             let (least, most) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
             assert_eq!(counts.iter().sum::<usize>(), 256);

@@ -8,12 +8,9 @@
 //! ```
 
 use super::packet::{
-    Connack, Connect, Disconnect, EventPacket, HeaderFlags, Packet, Reason, Recv, Send, Sendack,
-    Suback,
+    Connack, Connect, Disconnect, EventPacket, HeaderFlags, Packet, Reason, Recv, Send, Sendack, Suback,
 };
-use super::packet_cipher::{
-    KeyPair, MSG_KEY_BYTES, SALT_BYTES, SessionCipher, parse_public_key, sealed_bytes,
-};
+use super::packet_cipher::{KeyPair, MSG_KEY_BYTES, SALT_BYTES, SessionCipher, parse_public_key, sealed_bytes};
 use super::packet_codec::{self, Decoded};
 use super::pipeline::{Fault, Layer, MSG_KEY_PLACEHOLDER, Scratch, Transport, without_front};
 use super::websocket::{self, FrameReader, Opcode, Role};
@@ -51,10 +48,7 @@ pub enum FromServer<'a> {
 /// Two numbers that go over the wire openly and tell nothing about the secret they come from.
 fn drawn(secret: &[u8; 32]) -> [[u8; 16]; 2] {
     [b"masks", b"nonce"].map(|purpose| {
-        let digest = Sha1::new()
-            .chain_update(secret)
-            .chain_update(purpose)
-            .finalize();
+        let digest = Sha1::new().chain_update(secret).chain_update(purpose).finalize();
         let mut drawn = [0; 16];
         drawn.copy_from_slice(&digest[..16]);
         drawn
@@ -97,23 +91,12 @@ impl ClientPipeline {
     /// Appends the first bytes to write to `out`. `connect.client_key` is filled in here; `connect.version` is that of the
     /// connection (1 to 5).
     #[must_use]
-    pub fn open(
-        options: &ClientOptions<'_>,
-        connect: &Connect<'_>,
-        out: &mut Vec<u8>,
-    ) -> ClientPipeline {
+    pub fn open(options: &ClientOptions<'_>, connect: &Connect<'_>, out: &mut Vec<u8>) -> ClientPipeline {
         let pair = KeyPair::new(options.secret);
         let public = pair.public_text();
         let client_key = if options.plain { "" } else { public.as_str() };
         let mut packet = Vec::new();
-        packet_codec::encode(
-            &Packet::Connect(Connect {
-                client_key,
-                ..*connect
-            }),
-            connect.version,
-            &mut packet,
-        );
+        packet_codec::encode(&Packet::Connect(Connect { client_key, ..*connect }), connect.version, &mut packet);
         let [mask_seed, upgrade_key] = drawn(&options.secret);
         let mut pipeline = ClientPipeline {
             layer: Layer::Tcp,
@@ -175,9 +158,7 @@ impl ClientPipeline {
             Layer::Frames(_) => self.feed_frames(bytes, scratch, reply, sink),
             Layer::Upgrade => {
                 self.held.extend_from_slice(bytes);
-                let Some(answer_bytes) =
-                    websocket_upgrade::check_answer(&self.held, self.upgrade_key)?
-                else {
+                let Some(answer_bytes) = websocket_upgrade::check_answer(&self.held, self.upgrade_key)? else {
                     return Ok(());
                 };
                 self.layer = Layer::Frames(FrameReader::new(Role::Client));
@@ -215,9 +196,7 @@ impl ClientPipeline {
         sink: &mut impl FnMut(FromServer<'_>),
     ) -> Result<usize, Fault> {
         let mut taken = 0;
-        while let Decoded::Packet(packet, packet_bytes) =
-            packet_codec::decode(&bytes[taken..], self.version)?
-        {
+        while let Decoded::Packet(packet, packet_bytes) = packet_codec::decode(&bytes[taken..], self.version)? {
             taken += packet_bytes;
             match packet {
                 Packet::Connack(connack) => {
@@ -248,13 +227,10 @@ impl ClientPipeline {
         let cipher = match (self.plain, connack.server_key) {
             (true, "") => None,
             (true, _) => {
-                return Err(Fault::malformed(
-                    "server wants a cipher, this client has none",
-                ));
+                return Err(Fault::malformed("server wants a cipher, this client has none"));
             }
             (false, text) => {
-                let key = parse_public_key(text)
-                    .map_err(|_| Fault::malformed("server's key is empty or bad"))?;
+                let key = parse_public_key(text).map_err(|_| Fault::malformed("server's key is empty or bad"))?;
                 let salt: [u8; SALT_BYTES] = (connack.salt.as_bytes().get(..SALT_BYTES))
                     .and_then(|salt| salt.try_into().ok())
                     .ok_or(Fault::malformed("server's salt is too short"))?;
@@ -266,25 +242,14 @@ impl ClientPipeline {
         Ok(())
     }
 
-    fn take_recv(
-        &self,
-        recv: Recv<'_>,
-        scratch: &mut Scratch,
-        sink: &mut impl FnMut(FromServer<'_>),
-    ) {
+    fn take_recv(&self, recv: Recv<'_>, scratch: &mut Scratch, sink: &mut impl FnMut(FromServer<'_>)) {
         match &self.agreement {
             Agreement::Agreed(None) => sink(FromServer::Recv(recv)),
             Agreement::Agreed(Some(cipher)) => {
                 scratch.plain.clear();
                 match cipher.open_recv(&recv, &mut scratch.cipher, &mut scratch.plain) {
-                    Ok(()) => sink(FromServer::Recv(Recv {
-                        payload: &scratch.plain,
-                        ..recv
-                    })),
-                    Err(_) => sink(FromServer::BadRecv {
-                        message_id: recv.message_id,
-                        flags: recv.flags,
-                    }),
+                    Ok(()) => sink(FromServer::Recv(Recv { payload: &scratch.plain, ..recv })),
+                    Err(_) => sink(FromServer::BadRecv { message_id: recv.message_id, flags: recv.flags }),
                 }
             }
             Agreement::Connecting(_) => sink(FromServer::Unexpected),
@@ -299,20 +264,8 @@ impl ClientPipeline {
             Agreement::Agreed(cipher) => cipher.as_ref(),
             Agreement::Connecting(_) => None,
         };
-        let head = Send {
-            msg_key: if cipher.is_some() {
-                MSG_KEY_PLACEHOLDER
-            } else {
-                ""
-            },
-            payload: &[],
-            ..*send
-        };
-        let payload_bytes = if cipher.is_some() {
-            sealed_bytes(send.payload.len())
-        } else {
-            send.payload.len()
-        };
+        let head = Send { msg_key: if cipher.is_some() { MSG_KEY_PLACEHOLDER } else { "" }, payload: &[], ..*send };
+        let payload_bytes = if cipher.is_some() { sealed_bytes(send.payload.len()) } else { send.payload.len() };
         let packet = Packet::Send(head);
         if mask.is_some() {
             let bytes = packet_codec::begun_bytes(&packet, self.version, payload_bytes);
@@ -350,11 +303,7 @@ impl ClientPipeline {
 
     /// A mask for the next frame; `None` on plain TCP.
     fn frame_mask(&mut self) -> Option<[u8; 4]> {
-        if let Layer::Tcp = self.layer {
-            None
-        } else {
-            Some(self.next_mask())
-        }
+        if let Layer::Tcp = self.layer { None } else { Some(self.next_mask()) }
     }
 
     /// Marsaglia's xorshift: masks need to differ, and are not secret from the server.

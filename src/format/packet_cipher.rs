@@ -43,14 +43,12 @@ const SMALL_ORDER: [[u8; 32]; 7] = [
         one
     },
     [
-        0xe0, 0xeb, 0x7a, 0x7c, 0x3b, 0x41, 0xb8, 0xae, 0x16, 0x56, 0xe3, 0xfa, 0xf1, 0x9f, 0xc4,
-        0x6a, 0xda, 0x09, 0x8d, 0xeb, 0x9c, 0x32, 0xb1, 0xfd, 0x86, 0x62, 0x05, 0x16, 0x5f, 0x49,
-        0xb8, 0x00,
+        0xe0, 0xeb, 0x7a, 0x7c, 0x3b, 0x41, 0xb8, 0xae, 0x16, 0x56, 0xe3, 0xfa, 0xf1, 0x9f, 0xc4, 0x6a, 0xda, 0x09,
+        0x8d, 0xeb, 0x9c, 0x32, 0xb1, 0xfd, 0x86, 0x62, 0x05, 0x16, 0x5f, 0x49, 0xb8, 0x00,
     ],
     [
-        0x5f, 0x9c, 0x95, 0xbc, 0xa3, 0x50, 0x8c, 0x24, 0xb1, 0xd0, 0xb1, 0x55, 0x9c, 0x83, 0xef,
-        0x5b, 0x04, 0x44, 0x5c, 0xc4, 0x58, 0x1c, 0x8e, 0x86, 0xd8, 0x22, 0x4e, 0xdd, 0xd0, 0x9f,
-        0x11, 0x57,
+        0x5f, 0x9c, 0x95, 0xbc, 0xa3, 0x50, 0x8c, 0x24, 0xb1, 0xd0, 0xb1, 0x55, 0x9c, 0x83, 0xef, 0x5b, 0x04, 0x44,
+        0x5c, 0xc4, 0x58, 0x1c, 0x8e, 0x86, 0xd8, 0x22, 0x4e, 0xdd, 0xd0, 0x9f, 0x11, 0x57,
     ],
     near_prime(0xec),
     near_prime(0xed),
@@ -110,19 +108,14 @@ impl KeyPair {
     #[must_use]
     pub fn new(secret: [u8; 32]) -> KeyPair {
         let secret = StaticSecret::from(secret);
-        KeyPair {
-            public: PublicKey::from(&secret),
-            secret,
-        }
+        KeyPair { public: PublicKey::from(&secret), secret }
     }
 
     /// The public half as base64 text.
     #[must_use]
     pub fn public_text(&self) -> KeyText {
         let mut text = [0u8; KEY_TEXT_BYTES];
-        STANDARD
-            .encode_slice(self.public.as_bytes(), &mut text)
-            .expect("32 bytes are 44 characters");
+        STANDARD.encode_slice(self.public.as_bytes(), &mut text).expect("32 bytes are 44 characters");
         KeyText(text)
     }
 
@@ -135,9 +128,7 @@ impl KeyPair {
             return None;
         }
         let mut text = [0u8; KEY_TEXT_BYTES];
-        STANDARD
-            .encode_slice(shared.as_bytes(), &mut text)
-            .expect("32 bytes are 44 characters");
+        STANDARD.encode_slice(shared.as_bytes(), &mut text).expect("32 bytes are 44 characters");
         let digest = hex(Md5::digest(text).into());
         let mut key = [0u8; BLOCK_BYTES];
         key.copy_from_slice(&digest[..BLOCK_BYTES]);
@@ -191,12 +182,7 @@ impl SessionCipher {
     ///
     /// # Errors
     /// [`BadPayload`].
-    pub fn open_send(
-        &self,
-        send: &Send<'_>,
-        scratch: &mut CipherScratch,
-        out: &mut Vec<u8>,
-    ) -> Result<(), BadPayload> {
+    pub fn open_send(&self, send: &Send<'_>, scratch: &mut CipherScratch, out: &mut Vec<u8>) -> Result<(), BadPayload> {
         let expected = self.send_msg_key(send, send.payload, scratch);
         self.open(send.msg_key, expected, send.payload, out)
     }
@@ -205,12 +191,7 @@ impl SessionCipher {
     ///
     /// # Errors
     /// [`BadPayload`].
-    pub fn open_recv(
-        &self,
-        recv: &Recv<'_>,
-        scratch: &mut CipherScratch,
-        out: &mut Vec<u8>,
-    ) -> Result<(), BadPayload> {
+    pub fn open_recv(&self, recv: &Recv<'_>, scratch: &mut CipherScratch, out: &mut Vec<u8>) -> Result<(), BadPayload> {
         let expected = self.recv_msg_key(recv, recv.payload, scratch);
         self.open(recv.msg_key, expected, recv.payload, out)
     }
@@ -227,19 +208,11 @@ impl SessionCipher {
         }
         let start = out.len();
         out.resize(start + payload.len().div_ceil(4) * 3, 0);
-        let opened = STANDARD
-            .decode_slice(payload, &mut out[start..])
-            .ok()
-            .and_then(|cipher_bytes| {
-                let decryptor = cbc::Decryptor::inner_iv_init(
-                    Aes128Dec::new(&self.key.into()),
-                    &self.iv.into(),
-                );
-                let plain = decryptor
-                    .decrypt_padded_mut::<Pkcs7>(&mut out[start..start + cipher_bytes])
-                    .ok()?;
-                Some(plain.len())
-            });
+        let opened = STANDARD.decode_slice(payload, &mut out[start..]).ok().and_then(|cipher_bytes| {
+            let decryptor = cbc::Decryptor::inner_iv_init(Aes128Dec::new(&self.key.into()), &self.iv.into());
+            let plain = decryptor.decrypt_padded_mut::<Pkcs7>(&mut out[start..start + cipher_bytes]).ok()?;
+            Some(plain.len())
+        });
         out.truncate(start + opened.unwrap_or(0));
         opened.map(|_| ()).ok_or(BadPayload)
     }
@@ -311,9 +284,7 @@ impl SessionCipher {
             .expect("the buffer has room for the padding");
         let start = out.len();
         out.resize(start + cipher_bytes.div_ceil(3) * 4, 0);
-        STANDARD
-            .encode_slice(&blocks[..], &mut out[start..])
-            .expect("the buffer has room for the text");
+        STANDARD.encode_slice(&blocks[..], &mut out[start..]).expect("the buffer has room for the text");
     }
 }
 
@@ -325,12 +296,7 @@ impl std::fmt::Debug for SessionCipher {
 
 /// Whether two texts are equal, in a time that does not tell where they differ.
 fn same_in_constant_time(claimed: &[u8], expected: &[u8; MSG_KEY_BYTES]) -> bool {
-    claimed.len() == expected.len()
-        && claimed
-            .iter()
-            .zip(expected)
-            .fold(0, |seen, (a, b)| seen | (a ^ b))
-            == 0
+    claimed.len() == expected.len() && claimed.iter().zip(expected).fold(0, |seen, (a, b)| seen | (a ^ b)) == 0
 }
 
 fn hex(digest: [u8; 16]) -> [u8; 32] {
@@ -380,14 +346,8 @@ mod tests {
             }
         }
         assert_eq!(parse_public_key(""), Err(ClientKey::Missing));
-        assert_eq!(
-            parse_public_key(&STANDARD.encode([9u8; 31])),
-            Err(ClientKey::Bad)
-        );
-        assert_eq!(
-            parse_public_key(&STANDARD.encode([9u8; 33])),
-            Err(ClientKey::Bad)
-        );
+        assert_eq!(parse_public_key(&STANDARD.encode([9u8; 31])), Err(ClientKey::Bad));
+        assert_eq!(parse_public_key(&STANDARD.encode([9u8; 33])), Err(ClientKey::Bad));
         assert_eq!(parse_public_key(&STANDARD.encode([9u8; 32])), Ok([9u8; 32]));
     }
 

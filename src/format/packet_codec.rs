@@ -12,8 +12,8 @@
 use std::fmt;
 
 use super::packet::{
-    Connack, Connect, Disconnect, EventPacket, HeaderFlags, Packet, Recv, Recvack, Send, Sendack,
-    Setting, StreamFields, Sub, Suback,
+    Connack, Connect, Disconnect, EventPacket, HeaderFlags, Packet, Recv, Recvack, Send, Sendack, Setting,
+    StreamFields, Sub, Suback,
 };
 use crate::limits::PACKET_BYTES_MAX;
 
@@ -82,17 +82,13 @@ pub fn decode(bytes: &[u8], version: u8) -> Result<Decoded<'_>, Malformed> {
         _ => return Err(Malformed("packet type is unknown")),
     }
     let Some((body_bytes, body_at)) = remaining_length(bytes)? else {
-        return Ok(Decoded::Incomplete {
-            need: bytes.len() + 1,
-        });
+        return Ok(Decoded::Incomplete { need: bytes.len() + 1 });
     };
     let end = body_at + body_bytes;
     if bytes.len() < end {
         return Ok(Decoded::Incomplete { need: end });
     }
-    let mut body = Body {
-        rest: &bytes[body_at..end],
-    };
+    let mut body = Body { rest: &bytes[body_at..end] };
     let packet = decode_body(first >> 4, HeaderFlags(flags), &mut body, version)?;
     if !body.rest.is_empty() {
         return Err(Malformed("packet is longer than its fields"));
@@ -161,11 +157,7 @@ impl<'a> Body<'a> {
     }
 
     fn message_seq(&mut self, version: u8) -> Result<u64, Malformed> {
-        if version < 6 {
-            self.u32().map(u64::from)
-        } else {
-            self.u64()
-        }
+        if version < 6 { self.u32().map(u64::from) } else { self.u64() }
     }
 
     /// The end of the body, which is all that is left.
@@ -178,12 +170,7 @@ fn has_stream_fields(setting: Setting, version: u8) -> bool {
     (2..5).contains(&version) && setting.0 & Setting::STREAM != 0
 }
 
-fn decode_body<'a>(
-    kind: u8,
-    flags: HeaderFlags,
-    body: &mut Body<'a>,
-    version: u8,
-) -> Result<Packet<'a>, Malformed> {
+fn decode_body<'a>(kind: u8, flags: HeaderFlags, body: &mut Body<'a>, version: u8) -> Result<Packet<'a>, Malformed> {
     Ok(match kind {
         kind::CONNECT => Packet::Connect(decode_connect(body)?),
         kind::CONNACK => Packet::Connack(decode_connack(flags, body, version)?),
@@ -194,22 +181,13 @@ fn decode_body<'a>(
             client_seq: body.u32()?,
             message_seq: body.message_seq(version)?,
             reason: body.u8()?,
-            client_msg_no: if body.rest.is_empty() {
-                ""
-            } else {
-                body.text()?
-            },
+            client_msg_no: if body.rest.is_empty() { "" } else { body.text()? },
         }),
         kind::RECV => Packet::Recv(decode_recv(flags, body, version)?),
-        kind::RECVACK => Packet::Recvack(Recvack {
-            flags,
-            message_id: body.i64()?,
-            message_seq: body.message_seq(version)?,
-        }),
-        kind::DISCONNECT => Packet::Disconnect(Disconnect {
-            reason: body.u8()?,
-            text: body.text()?,
-        }),
+        kind::RECVACK => {
+            Packet::Recvack(Recvack { flags, message_id: body.i64()?, message_seq: body.message_seq(version)? })
+        }
+        kind::DISCONNECT => Packet::Disconnect(Disconnect { reason: body.u8()?, text: body.text()? }),
         kind::SUB => Packet::Sub(Sub {
             setting: Setting(body.u8()?),
             sub_no: body.text()?,
@@ -247,16 +225,8 @@ fn decode_connect<'a>(body: &mut Body<'a>) -> Result<Connect<'a>, Malformed> {
     })
 }
 
-fn decode_connack<'a>(
-    flags: HeaderFlags,
-    body: &mut Body<'a>,
-    version: u8,
-) -> Result<Connack<'a>, Malformed> {
-    let server_version = if flags.0 & HAS_SERVER_VERSION != 0 {
-        Some(body.u8()?)
-    } else {
-        None
-    };
+fn decode_connack<'a>(flags: HeaderFlags, body: &mut Body<'a>, version: u8) -> Result<Connack<'a>, Malformed> {
+    let server_version = if flags.0 & HAS_SERVER_VERSION != 0 { Some(body.u8()?) } else { None };
     let mut connack = Connack {
         server_version,
         time_diff_ms: body.i64()?,
@@ -273,40 +243,24 @@ fn decode_connack<'a>(
     Ok(connack)
 }
 
-fn decode_send<'a>(
-    flags: HeaderFlags,
-    body: &mut Body<'a>,
-    version: u8,
-) -> Result<Send<'a>, Malformed> {
+fn decode_send<'a>(flags: HeaderFlags, body: &mut Body<'a>, version: u8) -> Result<Send<'a>, Malformed> {
     let setting = Setting(body.u8()?);
     Ok(Send {
         flags,
         setting,
         client_seq: body.u32()?,
         client_msg_no: body.text()?,
-        stream_no: if has_stream_fields(setting, version) {
-            body.text()?
-        } else {
-            ""
-        },
+        stream_no: if has_stream_fields(setting, version) { body.text()? } else { "" },
         channel_id: body.text()?,
         channel_type: body.u8()?,
         expire: if version >= 3 { body.u32()? } else { 0 },
         msg_key: body.text()?,
-        topic: if setting.has_topic() {
-            body.text()?
-        } else {
-            ""
-        },
+        topic: if setting.has_topic() { body.text()? } else { "" },
         payload: body.payload(),
     })
 }
 
-fn decode_recv<'a>(
-    flags: HeaderFlags,
-    body: &mut Body<'a>,
-    version: u8,
-) -> Result<Recv<'a>, Malformed> {
+fn decode_recv<'a>(flags: HeaderFlags, body: &mut Body<'a>, version: u8) -> Result<Recv<'a>, Malformed> {
     let setting = Setting(body.u8()?);
     Ok(Recv {
         flags,
@@ -318,22 +272,14 @@ fn decode_recv<'a>(
         expire: if version >= 3 { body.u32()? } else { 0 },
         client_msg_no: body.text()?,
         stream: if has_stream_fields(setting, version) {
-            Some(StreamFields {
-                stream_flag: body.u8()?,
-                stream_no: body.text()?,
-                stream_id: body.u64()?,
-            })
+            Some(StreamFields { stream_flag: body.u8()?, stream_no: body.text()?, stream_id: body.u64()? })
         } else {
             None
         },
         message_id: body.i64()?,
         message_seq: body.message_seq(version)?,
         timestamp_s: i32::from_be_bytes(body.take()?),
-        topic: if setting.has_topic() {
-            body.text()?
-        } else {
-            ""
-        },
+        topic: if setting.has_topic() { body.text()? } else { "" },
         payload: body.payload(),
     })
 }
@@ -391,10 +337,7 @@ pub fn begin(packet: &Packet<'_>, version: u8, payload_bytes: usize, out: &mut V
 fn type_and_flags(packet: &Packet<'_>) -> u8 {
     let (kind, flags) = match packet {
         Packet::Connect(_) => (kind::CONNECT, 0),
-        Packet::Connack(connack) => (
-            kind::CONNACK,
-            u8::from(connack.server_version.is_some()) * HAS_SERVER_VERSION,
-        ),
+        Packet::Connack(connack) => (kind::CONNACK, u8::from(connack.server_version.is_some()) * HAS_SERVER_VERSION),
         Packet::Send(send) => (kind::SEND, send.flags.0),
         Packet::Sendack(sendack) => (kind::SENDACK, sendack.flags.0),
         Packet::Recv(recv) => (kind::RECV, recv.flags.0),
@@ -445,10 +388,7 @@ trait Sink {
     fn position(&self) -> usize;
 
     fn put_text(&mut self, text: &str) {
-        assert!(
-            text.len() <= TEXT_BYTES_MAX,
-            "a text of a packet is over the limit"
-        );
+        assert!(text.len() <= TEXT_BYTES_MAX, "a text of a packet is over the limit");
         self.put(&(text.len() as u16).to_be_bytes());
         self.put(text.as_bytes());
     }
@@ -591,11 +531,7 @@ fn put_recv(recv: &Recv<'_>, version: u8, out: &mut impl Sink) -> usize {
     }
     out.put_text(recv.client_msg_no);
     if has_stream_fields(recv.setting, version) {
-        let stream = recv.stream.unwrap_or(StreamFields {
-            stream_flag: 0,
-            stream_no: "",
-            stream_id: 0,
-        });
+        let stream = recv.stream.unwrap_or(StreamFields { stream_flag: 0, stream_no: "", stream_id: 0 });
         out.put(&[stream.stream_flag]);
         out.put_text(stream.stream_no);
         out.put(&stream.stream_id.to_be_bytes());
@@ -624,31 +560,20 @@ mod tests {
             (16_384, &[0x80, 0x80, 0x01]),
         ] {
             let mut out = Vec::new();
-            let event = Packet::Event(EventPacket {
-                id: "",
-                kind: "",
-                timestamp_ms: 0,
-                data: &[],
-            });
+            let event = Packet::Event(EventPacket { id: "", kind: "", timestamp_ms: 0, data: &[] });
             put_header(&event, value, &mut out);
             assert_eq!(&out[1..], text);
             assert_eq!(out.len(), header_bytes(&event, value));
             assert_eq!(remaining_length(&out), Ok(Some((value, out.len()))));
         }
         assert!(remaining_length(&[0x30, 0x80, 0x80, 0x80, 0x80]).is_err());
-        assert!(
-            remaining_length(&[0x30, 0x80, 0x80, 0x40]).is_err(),
-            "one MiB is over our limit"
-        );
+        assert!(remaining_length(&[0x30, 0x80, 0x80, 0x40]).is_err(), "one MiB is over our limit");
     }
 
     #[test]
     fn a_packet_longer_than_its_fields_is_refused() {
         let bytes = [0x90, 0x04, 0x0c, 0x00, 0x00, 0x55];
-        assert_eq!(
-            decode(&bytes, 5),
-            Err(Malformed("packet is longer than its fields"))
-        );
+        assert_eq!(decode(&bytes, 5), Err(Malformed("packet is longer than its fields")));
         assert_eq!(decode(&bytes[..3], 5), Ok(Decoded::Incomplete { need: 6 }));
     }
 }

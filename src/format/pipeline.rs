@@ -14,12 +14,9 @@
 use std::fmt;
 
 use super::message::StoredMessage;
-use super::packet::{
-    Connack, Connect, Disconnect, HeaderFlags, Packet, Reason, Recv, Recvack, Send, Setting, Sub,
-};
+use super::packet::{Connack, Connect, Disconnect, HeaderFlags, Packet, Reason, Recv, Recvack, Send, Setting, Sub};
 use super::packet_cipher::{
-    CipherScratch, ClientKey, KeyPair, MSG_KEY_BYTES, SALT_BYTES, SessionCipher, parse_public_key,
-    sealed_bytes,
+    CipherScratch, ClientKey, KeyPair, MSG_KEY_BYTES, SALT_BYTES, SessionCipher, parse_public_key, sealed_bytes,
 };
 use super::packet_codec::{self, Decoded, Malformed};
 use super::websocket::{self, Ended, FrameReader, Opcode, Role};
@@ -77,10 +74,7 @@ impl fmt::Display for Fault {
 
 impl Fault {
     pub(super) const fn malformed(what: &'static str) -> Fault {
-        Fault {
-            kind: FaultKind::Malformed,
-            what,
-        }
+        Fault { kind: FaultKind::Malformed, what }
     }
 }
 
@@ -99,10 +93,7 @@ impl From<Refused> for Fault {
 impl From<Ended> for Fault {
     fn from(ended: Ended) -> Fault {
         match ended {
-            Ended::Closed => Fault {
-                kind: FaultKind::Closed,
-                what: "websocket closed by the peer",
-            },
+            Ended::Closed => Fault { kind: FaultKind::Closed, what: "websocket closed by the peer" },
             Ended::Violation(what) => Fault::malformed(what),
         }
     }
@@ -268,11 +259,7 @@ impl ServerPipeline {
         };
         // A packet that is cut grows where it lies; otherwise the shard's buffer serves.
         let borrowed = self.held.is_empty();
-        let mut stream = std::mem::take(if borrowed {
-            &mut scratch.stream
-        } else {
-            &mut self.held
-        });
+        let mut stream = std::mem::take(if borrowed { &mut scratch.stream } else { &mut self.held });
         let ended = reader.feed(bytes, [0; 4], &mut stream, reply);
         let taken = self.take_packets(&stream, scratch, sink);
         if borrowed {
@@ -296,9 +283,7 @@ impl ServerPipeline {
         sink: &mut impl FnMut(Inbound<'_>),
     ) -> Result<usize, Fault> {
         let mut taken = 0;
-        while let Decoded::Packet(packet, packet_bytes) =
-            packet_codec::decode(&bytes[taken..], self.version)?
-        {
+        while let Decoded::Packet(packet, packet_bytes) = packet_codec::decode(&bytes[taken..], self.version)? {
             taken += packet_bytes;
             match packet {
                 Packet::Connect(connect) if matches!(self.agreement, Agreement::Fresh) => {
@@ -334,19 +319,13 @@ impl ServerPipeline {
 
     #[inline]
     fn take_send(&self, send: Send<'_>, scratch: &mut Scratch, sink: &mut impl FnMut(Inbound<'_>)) {
-        let bad = Inbound::BadSend {
-            client_seq: send.client_seq,
-            flags: send.flags,
-        };
+        let bad = Inbound::BadSend { client_seq: send.client_seq, flags: send.flags };
         match &self.agreement {
             Agreement::Agreed(None) => sink(Inbound::Send(send)),
             Agreement::Agreed(Some(cipher)) => {
                 scratch.plain.clear();
                 match cipher.open_send(&send, &mut scratch.cipher, &mut scratch.plain) {
-                    Ok(()) => sink(Inbound::Send(Send {
-                        payload: &scratch.plain,
-                        ..send
-                    })),
+                    Ok(()) => sink(Inbound::Send(Send { payload: &scratch.plain, ..send })),
                     Err(_) => sink(bad),
                 }
             }
@@ -376,8 +355,7 @@ impl ServerPipeline {
             match self.agree(&pair, answer.salt) {
                 Ok(agreed) => {
                     connack.server_key = public.as_str();
-                    connack.salt =
-                        std::str::from_utf8(&answer.salt).expect("the salt is ASCII by contract");
+                    connack.salt = std::str::from_utf8(&answer.salt).expect("the salt is ASCII by contract");
                     cipher = Some(agreed);
                 }
                 Err(reason) => connack.reason = reason as u8,
@@ -393,9 +371,7 @@ impl ServerPipeline {
     fn agree(&self, pair: &KeyPair, salt: [u8; SALT_BYTES]) -> Result<SessionCipher, Reason> {
         match self.agreement {
             Agreement::Offered { key: Ok(key) } => pair.agree(&key, salt).ok_or(Reason::AuthFailed),
-            Agreement::Offered {
-                key: Err(ClientKey::Missing),
-            } => Err(Reason::ClientKeyEmpty),
+            Agreement::Offered { key: Err(ClientKey::Missing) } => Err(Reason::ClientKeyEmpty),
             _ => Err(Reason::AuthFailed),
         }
     }
@@ -411,14 +387,7 @@ impl ServerPipeline {
 
     /// Appends a RECV of a stored message. `seq` is 0 when it is not stored; `own` says that the receiver is the
     /// sender's other device.
-    pub fn encode_recv(
-        &self,
-        message: &StoredMessage,
-        seq: u32,
-        own: bool,
-        scratch: &mut Scratch,
-        out: &mut Vec<u8>,
-    ) {
+    pub fn encode_recv(&self, message: &StoredMessage, seq: u32, own: bool, scratch: &mut Scratch, out: &mut Vec<u8>) {
         let flags = message.flags().without(HeaderFlags::DUP);
         let cipher = match &self.agreement {
             Agreement::Agreed(cipher) => cipher.as_ref(),
@@ -426,17 +395,9 @@ impl ServerPipeline {
             Agreement::Fresh | Agreement::Offered { .. } => None,
         };
         let recv = Recv {
-            flags: if own {
-                flags.without(HeaderFlags::RED_DOT)
-            } else {
-                flags
-            },
+            flags: if own { flags.without(HeaderFlags::RED_DOT) } else { flags },
             setting: Setting(message.setting().0 & Setting::FAN_OUT_MASK),
-            msg_key: if cipher.is_some() {
-                MSG_KEY_PLACEHOLDER
-            } else {
-                ""
-            },
+            msg_key: if cipher.is_some() { MSG_KEY_PLACEHOLDER } else { "" },
             from_uid: message.from(),
             channel_id: if own { message.to() } else { message.from() },
             channel_type: CHANNEL_TYPE_PERSON,
@@ -450,11 +411,7 @@ impl ServerPipeline {
             payload: &[],
         };
         let payload = message.payload();
-        let payload_bytes = if cipher.is_some() {
-            sealed_bytes(payload.len())
-        } else {
-            payload.len()
-        };
+        let payload_bytes = if cipher.is_some() { sealed_bytes(payload.len()) } else { payload.len() };
         let packet = Packet::Recv(recv);
         if let Layer::Frames(_) = self.layer {
             let bytes = packet_codec::begun_bytes(&packet, self.version, payload_bytes);
@@ -475,11 +432,7 @@ impl ServerPipeline {
 
 /// What is left behind the first `taken` bytes, in no more memory than it needs.
 pub(super) fn without_front(bytes: Vec<u8>, taken: usize) -> Vec<u8> {
-    if taken == 0 {
-        bytes
-    } else {
-        bytes[taken..].to_vec()
-    }
+    if taken == 0 { bytes } else { bytes[taken..].to_vec() }
 }
 
 #[cfg(test)]
@@ -490,10 +443,6 @@ mod tests {
     fn an_idle_connection_is_small_and_can_move() {
         fn can_move<T: std::marker::Send>() {}
         can_move::<ServerPipeline>();
-        assert!(
-            size_of::<ServerPipeline>() <= 192,
-            "{} bytes",
-            size_of::<ServerPipeline>()
-        );
+        assert!(size_of::<ServerPipeline>() <= 192, "{} bytes", size_of::<ServerPipeline>());
     }
 }

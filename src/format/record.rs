@@ -165,17 +165,9 @@ pub fn begin_batch(bytes: &mut Vec<u8>) {
 }
 
 /// Appends an entry and returns where its data begins, counted from the batch's first byte.
-pub fn push_entry(
-    bytes: &mut Vec<u8>,
-    slot: SlotId,
-    term: u64,
-    index: u64,
-    kind: u8,
-    data: &[u8],
-) -> usize {
+pub fn push_entry(bytes: &mut Vec<u8>, slot: SlotId, term: u64, index: u64, kind: u8, data: &[u8]) -> usize {
     assert!(bytes.len() >= BATCH_HEADER_BYTES && bytes.len().is_multiple_of(RECORD_ALIGN));
-    let data_bytes =
-        u32::try_from(data.len()).expect("an entry is smaller than a segment, whose size is a u32");
+    let data_bytes = u32::try_from(data.len()).expect("an entry is smaller than a segment, whose size is a u32");
     bytes.reserve(entry_bytes(data.len()));
     bytes.push(TAG_ENTRY);
     bytes.push(kind);
@@ -190,13 +182,7 @@ pub fn push_entry(
 }
 
 /// Appends a hard state and returns where it begins, counted from the batch's first byte.
-pub fn push_hard_state(
-    bytes: &mut Vec<u8>,
-    slot: SlotId,
-    term: u64,
-    vote: u64,
-    commit: u64,
-) -> usize {
+pub fn push_hard_state(bytes: &mut Vec<u8>, slot: SlotId, term: u64, vote: u64, commit: u64) -> usize {
     assert!(bytes.len() >= BATCH_HEADER_BYTES && bytes.len().is_multiple_of(RECORD_ALIGN));
     let start = bytes.len();
     bytes.extend_from_slice(&[TAG_HARD_STATE, 0]);
@@ -209,18 +195,9 @@ pub fn push_hard_state(
 }
 
 /// Fills in the header, pads to the block and returns the batch's checksum, which the next one links to.
-pub fn seal_batch(
-    bytes: &mut Vec<u8>,
-    header: &BatchHeader,
-    records: u32,
-    block_bytes: u32,
-) -> u32 {
-    assert!(
-        bytes.len() > BATCH_HEADER_BYTES && records > 0,
-        "an empty batch is never written"
-    );
-    let body =
-        u32::try_from(bytes.len() - BATCH_HEADER_BYTES).expect("a batch is smaller than a segment");
+pub fn seal_batch(bytes: &mut Vec<u8>, header: &BatchHeader, records: u32, block_bytes: u32) -> u32 {
+    assert!(bytes.len() > BATCH_HEADER_BYTES && records > 0, "an empty batch is never written");
+    let body = u32::try_from(bytes.len() - BATCH_HEADER_BYTES).expect("a batch is smaller than a segment");
     bytes[0..4].copy_from_slice(&BATCH_MAGIC.to_le_bytes());
     bytes[8..12].copy_from_slice(&body.to_le_bytes());
     bytes[12..16].copy_from_slice(&records.to_le_bytes());
@@ -338,23 +315,12 @@ fn parse_record(body: &[u8], at: usize) -> Option<(Record<'_>, usize, usize)> {
             if next > body.len() {
                 return None;
             }
-            let record = Record::Entry {
-                slot,
-                term,
-                index: u64_at(head, 16),
-                kind: head[1],
-                data,
-            };
+            let record = Record::Entry { slot, term, index: u64_at(head, 16), kind: head[1], data };
             Some((record, start, next))
         }
         TAG_HARD_STATE => {
             let whole = body.get(at..)?.first_chunk::<HARD_STATE_BYTES>()?;
-            let record = Record::HardState {
-                slot,
-                term,
-                vote: u64_at(whole, 16),
-                commit: u64_at(whole, 24),
-            };
+            let record = Record::HardState { slot, term, vote: u64_at(whole, 16), commit: u64_at(whole, 24) };
             Some((record, at, at + HARD_STATE_BYTES))
         }
         _ => None,

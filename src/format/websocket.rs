@@ -93,18 +93,9 @@ enum State {
     /// Waiting for a whole header.
     Header,
     /// Passing payload on.
-    Data {
-        fin: bool,
-        left: usize,
-        mask: [u8; 4],
-    },
+    Data { fin: bool, left: usize, mask: [u8; 4] },
     /// Gathering a control frame.
-    Control {
-        opcode: Opcode,
-        left: usize,
-        mask: [u8; 4],
-        payload: Vec<u8>,
-    },
+    Control { opcode: Opcode, left: usize, mask: [u8; 4], payload: Vec<u8> },
 }
 
 /// Reads one direction of a connection. Holds no payload but that of a control frame that is cut.
@@ -123,13 +114,7 @@ impl FrameReader {
     /// For the end that we are.
     #[must_use]
     pub fn new(role: Role) -> FrameReader {
-        FrameReader {
-            role,
-            state: State::Header,
-            head: [0; HEADER_BYTES_MAX],
-            head_bytes: 0,
-            message_bytes: None,
-        }
+        FrameReader { role, state: State::Header, head: [0; HEADER_BYTES_MAX], head_bytes: 0, message_bytes: None }
     }
 
     /// Takes bytes as they were read. What binary messages carry is appended to `stream`; answers (pong, close) to
@@ -160,12 +145,7 @@ impl FrameReader {
                 State::Control { .. } => self.take_control(&mut rest),
             };
             if ended.is_ok()
-                && let State::Control {
-                    opcode,
-                    left: 0,
-                    ref payload,
-                    ..
-                } = self.state
+                && let State::Control { opcode, left: 0, ref payload, .. } = self.state
             {
                 let answered = answer_control(opcode, payload, mask, reply);
                 self.state = State::Header;
@@ -187,8 +167,7 @@ impl FrameReader {
         let held = usize::from(self.head_bytes);
         let taken = rest.len().min(HEADER_BYTES_MAX - held);
         self.head[held..held + taken].copy_from_slice(&rest[..taken]);
-        let Some((header, header_bytes)) = parse_header(&self.head[..held + taken], self.role)?
-        else {
+        let Some((header, header_bytes)) = parse_header(&self.head[..held + taken], self.role)? else {
             self.head_bytes = (held + taken) as u8;
             *rest = &rest[taken..];
             return Ok(());
@@ -216,27 +195,15 @@ impl FrameReader {
                 return Err(protocol_error("websocket continuation of nothing"));
             }
             (opcode, _) => {
-                self.state = State::Control {
-                    opcode,
-                    left: header.length,
-                    mask,
-                    payload: Vec::new(),
-                };
+                self.state = State::Control { opcode, left: header.length, mask, payload: Vec::new() };
                 return Ok(());
             }
         };
         if header.length > MESSAGE_BYTES_MAX - before {
-            return Err(Broken(
-                status::TOO_LARGE,
-                "websocket message is larger than the limit",
-            ));
+            return Err(Broken(status::TOO_LARGE, "websocket message is larger than the limit"));
         }
         self.message_bytes = Some(before + header.length);
-        self.state = State::Data {
-            fin: header.fin,
-            left: header.length,
-            mask,
-        };
+        self.state = State::Data { fin: header.fin, left: header.length, mask };
         Ok(())
     }
 
@@ -254,13 +221,7 @@ impl FrameReader {
     }
 
     fn take_control(&mut self, rest: &mut &[u8]) -> Result<(), Broken> {
-        if let State::Control {
-            left,
-            mask,
-            payload,
-            ..
-        } = &mut self.state
-        {
+        if let State::Control { left, mask, payload, .. } = &mut self.state {
             take_payload(rest, left, mask, payload);
         }
         Ok(())
@@ -328,10 +289,7 @@ fn close_status(payload: &[u8]) -> Result<u16, Broken> {
         return Err(protocol_error("websocket close with an impossible status"));
     }
     if std::str::from_utf8(reason).is_err() {
-        return Err(Broken(
-            status::NOT_TEXT,
-            "websocket close with a reason that is not UTF-8",
-        ));
+        return Err(Broken(status::NOT_TEXT, "websocket close with a reason that is not UTF-8"));
     }
     Ok(code)
 }
@@ -369,9 +327,7 @@ fn parse_header(bytes: &[u8], role: Role) -> Result<Option<(Header, usize)>, Bro
     };
     let control = matches!(opcode, Opcode::Close | Opcode::Ping | Opcode::Pong);
     if control && (!fin || length > CONTROL_BYTES_MAX) {
-        return Err(protocol_error(
-            "websocket control frame is fragmented or too long",
-        ));
+        return Err(protocol_error("websocket control frame is fragmented or too long"));
     }
     let rest = &rest[length_bytes..];
     let mask = if masked {
@@ -383,15 +339,7 @@ fn parse_header(bytes: &[u8], role: Role) -> Result<Option<(Header, usize)>, Bro
         None
     };
     let header_bytes = 2 + length_bytes + if masked { 4 } else { 0 };
-    Ok(Some((
-        Header {
-            fin,
-            opcode,
-            length,
-            mask,
-        },
-        header_bytes,
-    )))
+    Ok(Some((Header { fin, opcode, length, mask }, header_bytes)))
 }
 
 /// The payload's length and how many bytes behind the second one said so.
@@ -411,10 +359,7 @@ fn parse_length(short: u8, rest: &[u8]) -> Result<Option<(usize, usize)>, Broken
                 0..0x1_0000 => Err(not_shortest()),
                 length => match usize::try_from(length) {
                     Ok(length) if length <= MESSAGE_BYTES_MAX => Ok(Some((length, 8))),
-                    _ => Err(Broken(
-                        status::TOO_LARGE,
-                        "websocket message is larger than the limit",
-                    )),
+                    _ => Err(Broken(status::TOO_LARGE, "websocket message is larger than the limit")),
                 },
             },
         },
@@ -477,9 +422,7 @@ mod tests {
 
     #[test]
     fn the_example_of_the_rfc_is_unmasked() {
-        let (stream, _, ended) = server(&[
-            0x82, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58,
-        ]);
+        let (stream, _, ended) = server(&[0x82, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58]);
         assert_eq!((stream.as_slice(), ended), (&b"Hello"[..], Ok(())));
     }
 
@@ -523,11 +466,7 @@ mod tests {
         let closes = |bytes: &[u8], status: u16| {
             let (_, reply, ended) = server(bytes);
             assert!(matches!(ended, Err(Ended::Violation(_))), "{bytes:02x?}");
-            assert_eq!(
-                reply,
-                [&[0x88, 2][..], &status.to_be_bytes()].concat(),
-                "{bytes:02x?}"
-            );
+            assert_eq!(reply, [&[0x88, 2][..], &status.to_be_bytes()].concat(), "{bytes:02x?}");
         };
         closes(&[0x82, 0x01, b'a'], 1002); // not masked
         closes(&frame(0xc2, b""), 1002); // reserved bit
@@ -552,15 +491,8 @@ mod tests {
         put_frame(Opcode::Ping, b"hi", None, &mut ping);
         let (mut stream, mut reply) = (Vec::new(), Vec::new());
         let mut reader = FrameReader::new(Role::Client);
-        assert_eq!(
-            reader.feed(&ping, [9, 8, 7, 6], &mut stream, &mut reply),
-            Ok(())
-        );
+        assert_eq!(reader.feed(&ping, [9, 8, 7, 6], &mut stream, &mut reply), Ok(()));
         assert_eq!(reply, [0x8a, 0x82, 9, 8, 7, 6, b'h' ^ 9, b'i' ^ 8]);
-        assert!(
-            reader
-                .feed(&frame(0x82, b"a"), [0; 4], &mut stream, &mut reply)
-                .is_err()
-        );
+        assert!(reader.feed(&frame(0x82, b"a"), [0; 4], &mut stream, &mut reply).is_err());
     }
 }

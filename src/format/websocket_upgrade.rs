@@ -19,20 +19,11 @@ pub struct Refused(pub &'static str);
 /// Why, and what to answer.
 struct Answer(&'static str, &'static str);
 
-const NOT_HTTP: Answer = Answer(
-    "400 Bad Request",
-    "websocket upgrade is not an HTTP/1.1 GET",
-);
+const NOT_HTTP: Answer = Answer("400 Bad Request", "websocket upgrade is not an HTTP/1.1 GET");
 const NO_UPGRADE: Answer = Answer("426 Upgrade Required", "request is no websocket upgrade");
 const NOT_VERSION_13: Answer = Answer("426 Upgrade Required", "websocket version is not 13");
-const BAD_KEY: Answer = Answer(
-    "400 Bad Request",
-    "websocket key is missing or not 16 bytes of base64",
-);
-const TOO_LONG: Answer = Answer(
-    "431 Request Header Fields Too Large",
-    "websocket upgrade is longer than 8 KiB",
-);
+const BAD_KEY: Answer = Answer("400 Bad Request", "websocket key is missing or not 16 bytes of base64");
+const TOO_LONG: Answer = Answer("431 Request Header Fields Too Large", "websocket upgrade is longer than 8 KiB");
 
 /// Server's side: looks for a whole request at the beginning of `bytes`. When there is one, appends the answer to `reply`
 /// and gives the length of the request; frames follow it. `None` while it is cut.
@@ -57,12 +48,8 @@ pub fn accept(bytes: &[u8], reply: &mut Vec<u8>) -> Result<Option<usize>, Refuse
         Err(Answer(status, what)) => {
             reply.extend_from_slice(b"HTTP/1.1 ");
             reply.extend_from_slice(status.as_bytes());
-            reply.extend_from_slice(
-                b"\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nConnection: close\r\n",
-            );
-            reply.extend_from_slice(
-                format!("Content-Length: {}\r\n\r\n{what}\n", what.len() + 1).as_bytes(),
-            );
+            reply.extend_from_slice(b"\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nConnection: close\r\n");
+            reply.extend_from_slice(format!("Content-Length: {}\r\n\r\n{what}\n", what.len() + 1).as_bytes());
             Err(Refused(what))
         }
     }
@@ -87,21 +74,16 @@ pub fn check_answer(bytes: &[u8], key: [u8; 16]) -> Result<Option<usize>, Refuse
         Ok(None) => return Ok(None),
         Ok(Some(text)) => text,
         Err(_) => {
-            return Err(Refused(
-                "answer to the websocket upgrade is not HTTP, or endless",
-            ));
+            return Err(Refused("answer to the websocket upgrade is not HTTP, or endless"));
         }
     };
     if !text.starts_with("HTTP/1.1 101") {
         return Err(Refused("server refused the websocket upgrade"));
     }
     let expected = accept_key(STANDARD.encode(key).as_bytes());
-    let accepted =
-        field(text, "sec-websocket-accept").is_some_and(|value| value.as_bytes() == expected);
+    let accepted = field(text, "sec-websocket-accept").is_some_and(|value| value.as_bytes() == expected);
     if !accepted || !lists(text, "upgrade", "websocket") || !lists(text, "connection", "upgrade") {
-        return Err(Refused(
-            "answer to the websocket upgrade does not fit the request",
-        ));
+        return Err(Refused("answer to the websocket upgrade does not fit the request"));
     }
     Ok(Some(text.len()))
 }
@@ -110,15 +92,9 @@ pub fn check_answer(bytes: &[u8], key: [u8; 16]) -> Result<Option<usize>, Refuse
 fn head(bytes: &[u8]) -> Result<Option<&str>, Answer> {
     let window = &bytes[..bytes.len().min(HEAD_BYTES_MAX)];
     let Some(at) = window.windows(4).position(|four| four == b"\r\n\r\n") else {
-        return if bytes.len() >= HEAD_BYTES_MAX {
-            Err(TOO_LONG)
-        } else {
-            Ok(None)
-        };
+        return if bytes.len() >= HEAD_BYTES_MAX { Err(TOO_LONG) } else { Ok(None) };
     };
-    std::str::from_utf8(&window[..at + 4])
-        .map(Some)
-        .map_err(|_| NOT_HTTP)
+    std::str::from_utf8(&window[..at + 4]).map(Some).map_err(|_| NOT_HTTP)
 }
 
 /// The client's key, if everything else is right.
@@ -162,16 +138,11 @@ fn field<'a>(text: &'a str, name: &'a str) -> Option<&'a str> {
 
 /// Whether a field lists a token among others.
 fn lists(text: &str, name: &str, token: &str) -> bool {
-    fields(text, name)
-        .flat_map(|value| value.split(','))
-        .any(|part| part.trim().eq_ignore_ascii_case(token))
+    fields(text, name).flat_map(|value| value.split(',')).any(|part| part.trim().eq_ignore_ascii_case(token))
 }
 
 fn accept_key(key_text: &[u8]) -> Vec<u8> {
-    let digest = Sha1::new()
-        .chain_update(key_text)
-        .chain_update(MAGIC)
-        .finalize();
+    let digest = Sha1::new().chain_update(key_text).chain_update(MAGIC).finalize();
     STANDARD.encode(digest).into_bytes()
 }
 
@@ -193,10 +164,7 @@ mod tests {
     fn the_example_of_the_rfc_is_accepted_and_every_cut_waits() {
         let (outcome, reply) = answer_to(&format!("{REQUEST}frames"));
         assert_eq!(outcome, Ok(Some(REQUEST.len())));
-        assert!(
-            reply.contains("Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"),
-            "{reply}"
-        );
+        assert!(reply.contains("Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"), "{reply}");
         for cut in 0..REQUEST.len() {
             assert_eq!(answer_to(&REQUEST[..cut]), (Ok(None), String::new()));
         }

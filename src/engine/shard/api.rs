@@ -14,29 +14,15 @@ use crate::time::Now;
 use super::Shard;
 
 impl Shard {
-    pub(super) fn handle_api(
-        &mut self,
-        now: Now,
-        ticket: u64,
-        request: ApiRequest,
-        effects: &mut Effects,
-    ) {
+    pub(super) fn handle_api(&mut self, now: Now, ticket: u64, request: ApiRequest, effects: &mut Effects) {
         if self.api_open >= self.config.limits.api_requests_max || self.stopping {
-            effects.push(Effect::Answer {
-                ticket,
-                answer: ApiAnswer::Busy,
-            });
+            effects.push(Effect::Answer { ticket, answer: ApiAnswer::Busy });
             return;
         }
         self.api_open += 1;
         self.out.counters.api_requests += 1;
         match request {
-            ApiRequest::SetToken {
-                uid,
-                flag,
-                level,
-                token,
-            } => {
+            ApiRequest::SetToken { uid, flag, level, token } => {
                 let Some(place) = self.writable_home(&uid, ticket) else {
                     return;
                 };
@@ -45,12 +31,7 @@ impl Shard {
                     slot.propose_token(ticket, (&uid, flag, level, &token), &limits);
                 });
                 if level == DeviceLevel::Master {
-                    self.end_devices(
-                        place,
-                        &uid,
-                        Some(flag),
-                        "account is logged in on other devices",
-                    );
+                    self.end_devices(place, &uid, Some(flag), "account is logged in on other devices");
                 }
             }
             ApiRequest::QuitDevice { uid, flag } => {
@@ -58,62 +39,24 @@ impl Shard {
                     return;
                 };
                 let limits = self.config.limits;
-                self.with_slot(place, now, |slot, _, _| {
-                    slot.propose_quit(ticket, &uid, flag, &limits)
-                });
+                self.with_slot(place, now, |slot, _, _| slot.propose_quit(ticket, &uid, flag, &limits));
                 self.end_devices(place, &uid, flag, "");
             }
             ApiRequest::OnlineStatus { uids } => {
                 let online = uids.iter().flat_map(|uid| self.online_of(uid)).collect();
                 self.out.answer(ticket, ApiAnswer::Online(online));
             }
-            ApiRequest::Send {
-                from,
-                to,
-                flags,
-                setting,
-                expire_s,
-                body,
-            } => {
+            ApiRequest::Send { from, to, flags, setting, expire_s, body } => {
                 let command = flags.contains(HeaderFlags::SYNC_ONCE);
-                let channel = if command {
-                    ChannelKey::command(&to)
-                } else {
-                    ChannelKey::pair(&from, &to)
-                };
-                let origin = Origin::Api {
-                    place: self.config.place,
-                    ticket,
-                };
+                let channel = if command { ChannelKey::command(&to) } else { ChannelKey::pair(&from, &to) };
+                let origin = Origin::Api { place: self.config.place, ticket };
                 let leader = self.table.leader(self.table.slot(channel.key_hash()));
-                let submit = Submit {
-                    origin,
-                    channel,
-                    from,
-                    to,
-                    device_tag: 0,
-                    flags,
-                    setting,
-                    expire_s,
-                    body,
-                };
+                let submit = Submit { origin, channel, from, to, device_tag: 0, flags, setting, expire_s, body };
                 self.out.frame(leader, Frame::Submit(Box::new(submit)));
             }
-            ApiRequest::MessageSync {
-                login,
-                peer,
-                start_seq,
-                end_seq,
-                limit,
-                newer,
-            } => {
+            ApiRequest::MessageSync { login, peer, start_seq, end_seq, limit, newer } => {
                 let channel = ChannelKey::pair(&login, &peer);
-                self.handle_message_sync(
-                    ticket,
-                    &channel,
-                    (start_seq, end_seq, limit, newer),
-                    effects,
-                );
+                self.handle_message_sync(ticket, &channel, (start_seq, end_seq, limit, newer), effects);
             }
         }
     }
@@ -129,15 +72,8 @@ impl Shard {
     }
 
     fn online_of(&self, uid: &Uid) -> Vec<(Uid, crate::ids::DeviceFlag)> {
-        let home = self
-            .leading(self.table.slot(uid.key_hash()))
-            .and_then(|place| self.hosted[place].slot.home(uid));
-        home.map_or(Vec::new(), |home| {
-            home.online()
-                .iter()
-                .map(|online| (uid.clone(), online.flag))
-                .collect()
-        })
+        let home = self.leading(self.table.slot(uid.key_hash())).and_then(|place| self.hosted[place].slot.home(uid));
+        home.map_or(Vec::new(), |home| home.online().iter().map(|online| (uid.clone(), online.flag)).collect())
     }
 
     /// History paging (`wkapi.md`, section 3.6).
@@ -154,50 +90,23 @@ impl Shard {
             return;
         };
         let found = self.hosted[place].slot.channel_index(channel);
-        let entry = found.map(|index| {
-            (
-                index,
-                &self.hosted[place].slot.channels()[index as usize].channel,
-            )
-        });
+        let entry = found.map(|index| (index, &self.hosted[place].slot.channels()[index as usize].channel));
         let range = entry.and_then(|(index, channel)| {
             let bounds = (channel.first_seq(), channel.last_seq());
             page(bounds, start_seq, end_seq, limit, newer).map(|range| (index, range))
         });
         let Some((index, (next, until, more))) = range else {
-            self.out.answer(
-                ticket,
-                ApiAnswer::Messages {
-                    messages: Vec::new(),
-                    more: false,
-                },
-            );
+            self.out.answer(ticket, ApiAnswer::Messages { messages: Vec::new(), more: false });
             return;
         };
         let purpose = Purpose::Api { ticket, more };
-        let range = RangeRead {
-            slot,
-            channel: index,
-            next,
-            until,
-            messages: Vec::new(),
-            one_trip: false,
-            purpose,
-            damaged: 0,
-        };
+        let range =
+            RangeRead { slot, channel: index, next, until, messages: Vec::new(), one_trip: false, purpose, damaged: 0 };
         self.advance_range(range, effects);
     }
 
-    pub(super) fn read_for_fetch(
-        &mut self,
-        place: usize,
-        channel: u32,
-        fetch: Fetch,
-        effects: &mut Effects,
-    ) {
-        let wanted = fetch
-            .messages_max
-            .clamp(1, self.config.limits.fetch_messages_max);
+    pub(super) fn read_for_fetch(&mut self, place: usize, channel: u32, fetch: Fetch, effects: &mut Effects) {
+        let wanted = fetch.messages_max.clamp(1, self.config.limits.fetch_messages_max);
         let range = RangeRead {
             slot: self.hosted[place].slot.id(),
             channel,
@@ -240,10 +149,7 @@ impl Shard {
         };
         let channel = &self.hosted[place].slot.channels()[range.channel as usize].channel;
         let before = range.messages.len();
-        match self
-            .reads
-            .advance(range, channel, &self.config.limits, effects)
-        {
+        match self.reads.advance(range, channel, &self.config.limits, effects) {
             Progress::Done(range) => {
                 self.out.counters.fetches_recent += u64::from(before == 0);
                 self.finish_range(place, range);
@@ -252,12 +158,7 @@ impl Shard {
         }
     }
 
-    pub(super) fn handle_read_done(
-        &mut self,
-        ticket: u64,
-        result: &Result<Bytes, DiskFault>,
-        effects: &mut Effects,
-    ) {
+    pub(super) fn handle_read_done(&mut self, ticket: u64, result: &Result<Bytes, DiskFault>, effects: &mut Effects) {
         let Some((slot, channel)) = self.reads.channel_of(ticket) else {
             return;
         };
@@ -265,10 +166,7 @@ impl Shard {
             return;
         };
         let entry = &self.hosted[place].slot.channels()[channel as usize];
-        let Some(range) = self
-            .reads
-            .handle_done(ticket, result, &entry.key, &entry.channel)
-        else {
+        let Some(range) = self.reads.handle_done(ticket, result, &entry.key, &entry.channel) else {
             return;
         };
         self.out.counters.fetches_disk += 1;
@@ -281,21 +179,11 @@ impl Shard {
 
     fn finish_range(&mut self, place: usize, range: RangeRead) {
         self.out.counters.messages_damaged += range.damaged;
-        let last_seq = self.hosted[place].slot.channels()[range.channel as usize]
-            .channel
-            .last_seq();
+        let last_seq = self.hosted[place].slot.channels()[range.channel as usize].channel.last_seq();
         match range.purpose {
-            Purpose::Fetch(fetch) => {
-                self.answer_fetch(&fetch, range.messages, range.next, last_seq)
-            }
+            Purpose::Fetch(fetch) => self.answer_fetch(&fetch, range.messages, range.next, last_seq),
             Purpose::Api { ticket, more } => {
-                self.out.answer(
-                    ticket,
-                    ApiAnswer::Messages {
-                        messages: range.messages,
-                        more,
-                    },
-                );
+                self.out.answer(ticket, ApiAnswer::Messages { messages: range.messages, more });
             }
             Purpose::Repeat(check) => {
                 let first = range.messages.first().map(|(_, message)| message);
@@ -309,12 +197,7 @@ impl Shard {
             return;
         }
         self.stopping = true;
-        let open: Vec<_> = self
-            .sessions
-            .iter()
-            .flatten()
-            .map(|session| session.id)
-            .collect();
+        let open: Vec<_> = self.sessions.iter().flatten().map(|session| session.id).collect();
         for id in open {
             self.close(id, effects);
         }
@@ -326,13 +209,7 @@ impl Shard {
 /// * start = end = 0: the newest `limit`, whatever the direction;
 /// * older: `end < seq <= start`, the newest `limit` of them;
 /// * newer: `start <= seq < end` (end 0: no bound), the oldest `limit` of them.
-fn page(
-    (first, last): (u32, u32),
-    start_seq: u32,
-    end_seq: u32,
-    limit: u32,
-    newer: bool,
-) -> Option<(u32, u32, bool)> {
+fn page((first, last): (u32, u32), start_seq: u32, end_seq: u32, limit: u32, newer: bool) -> Option<(u32, u32, bool)> {
     if last == 0 || limit == 0 || first > last {
         return None;
     }
@@ -362,26 +239,14 @@ mod tests {
         let all = (1, 10);
         assert_eq!(page(all, 0, 0, 3, false), Some((8, 10, true)));
         assert_eq!(page(all, 0, 0, 3, true), Some((8, 10, true)));
-        assert_eq!(
-            page(all, 7, 0, 3, false),
-            Some((5, 7, true)),
-            "older, from 7 on downwards"
-        );
-        assert_eq!(
-            page(all, 7, 5, 3, false),
-            Some((6, 7, false)),
-            "the end is left out"
-        );
+        assert_eq!(page(all, 7, 0, 3, false), Some((5, 7, true)), "older, from 7 on downwards");
+        assert_eq!(page(all, 7, 5, 3, false), Some((6, 7, false)), "the end is left out");
         assert_eq!(page(all, 5, 7, 3, false), None);
         assert_eq!(page(all, 0, 7, 3, false), None);
         assert_eq!(page(all, 4, 0, 3, true), Some((4, 6, true)));
         assert_eq!(page(all, 4, 6, 3, true), Some((4, 5, false)));
         assert_eq!(page(all, 11, 0, 3, true), None);
-        assert_eq!(
-            page((5, 10), 6, 0, 9, false),
-            Some((5, 6, false)),
-            "what retention took is gone"
-        );
+        assert_eq!(page((5, 10), 6, 0, 9, false), Some((5, 6, false)), "what retention took is gone");
         assert_eq!(page((1, 0), 0, 0, 9, false), None);
     }
 }

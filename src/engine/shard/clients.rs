@@ -24,22 +24,13 @@ impl Shard {
         if self.sessions.len() <= index {
             self.sessions.resize_with(index + 1, || None);
         }
-        assert!(
-            self.sessions[index].is_none(),
-            "the gateway uses an index again only after Closed"
-        );
+        assert!(self.sessions[index].is_none(), "the gateway uses an index again only after Closed");
         let session = Session::new(id, now.instant, opened.handed_over, &self.config.limits);
         self.sessions[index] = Some(Box::new(session));
         self.session_count += 1;
     }
 
-    pub(super) fn handle_packet(
-        &mut self,
-        now: Now,
-        id: SessionId,
-        packet: ClientPacket,
-        effects: &mut Effects,
-    ) {
+    pub(super) fn handle_packet(&mut self, now: Now, id: SessionId, packet: ClientPacket, effects: &mut Effects) {
         let Some(session) = self.session(id) else {
             return;
         };
@@ -50,27 +41,16 @@ impl Shard {
         match packet {
             ClientPacket::Send(send) => self.handle_send(now, id, send, effects),
             ClientPacket::Recvack { message_id, .. } => self.handle_recvack(id, message_id),
-            ClientPacket::Ping => effects.push(Effect::Send {
-                session: id,
-                packet: ServerPacket::Pong,
-            }),
+            ClientPacket::Ping => effects.push(Effect::Send { session: id, packet: ServerPacket::Pong }),
             ClientPacket::Connect(connect) => self.handle_connect(now, id, &connect, effects),
-            ClientPacket::BadSend { client_seq, flags } => {
-                self.handle_bad_send(id, client_seq, flags, effects)
-            }
+            ClientPacket::BadSend { client_seq, flags } => self.handle_bad_send(id, client_seq, flags, effects),
             ClientPacket::Sub(sub) => suback(id, sub, effects),
             ClientPacket::Disconnect => self.close(id, effects),
             ClientPacket::Unexpected => self.handle_malformed(id, effects),
         }
     }
 
-    fn handle_connect(
-        &mut self,
-        now: Now,
-        id: SessionId,
-        connect: &ConnectPacket,
-        effects: &mut Effects,
-    ) {
+    fn handle_connect(&mut self, now: Now, id: SessionId, connect: &ConnectPacket, effects: &mut Effects) {
         let here = self.config.place;
         let Some(session) = self.session(id) else {
             return;
@@ -91,20 +71,14 @@ impl Shard {
         if home.node == here.node && home.shard != here.shard && !handed_over {
             self.out.counters.sessions_handed_over += 1;
             self.remove_session(id);
-            effects.push(Effect::HandOver {
-                session: id,
-                to: home.shard,
-            });
+            effects.push(Effect::HandOver { session: id, to: home.shard });
             return;
         }
         let session = self.session(id).expect("it was just seen");
         session.begin(uid.clone(), connect, home);
         let identity = session.identity.as_ref().expect("it has just begun");
         let register = Register {
-            address: SessionAddress {
-                place: here,
-                session: id,
-            },
+            address: SessionAddress { place: here, session: id },
             uid,
             flag: identity.flag,
             device_id: connect.device_id.clone(),
@@ -127,10 +101,7 @@ impl Shard {
             time_diff_ms: (now.unix.0 as i64).wrapping_sub(client_timestamp_ms),
             node_id: u64::from(self.config.place.node.0),
         };
-        effects.push(Effect::Send {
-            session: id,
-            packet,
-        });
+        effects.push(Effect::Send { session: id, packet });
         self.close(id, effects);
     }
 
@@ -168,13 +139,7 @@ impl Shard {
             return;
         }
         if let Some(reason) = refuse_all {
-            self.answer_send(
-                id,
-                send.client_seq,
-                send.flags,
-                (0, 0, reason as u8),
-                effects,
-            );
+            self.answer_send(id, send.client_seq, send.flags, (0, 0, reason as u8), effects);
             return;
         }
         match self.route(id, &send.channel_id) {
@@ -211,33 +176,19 @@ impl Shard {
         let peer = Uid::parse(std::str::from_utf8(peer).ok()?).ok()?;
         let channel = ChannelKey::pair(&session.identity.as_ref()?.uid, &peer);
         let place = self.table.leader(self.table.slot(channel.key_hash()));
-        let route = Route {
-            peer,
-            channel,
-            place,
-        };
+        let route = Route { peer, channel, place };
         self.session(id)?.remember(route.clone());
         Some(route)
     }
 
     fn submit(&mut self, id: SessionId, send: SendPacket, route: Route) {
-        let address = SessionAddress {
-            place: self.config.place,
-            session: id,
-        };
-        let Some(identity) = self
-            .session(id)
-            .and_then(|session| session.identity.as_ref())
-        else {
+        let address = SessionAddress { place: self.config.place, session: id };
+        let Some(identity) = self.session(id).and_then(|session| session.identity.as_ref()) else {
             return;
         };
         let (from, device_tag) = (identity.uid.clone(), identity.device_tag);
         let mut submit = Submit {
-            origin: Origin::Session {
-                address,
-                client_seq: send.client_seq,
-                flags: send.flags,
-            },
+            origin: Origin::Session { address, client_seq: send.client_seq, flags: send.flags },
             channel: route.channel,
             from,
             to: route.peer,
@@ -260,9 +211,7 @@ impl Shard {
             ..submit.clone()
         });
         for submit in [Some(submit), own].into_iter().flatten() {
-            let place = self
-                .table
-                .leader(self.table.slot(submit.channel.key_hash()));
+            let place = self.table.leader(self.table.slot(submit.channel.key_hash()));
             self.out.frame(place, Frame::Submit(Box::new(submit)));
         }
     }
@@ -285,10 +234,7 @@ impl Shard {
             message_seq: 0,
             reason: reason as u8,
         };
-        effects.push(Effect::Send {
-            session: id,
-            packet,
-        });
+        effects.push(Effect::Send { session: id, packet });
     }
 
     /// Answers a SEND that was accepted.
@@ -309,17 +255,8 @@ impl Shard {
         self.out.counters.sends_rate_limited += u64::from(reason == Reason::RateLimit as u8);
         if !closing {
             let flags = Session::echo(flags);
-            let packet = ServerPacket::Sendack {
-                flags,
-                message_id,
-                client_seq,
-                message_seq,
-                reason,
-            };
-            effects.push(Effect::Send {
-                session: id,
-                packet,
-            });
+            let packet = ServerPacket::Sendack { flags, message_id, client_seq, message_seq, reason };
+            effects.push(Effect::Send { session: id, packet });
         }
         self.check_reading(id, effects);
     }
@@ -327,24 +264,13 @@ impl Shard {
     fn check_reading(&mut self, id: SessionId, effects: &mut Effects) {
         let limits = self.config.limits;
         let behind = self.journal.pending_bytes() >= limits.journal_pause_bytes;
-        let change = self
-            .session(id)
-            .and_then(|session| session.reading(&limits, behind));
+        let change = self.session(id).and_then(|session| session.reading(&limits, behind));
         if let Some(paused) = change {
-            effects.push(Effect::Reading {
-                session: id,
-                paused,
-            });
+            effects.push(Effect::Reading { session: id, paused });
         }
     }
 
-    fn handle_bad_send(
-        &mut self,
-        id: SessionId,
-        client_seq: u32,
-        flags: HeaderFlags,
-        effects: &mut Effects,
-    ) {
+    fn handle_bad_send(&mut self, id: SessionId, client_seq: u32, flags: HeaderFlags, effects: &mut Effects) {
         let limits = self.config.limits;
         let Some(session) = self.session(id) else {
             return;
@@ -367,9 +293,7 @@ impl Shard {
 
     pub(super) fn handle_backlogged(&mut self, id: SessionId, full: bool) {
         let limits = self.config.limits;
-        self.push_with(id, |delivery, out| {
-            delivery.handle_congestion(full, &limits, out)
-        });
+        self.push_with(id, |delivery, out| delivery.handle_congestion(full, &limits, out));
     }
 
     /// Lets a live session's delivery work and notes that it has to be settled at the end of the round.
@@ -394,52 +318,25 @@ impl Shard {
 
     /// Turns what a delivery wants into packets (kept until the round's end) and frames.
     fn carry_out_pushes(&mut self, id: SessionId) {
-        let address = SessionAddress {
-            place: self.config.place,
-            session: id,
-        };
+        let address = SessionAddress { place: self.config.place, session: id };
         let mut pushes = std::mem::take(&mut self.pushes);
         for push in pushes.drain(..) {
-            let Some(identity) = self
-                .session(id)
-                .and_then(|session| session.identity.as_ref())
-            else {
+            let Some(identity) = self.session(id).and_then(|session| session.identity.as_ref()) else {
                 break;
             };
             match push {
                 Push::Recv { message, seq } => {
                     let own = message.from() == identity.uid.as_str();
                     self.out.counters.recvs += 1;
-                    self.recvs
-                        .push((id, ServerPacket::Recv { message, seq, own }));
+                    self.recvs.push((id, ServerPacket::Recv { message, seq, own }));
                 }
-                Push::Fetch {
-                    channel,
-                    from_seq,
-                    messages_max,
-                } => {
+                Push::Fetch { channel, from_seq, messages_max } => {
                     let to = self.table.leader(self.table.slot(channel.key_hash()));
-                    self.out.frame(
-                        to,
-                        Frame::Fetch(Fetch {
-                            address,
-                            channel,
-                            from_seq,
-                            messages_max,
-                        }),
-                    );
+                    self.out.frame(to, Frame::Fetch(Fetch { address, channel, from_seq, messages_max }));
                 }
                 Push::Report { channel, seq } => {
                     let (uid, flag, home) = (identity.uid.clone(), identity.flag, identity.home);
-                    self.out.frame(
-                        home,
-                        Frame::Received(Received {
-                            uid,
-                            flag,
-                            channel,
-                            seq,
-                        }),
-                    );
+                    self.out.frame(home, Frame::Received(Received { uid, flag, channel, seq }));
                 }
                 Push::Resume => {
                     let (uid, home) = (identity.uid.clone(), identity.home);
@@ -453,19 +350,11 @@ impl Shard {
     /// Ends a round for the sessions that had something to do.
     pub(super) fn settle_sessions(&mut self, effects: &mut Effects) {
         for index in std::mem::take(&mut self.dirty_sessions) {
-            let Some(id) = self
-                .sessions
-                .get(index as usize)
-                .and_then(|s| s.as_ref())
-                .map(|s| s.id)
-            else {
+            let Some(id) = self.sessions.get(index as usize).and_then(|s| s.as_ref()).map(|s| s.id) else {
                 continue;
             };
             let mut pushes = std::mem::take(&mut self.pushes);
-            if let Some(identity) = self
-                .session(id)
-                .and_then(|session| session.identity.as_deref_mut())
-            {
+            if let Some(identity) = self.session(id).and_then(|session| session.identity.as_deref_mut()) {
                 identity.delivery.unsettled = false;
                 identity.delivery.settle(&mut pushes);
             }
@@ -483,14 +372,8 @@ impl Shard {
         };
         self.out.counters.sessions_closed += 1;
         if let Some(identity) = session.identity {
-            let address = SessionAddress {
-                place: self.config.place,
-                session: id,
-            };
-            let unregister = Unregister {
-                address,
-                uid: identity.uid,
-            };
+            let address = SessionAddress { place: self.config.place, session: id };
+            let unregister = Unregister { address, uid: identity.uid };
             self.out.frame(identity.home, Frame::Unregister(unregister));
         }
     }
@@ -511,9 +394,7 @@ impl Shard {
                 continue;
             };
             let id = session.id;
-            let waits = session
-                .live()
-                .is_some_and(|identity| identity.delivery.in_flight() > 0);
+            let waits = session.live().is_some_and(|identity| identity.delivery.in_flight() > 0);
             match session.overdue(now, &limits) {
                 Some(Overdue::Close) => effects.push(Effect::Close { session: id }),
                 Some(Overdue::Silent) => {
@@ -525,9 +406,7 @@ impl Shard {
             }
             if waits {
                 let mut counts = (0, 0);
-                self.push_with(id, |delivery, out| {
-                    counts = delivery.sweep(now.instant, &limits, out)
-                });
+                self.push_with(id, |delivery, out| counts = delivery.sweep(now.instant, &limits, out));
                 self.out.counters.recvs_redelivered += counts.0;
                 self.out.counters.recvs_abandoned += counts.1;
             }
@@ -537,11 +416,5 @@ impl Shard {
 }
 
 fn suback(id: SessionId, sub: Box<SubPacket>, effects: &mut Effects) {
-    effects.push(Effect::Send {
-        session: id,
-        packet: ServerPacket::Suback {
-            sub,
-            reason: Reason::Success as u8,
-        },
-    });
+    effects.push(Effect::Send { session: id, packet: ServerPacket::Suback { sub, reason: Reason::Success as u8 } });
 }

@@ -9,8 +9,8 @@ use crate::engine::home::Online;
 use crate::engine::session::Phase;
 use crate::engine::slot;
 use crate::format::frame::{
-    Backlog, BacklogRow, Deliver, Fetch, Fetched, Frame, Kick, KickNotice, Notify, Origin,
-    Received, Register, Registered, Resume, Submit, Submitted, Unregister,
+    Backlog, BacklogRow, Deliver, Fetch, Fetched, Frame, Kick, KickNotice, Notify, Origin, Received, Register,
+    Registered, Resume, Submit, Submitted, Unregister,
 };
 use crate::format::packet::{HeaderFlags, Reason};
 use crate::ids::{ChannelKey, DeviceFlag, DeviceLevel, SessionAddress, Uid};
@@ -58,40 +58,17 @@ impl Shard {
             slot::refuse(submit.origin, Reason::RateLimit, &mut self.out);
             return;
         }
-        self.with_slot(place, now, |slot, _, around| {
-            slot.handle_submit(submit, around)
-        });
+        self.with_slot(place, now, |slot, _, around| slot.handle_submit(submit, around));
     }
 
     fn handle_submitted(&mut self, submitted: Submitted, effects: &mut Effects) {
-        let Submitted {
-            origin,
-            message_id,
-            message_seq,
-            reason,
-        } = submitted;
+        let Submitted { origin, message_id, message_seq, reason } = submitted;
         match origin {
-            Origin::Session {
-                address,
-                client_seq,
-                flags,
-            } => {
-                self.answer_send(
-                    address.session,
-                    client_seq,
-                    flags,
-                    (message_id, message_seq, reason),
-                    effects,
-                );
+            Origin::Session { address, client_seq, flags } => {
+                self.answer_send(address.session, client_seq, flags, (message_id, message_seq, reason), effects);
             }
             Origin::Api { ticket, .. } if reason == Reason::Success as u8 => {
-                self.out.answer(
-                    ticket,
-                    ApiAnswer::Sent {
-                        message_id,
-                        message_seq,
-                    },
-                );
+                self.out.answer(ticket, ApiAnswer::Sent { message_id, message_seq });
             }
             Origin::Api { ticket, .. } if reason == Reason::IdempotencyConflict as u8 => {
                 let text = "client_msg_no was used before with another payload";
@@ -106,9 +83,7 @@ impl Shard {
         let Some(place) = self.leading(self.table.slot(notify.uid.key_hash())) else {
             return;
         };
-        self.with_slot(place, now, |slot, _, around| {
-            slot.handle_notify(notify, around)
-        });
+        self.with_slot(place, now, |slot, _, around| slot.handle_notify(notify, around));
         let Some(home) = self.hosted[place].slot.home(&notify.uid) else {
             return;
         };
@@ -126,8 +101,7 @@ impl Shard {
                 cursor,
                 message: notify.message.clone(),
             };
-            self.out
-                .frame(online.address.place, Frame::Deliver(deliver));
+            self.out.frame(online.address.place, Frame::Deliver(deliver));
         }
     }
 
@@ -135,23 +109,12 @@ impl Shard {
         let limits = self.config.limits;
         let mut deferred = false;
         self.push_with(deliver.session, |delivery, out| {
-            let Deliver {
-                channel,
-                seq,
-                cursor,
-                message,
-                ..
-            } = deliver;
+            let Deliver { channel, seq, cursor, message, .. } = deliver;
             match (seq, message) {
                 (0, Some(message)) => deferred = !delivery.handle_transient(message, &limits, out),
                 (0, None) => {}
                 (seq, message) => {
-                    let arrival = Arrival {
-                        channel: &channel,
-                        seq,
-                        cursor,
-                        message,
-                    };
+                    let arrival = Arrival { channel: &channel, seq, cursor, message };
                     deferred = !delivery.handle_arrival(now.instant, arrival, &limits, out);
                 }
             }
@@ -162,23 +125,11 @@ impl Shard {
     // ---- the home's part ----
 
     fn handle_register(&mut self, now: Now, register: &Register) {
-        let Register {
-            address,
-            uid,
-            flag,
-            device_id,
-            token,
-        } = register;
-        let refused = |reason: Reason| Registered {
-            session: address.session,
-            reason: reason as u8,
-            level: DeviceLevel::Slave,
-        };
+        let Register { address, uid, flag, device_id, token } = register;
+        let refused =
+            |reason: Reason| Registered { session: address.session, reason: reason as u8, level: DeviceLevel::Slave };
         let Some(place) = self.leading(self.table.slot(uid.key_hash())) else {
-            self.out.frame(
-                address.place,
-                Frame::Registered(refused(Reason::SystemError)),
-            );
+            self.out.frame(address.place, Frame::Registered(refused(Reason::SystemError)));
             return;
         };
         let home = self.hosted[place].slot.home_or_new(uid);
@@ -186,10 +137,7 @@ impl Shard {
             Ok(level) => level,
             Err(devices::WrongToken) => {
                 self.hosted[place].slot.forget_empty_home(uid);
-                self.out.frame(
-                    address.place,
-                    Frame::Registered(refused(Reason::AuthFailed)),
-                );
+                self.out.frame(address.place, Frame::Registered(refused(Reason::AuthFailed)));
                 return;
             }
         };
@@ -197,24 +145,13 @@ impl Shard {
         let slot = &mut self.hosted[place].slot;
         let home = slot.home_or_new(uid);
         let new_flag = !home.flags().contains(flag);
-        let online = Online {
-            address: *address,
-            flag: *flag,
-            level,
-            device_id: device_id.clone(),
-        };
+        let online = Online { address: *address, flag: *flag, level, device_id: device_id.clone() };
         home.register(online);
         if new_flag {
             let limits = self.config.limits;
-            self.with_slot(place, now, |slot, _, _| {
-                slot.propose_new_flag(uid, *flag, &limits)
-            });
+            self.with_slot(place, now, |slot, _, _| slot.propose_new_flag(uid, *flag, &limits));
         }
-        let registered = Registered {
-            session: address.session,
-            reason: Reason::Success as u8,
-            level,
-        };
+        let registered = Registered { session: address.session, reason: Reason::Success as u8, level };
         self.out.frame(address.place, Frame::Registered(registered));
         if self.config.offline == OfflineMode::Push {
             self.send_backlog(place, *address, uid, *flag);
@@ -235,10 +172,7 @@ impl Shard {
         }
         let staying = home.online().len() - ended.len();
         if staying >= self.config.limits.sessions_per_user_max {
-            let oldest = home
-                .online()
-                .iter()
-                .find(|known| ended.iter().all(|(address, _)| *address != known.address));
+            let oldest = home.online().iter().find(|known| ended.iter().all(|(address, _)| *address != known.address));
             if let Some(oldest) = oldest {
                 ended.push((oldest.address, Some("too many connections of this user")));
             }
@@ -249,42 +183,18 @@ impl Shard {
     }
 
     /// Takes a connection off its home and tells its gateway to end it.
-    fn end_session(
-        &mut self,
-        place: usize,
-        uid: &Uid,
-        address: SessionAddress,
-        text: Option<&str>,
-    ) {
+    fn end_session(&mut self, place: usize, uid: &Uid, address: SessionAddress, text: Option<&str>) {
         self.hosted[place].slot.home_or_new(uid).unregister(address);
-        let notice = text.map(|text| KickNotice {
-            reason: Reason::Kicked as u8,
-            text: text.into(),
-        });
-        self.out.frame(
-            address.place,
-            Frame::Kick(Kick {
-                session: address.session,
-                notice,
-            }),
-        );
+        let notice = text.map(|text| KickNotice { reason: Reason::Kicked as u8, text: text.into() });
+        self.out.frame(address.place, Frame::Kick(Kick { session: address.session, notice }));
     }
 
     /// Ends a user's connections of one flag or of all.
-    pub(super) fn end_devices(
-        &mut self,
-        place: usize,
-        uid: &Uid,
-        flag: Option<DeviceFlag>,
-        text: &str,
-    ) {
+    pub(super) fn end_devices(&mut self, place: usize, uid: &Uid, flag: Option<DeviceFlag>, text: &str) {
         let Some(home) = self.hosted[place].slot.home(uid) else {
             return;
         };
-        let matching = home
-            .online()
-            .iter()
-            .filter(|online| flag.is_none_or(|flag| flag == online.flag));
+        let matching = home.online().iter().filter(|online| flag.is_none_or(|flag| flag == online.flag));
         let ended: Vec<SessionAddress> = matching.map(|online| online.address).collect();
         for address in ended {
             self.end_session(place, uid, address, Some(text));
@@ -299,22 +209,9 @@ impl Shard {
         if rows.is_empty() {
             return;
         }
-        let rows = rows
-            .into_iter()
-            .map(|(channel, cursor, last_seq)| BacklogRow {
-                channel,
-                cursor,
-                last_seq,
-            })
-            .collect();
-        self.out.frame(
-            address.place,
-            Frame::Backlog(Backlog {
-                session: address.session,
-                rows,
-                more,
-            }),
-        );
+        let rows =
+            rows.into_iter().map(|(channel, cursor, last_seq)| BacklogRow { channel, cursor, last_seq }).collect();
+        self.out.frame(address.place, Frame::Backlog(Backlog { session: address.session, rows, more }));
     }
 
     fn handle_unregister(&mut self, unregister: &Unregister) {
@@ -323,19 +220,13 @@ impl Shard {
         };
         let slot = &mut self.hosted[place].slot;
         if slot.home(&unregister.uid).is_some() {
-            slot.home_or_new(&unregister.uid)
-                .unregister(unregister.address);
+            slot.home_or_new(&unregister.uid).unregister(unregister.address);
             slot.forget_empty_home(&unregister.uid);
         }
     }
 
     fn handle_received(&mut self, now: Now, received: &Received) {
-        let Received {
-            uid,
-            flag,
-            channel,
-            seq,
-        } = received;
+        let Received { uid, flag, channel, seq } = received;
         let Some(place) = self.leading(self.table.slot(uid.key_hash())) else {
             return;
         };
@@ -354,29 +245,15 @@ impl Shard {
         let Some(home) = self.hosted[place].slot.home(&resume.uid) else {
             return;
         };
-        let known = home
-            .online()
-            .iter()
-            .find(|online| online.address == resume.address);
+        let known = home.online().iter().find(|online| online.address == resume.address);
         let Some(flag) = known.map(|online| online.flag) else {
             return;
         };
         let (rows, more) = home.lagging(flag, self.config.limits.backlog_rows_max);
-        let rows = rows
-            .into_iter()
-            .map(|(channel, cursor, last_seq)| BacklogRow {
-                channel,
-                cursor,
-                last_seq,
-            })
-            .collect();
-        let backlog = Backlog {
-            session: resume.address.session,
-            rows,
-            more,
-        };
-        self.out
-            .frame(resume.address.place, Frame::Backlog(backlog));
+        let rows =
+            rows.into_iter().map(|(channel, cursor, last_seq)| BacklogRow { channel, cursor, last_seq }).collect();
+        let backlog = Backlog { session: resume.address.session, rows, more };
+        self.out.frame(resume.address.place, Frame::Backlog(backlog));
     }
 
     // ---- the gateway's part ----
@@ -396,18 +273,8 @@ impl Shard {
             let auth = registered.reason == Reason::AuthFailed as u8;
             // Not registered: there is nothing to unregister when it closes.
             session.identity = None;
-            let reason = if auth {
-                Reason::AuthFailed
-            } else {
-                Reason::SystemError
-            };
-            self.refuse_connect(
-                now,
-                registered.session,
-                client_timestamp_ms,
-                reason,
-                effects,
-            );
+            let reason = if auth { Reason::AuthFailed } else { Reason::SystemError };
+            self.refuse_connect(now, registered.session, client_timestamp_ms, reason, effects);
             return;
         }
         identity.level = registered.level;
@@ -420,19 +287,13 @@ impl Shard {
             time_diff_ms: (now.unix.0 as i64).wrapping_sub(client_timestamp_ms),
             node_id: u64::from(self.config.place.node.0),
         };
-        effects.push(Effect::Send {
-            session: registered.session,
-            packet,
-        });
+        effects.push(Effect::Send { session: registered.session, packet });
     }
 
     fn handle_backlog(&mut self, now: Now, backlog: Backlog) {
         let limits = self.config.limits;
-        let rows: Vec<(ChannelKey, u32, u32)> = backlog
-            .rows
-            .into_iter()
-            .map(|row| (row.channel, row.cursor, row.last_seq))
-            .collect();
+        let rows: Vec<(ChannelKey, u32, u32)> =
+            backlog.rows.into_iter().map(|row| (row.channel, row.cursor, row.last_seq)).collect();
         self.push_with(backlog.session, |delivery, out| {
             delivery.handle_backlog(now.instant, &rows, backlog.more, &limits, out);
         });
@@ -440,21 +301,9 @@ impl Shard {
 
     fn handle_fetched(&mut self, now: Now, fetched: Fetched) {
         let limits = self.config.limits;
-        let Fetched {
-            session,
-            channel,
-            messages,
-            next_seq,
-            last_seq,
-        } = fetched;
+        let Fetched { session, channel, messages, next_seq, last_seq } = fetched;
         self.push_with(session, |delivery, out| {
-            delivery.handle_fetched(
-                now.instant,
-                &channel,
-                (messages, next_seq, last_seq),
-                &limits,
-                out,
-            );
+            delivery.handle_fetched(now.instant, &channel, (messages, next_seq, last_seq), &limits, out);
         });
     }
 
@@ -472,14 +321,8 @@ impl Shard {
             Some(notice) => {
                 let session = self.session(kick.session).expect("it was just seen");
                 session.close_later(close_at);
-                let packet = ServerPacket::Disconnect {
-                    reason: notice.reason,
-                    text: notice.text,
-                };
-                effects.push(Effect::Send {
-                    session: kick.session,
-                    packet,
-                });
+                let packet = ServerPacket::Disconnect { reason: notice.reason, text: notice.text };
+                effects.push(Effect::Send { session: kick.session, packet });
             }
         }
     }
@@ -510,13 +353,8 @@ impl Shard {
         next_seq: u32,
         last_seq: u32,
     ) {
-        let fetched = Fetched {
-            session: fetch.address.session,
-            channel: fetch.channel.clone(),
-            messages,
-            next_seq,
-            last_seq,
-        };
+        let fetched =
+            Fetched { session: fetch.address.session, channel: fetch.channel.clone(), messages, next_seq, last_seq };
         self.out.frame(fetch.address.place, Frame::Fetched(fetched));
     }
 }

@@ -21,46 +21,25 @@ struct Bench {
 
 fn config() -> ShardConfig {
     ShardConfig {
-        place: Place {
-            node: NodeId(1),
-            shard: ShardId(0),
-        },
+        place: Place { node: NodeId(1), shard: ShardId(0) },
         shard_count: 1,
         slot_depth: 2,
         limits: Limits::PRODUCTION,
         token_auth: false,
         offline: OfflineMode::Push,
         durability: Durability::Fsync,
-        geometry: JournalGeometry {
-            identity: 7,
-            block_bytes: 512,
-            segment_bytes: 1 << 20,
-        },
-        retention: Retention {
-            bytes: 0,
-            age_ms: 0,
-        },
+        geometry: JournalGeometry { identity: 7, block_bytes: 512, segment_bytes: 1 << 20 },
+        retention: Retention { bytes: 0, age_ms: 0 },
         seed: [3; 32],
     }
 }
 
 impl Bench {
     fn new() -> Bench {
-        let now = Now {
-            instant: Instant(1),
-            unix: UnixMillis(1_700_000_000_000),
-        };
-        let shard = Recovery::new(config())
-            .finish(now, None)
-            .expect("nothing on disk is nothing wrong");
-        let mut bench = Bench {
-            shard,
-            now,
-            events: Vec::new(),
-            effects: Effects::default(),
-            sent: Vec::new(),
-            others: Vec::new(),
-        };
+        let now = Now { instant: Instant(1), unix: UnixMillis(1_700_000_000_000) };
+        let shard = Recovery::new(config()).finish(now, None).expect("nothing on disk is nothing wrong");
+        let mut bench =
+            Bench { shard, now, events: Vec::new(), effects: Effects::default(), sent: Vec::new(), others: Vec::new() };
         bench.run();
         assert_eq!(bench.shard.view().slots_led, 4);
         bench
@@ -69,25 +48,17 @@ impl Bench {
     /// Steps until nothing more happens; the disk answers at once.
     fn run(&mut self) {
         for _ in 0..100 {
-            self.shard
-                .step(self.now, &mut self.events, &mut self.effects);
+            self.shard.step(self.now, &mut self.events, &mut self.effects);
             self.shard.check_invariants();
             for effect in std::mem::take(&mut self.effects.list) {
                 match effect {
                     Effect::Send { session, packet } => self.sent.push((session.index, packet)),
                     Effect::JournalWrite(write) => {
                         let (flush, bytes) = (write.flush, write.bytes);
-                        self.events.push(Event::JournalWritten {
-                            flush,
-                            bytes,
-                            result: Ok(()),
-                        });
+                        self.events.push(Event::JournalWritten { flush, bytes, result: Ok(()) });
                     }
                     Effect::JournalSegment { segment } => {
-                        self.events.push(Event::SegmentReady {
-                            segment,
-                            result: Ok(()),
-                        });
+                        self.events.push(Event::SegmentReady { segment, result: Ok(()) });
                     }
                     other => self.others.push(other),
                 }
@@ -106,14 +77,8 @@ impl Bench {
     }
 
     fn connect(&mut self, index: u32, uid: &str, device_id: &str) {
-        let session = SessionId {
-            index,
-            generation: 1,
-        };
-        self.events.push(Event::Opened(Opened {
-            session,
-            handed_over: false,
-        }));
+        let session = SessionId { index, generation: 1 };
+        self.events.push(Event::Opened(Opened { session, handed_over: false }));
         let connect = ConnectPacket {
             uid: uid.into(),
             device_id: device_id.into(),
@@ -126,13 +91,7 @@ impl Bench {
     }
 
     fn packet(&mut self, index: u32, packet: ClientPacket) {
-        self.events.push(Event::Packet {
-            session: SessionId {
-                index,
-                generation: 1,
-            },
-            packet,
-        });
+        self.events.push(Event::Packet { session: SessionId { index, generation: 1 }, packet });
         self.run();
     }
 
@@ -158,19 +117,9 @@ impl Bench {
         let mut seen = Vec::new();
         for (to, packet) in self.take() {
             if let (true, ServerPacket::Recv { message, seq, own }) = (to == index, packet) {
-                seen.push((
-                    seq,
-                    String::from_utf8_lossy(message.payload()).into_owned(),
-                    own,
-                ));
+                seen.push((seq, String::from_utf8_lossy(message.payload()).into_owned(), own));
                 let (message_id, message_seq) = (message.message_id(), u64::from(seq));
-                self.packet(
-                    index,
-                    ClientPacket::Recvack {
-                        message_id,
-                        message_seq,
-                    },
-                );
+                self.packet(index, ClientPacket::Recvack { message_id, message_seq });
             }
         }
         seen
@@ -179,12 +128,7 @@ impl Bench {
 
 fn sendack(sent: &[(u32, ServerPacket)]) -> (i64, u32, u8) {
     let found = sent.iter().find_map(|(_, packet)| match packet {
-        ServerPacket::Sendack {
-            message_id,
-            message_seq,
-            reason,
-            ..
-        } => Some((*message_id, *message_seq, *reason)),
+        ServerPacket::Sendack { message_id, message_seq, reason, .. } => Some((*message_id, *message_seq, *reason)),
         _ => None,
     });
     found.expect("no SENDACK")
@@ -216,17 +160,9 @@ fn a_repeat_gets_the_same_answer_and_another_payload_a_conflict() {
     bench.send(0, "bob", "n1", "hi", HeaderFlags(0));
     let again = bench.take();
     assert_eq!(sendack(&again), first);
-    assert!(
-        !again
-            .iter()
-            .any(|(_, packet)| matches!(packet, ServerPacket::Recv { .. })),
-        "delivered twice"
-    );
+    assert!(!again.iter().any(|(_, packet)| matches!(packet, ServerPacket::Recv { .. })), "delivered twice");
     bench.send(0, "bob", "n1", "other", HeaderFlags(0));
-    assert_eq!(
-        sendack(&bench.take()),
-        (0, 0, Reason::IdempotencyConflict as u8)
-    );
+    assert_eq!(sendack(&bench.take()), (0, 0, Reason::IdempotencyConflict as u8));
 }
 
 #[test]
@@ -249,19 +185,10 @@ fn what_came_while_away_is_pushed_in_order_at_connect() {
     }
     assert_eq!(seen, (1..=300).collect::<Vec<u32>>());
     bench.wait(Duration::from_secs(2));
-    bench.events.push(Event::Closed {
-        session: SessionId {
-            index: 1,
-            generation: 1,
-        },
-    });
+    bench.events.push(Event::Closed { session: SessionId { index: 1, generation: 1 } });
     bench.run();
     bench.connect(2, "bob", "b");
-    assert_eq!(
-        bench.take_recvs(2),
-        [],
-        "a device is not sent again what it has taken"
-    );
+    assert_eq!(bench.take_recvs(2), [], "a device is not sent again what it has taken");
 }
 
 #[test]
@@ -272,14 +199,8 @@ fn own_messages_reach_other_devices_and_never_the_one_that_sent() {
     bench.take();
     bench.send(0, "bob", "n1", "hi", HeaderFlags(0));
     let sent = bench.take();
-    let recvs: Vec<_> = sent
-        .iter()
-        .filter(|(_, p)| matches!(p, ServerPacket::Recv { .. }))
-        .collect();
-    assert!(
-        matches!(recvs[..], [(1, ServerPacket::Recv { own: true, .. })]),
-        "{recvs:?}"
-    );
+    let recvs: Vec<_> = sent.iter().filter(|(_, p)| matches!(p, ServerPacket::Recv { .. })).collect();
+    assert!(matches!(recvs[..], [(1, ServerPacket::Recv { own: true, .. })]), "{recvs:?}");
 }
 
 #[test]
@@ -304,11 +225,7 @@ fn an_unacked_recv_is_sent_again_a_bounded_number_of_times() {
     bench.send(0, "bob", "n1", "hi", HeaderFlags(0));
     let mut times = 0;
     for _ in 0..600 {
-        times += bench
-            .take()
-            .iter()
-            .filter(|(_, p)| matches!(p, ServerPacket::Recv { .. }))
-            .count();
+        times += bench.take().iter().filter(|(_, p)| matches!(p, ServerPacket::Recv { .. })).count();
         bench.packet(1, ClientPacket::Ping);
         bench.wait(Duration::from_secs(1));
     }

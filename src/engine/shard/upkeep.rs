@@ -21,9 +21,7 @@ impl Shard {
         if now.instant >= self.retry_at {
             self.retry_at = now.instant + self.config.limits.announce_retry_after;
             for place in 0..self.hosted.len() {
-                self.with_slot(place, now, |slot, _, around| {
-                    slot.retry_announcements(around)
-                });
+                self.with_slot(place, now, |slot, _, around| slot.retry_announcements(around));
             }
         }
         if now.instant >= self.sweep_at {
@@ -48,13 +46,7 @@ impl Shard {
         }
     }
 
-    pub(super) fn handle_written(
-        &mut self,
-        now: Now,
-        flush: u64,
-        bytes: Vec<u8>,
-        result: Result<(), DiskFault>,
-    ) {
+    pub(super) fn handle_written(&mut self, now: Now, flush: u64, bytes: Vec<u8>, result: Result<(), DiskFault>) {
         match result {
             Ok(()) => {
                 self.out.counters.journal_flushes += 1;
@@ -62,8 +54,7 @@ impl Shard {
             }
             Err(_) => self.out.counters.journal_faults += 1,
         }
-        self.journal
-            .handle_written(now.instant, flush, bytes, result);
+        self.journal.handle_written(now.instant, flush, bytes, result);
         self.take_durable();
     }
 
@@ -90,8 +81,7 @@ impl Shard {
     /// Bytes that the journal has taken in its whole life.
     pub(super) fn journal_mark(&self) -> u64 {
         let position = self.journal.position();
-        u64::from(position.segment) * u64::from(self.config.geometry.segment_bytes)
-            + u64::from(position.offset)
+        u64::from(position.segment) * u64::from(self.config.geometry.segment_bytes) + u64::from(position.offset)
     }
 
     /// Checkpoints the slots whose last one is oldest, so that a replay never reads more than `replay_bytes_max`: begun at half
@@ -99,19 +89,13 @@ impl Shard {
     fn make_checkpoints(&mut self, effects: &mut Effects) {
         let mark = self.journal_mark();
         let at_once = self.hosted.len() / 4 + 1;
-        let under_way = self
-            .hosted
-            .iter()
-            .filter(|hosted| hosted.checkpointing.is_some())
-            .count();
+        let under_way = self.hosted.iter().filter(|hosted| hosted.checkpointing.is_some()).count();
         let half = self.config.limits.replay_bytes_max / 2;
         let mut due: Vec<(u64, usize)> = self
             .hosted
             .iter()
             .enumerate()
-            .filter(|(_, hosted)| {
-                hosted.checkpointing.is_none() && mark - hosted.checkpoint_mark >= half
-            })
+            .filter(|(_, hosted)| hosted.checkpointing.is_none() && mark - hosted.checkpoint_mark >= half)
             .map(|(place, hosted)| (hosted.checkpoint_mark, place))
             .collect();
         due.sort_unstable();
@@ -120,10 +104,7 @@ impl Shard {
             let replay_segment = hosted.slot.group().replay_segment(&self.journal);
             hosted.checkpointing = Some((replay_segment, mark));
             let bytes = checkpoint::encode(&hosted.slot, &self.journal);
-            effects.push(Effect::Checkpoint {
-                slot: hosted.slot.id(),
-                bytes,
-            });
+            effects.push(Effect::Checkpoint { slot: hosted.slot.id(), bytes });
         }
     }
 
@@ -144,10 +125,7 @@ impl Shard {
 
     fn note_closed_segments(&mut self, now: Now) {
         let open = self.journal.position().segment;
-        let mut next = self
-            .segment_times
-            .back()
-            .map_or(self.journal.segments().0, |(segment, _)| segment + 1);
+        let mut next = self.segment_times.back().map_or(self.journal.segments().0, |(segment, _)| segment + 1);
         while next < open {
             self.segment_times.push_back((next, now.unix.0));
             next += 1;
@@ -158,19 +136,12 @@ impl Shard {
     fn apply_retention(&mut self, now: Now, effects: &mut Effects) {
         let retention = self.config.retention;
         let (first, last) = self.journal.segments();
-        let needed = self
-            .hosted
-            .iter()
-            .map(|hosted| hosted.replay_segment)
-            .min()
-            .unwrap_or(first);
+        let needed = self.hosted.iter().map(|hosted| hosted.replay_segment).min().unwrap_or(first);
         let mut keep = first;
         while let Some((segment, closed_ms)) = self.segment_times.front().copied() {
-            let held =
-                u64::from(last - segment + 1) * u64::from(self.config.geometry.segment_bytes);
+            let held = u64::from(last - segment + 1) * u64::from(self.config.geometry.segment_bytes);
             let too_many = retention.bytes > 0 && held > retention.bytes;
-            let too_old =
-                retention.age_ms > 0 && now.unix.0.saturating_sub(closed_ms) > retention.age_ms;
+            let too_old = retention.age_ms > 0 && now.unix.0.saturating_sub(closed_ms) > retention.age_ms;
             if segment >= needed || !(too_many || too_old) {
                 break;
             }
