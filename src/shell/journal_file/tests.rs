@@ -82,7 +82,28 @@ async fn until(what: &str, done: impl Fn() -> bool) {
     }
 }
 
-/// With the polling misdetection in force the read fails with EOPNOTSUPP, since the first file is a new one.
+/// Without the cure, glommio takes the new and empty file as proof that the device can be polled, and on a device that
+/// cannot the read fails with EOPNOTSUPP.
+#[test]
+fn a_new_file_may_be_opened_after_the_probe() {
+    let scratch = Scratch::new("probe");
+    test_executor().run(async {
+        defuse_polling(&scratch.0).await.unwrap();
+        let file = DmaFile::create(scratch.0.join("new")).await.unwrap();
+        let mut buffer = file.alloc_dma_buffer(4096);
+        buffer.as_bytes_mut().fill(7);
+        file.write_at(buffer, 0).await.unwrap();
+        file.close().await.unwrap();
+        let file = DmaFile::open(scratch.0.join("new")).await.unwrap();
+        assert_eq!(file.read_at(100, 50).await.unwrap()[..], [7; 50]);
+        file.close().await.unwrap();
+    });
+    assert!(
+        names(scratch.0.clone()) == ["new"],
+        "the probe leaves nothing behind"
+    );
+}
+
 #[test]
 fn a_fresh_directory_is_written_and_read_back() {
     let scratch = Scratch::new("fresh");
