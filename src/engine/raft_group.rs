@@ -215,6 +215,7 @@ pub struct RaftGroup {
     awaiting: VecDeque<(u64, u64)>,
     applied: u64,
     applied_term: u64,
+    alone: bool,
 }
 
 impl RaftGroup {
@@ -254,6 +255,7 @@ impl RaftGroup {
             awaiting: VecDeque::new(),
             applied: state.applied,
             applied_term: state.applied_term,
+            alone: true,
         };
         group.set_election_timeout();
         group.node.campaign().expect("a replica that is alone may always stand");
@@ -313,8 +315,11 @@ impl RaftGroup {
         Ok(Proposed { index: self.node.raft.raft_log.last_index(), term: self.node.raft.term })
     }
 
-    /// One beat of raft's clock.
+    /// One beat of raft's clock. A leader that is alone has nobody to send a heartbeat to and nobody to lose.
     pub fn tick(&mut self) {
+        if self.alone && self.node.raft.state == StateRole::Leader {
+            return;
+        }
         self.node.tick();
         self.set_election_timeout();
     }
