@@ -165,17 +165,9 @@ pub fn begin_batch(bytes: &mut Vec<u8>) {
 }
 
 /// Appends an entry and returns where its data begins, counted from the batch's first byte.
-pub fn push_entry(
-    bytes: &mut Vec<u8>,
-    slot: SlotId,
-    term: u64,
-    index: u64,
-    kind: u8,
-    data: &[u8],
-) -> usize {
+pub fn push_entry(bytes: &mut Vec<u8>, slot: SlotId, term: u64, index: u64, kind: u8, data: &[u8]) -> usize {
     assert!(bytes.len() >= BATCH_HEADER_BYTES && bytes.len().is_multiple_of(RECORD_ALIGN));
-    let data_bytes =
-        u32::try_from(data.len()).expect("an entry is smaller than a segment, whose size is a u32");
+    let data_bytes = u32::try_from(data.len()).expect("an entry is smaller than a segment, whose size is a u32");
     bytes.reserve(entry_bytes(data.len()));
     bytes.push(TAG_ENTRY);
     bytes.push(kind);
@@ -190,13 +182,7 @@ pub fn push_entry(
 }
 
 /// Appends a hard state and returns where it begins, counted from the batch's first byte.
-pub fn push_hard_state(
-    bytes: &mut Vec<u8>,
-    slot: SlotId,
-    term: u64,
-    vote: u64,
-    commit: u64,
-) -> usize {
+pub fn push_hard_state(bytes: &mut Vec<u8>, slot: SlotId, term: u64, vote: u64, commit: u64) -> usize {
     assert!(bytes.len() >= BATCH_HEADER_BYTES && bytes.len().is_multiple_of(RECORD_ALIGN));
     let start = bytes.len();
     bytes.extend_from_slice(&[TAG_HARD_STATE, 0]);
@@ -209,18 +195,9 @@ pub fn push_hard_state(
 }
 
 /// Fills in the header, pads to the block and returns the batch's checksum, which the next one links to.
-pub fn seal_batch(
-    bytes: &mut Vec<u8>,
-    header: &BatchHeader,
-    records: u32,
-    block_bytes: u32,
-) -> u32 {
-    assert!(
-        bytes.len() > BATCH_HEADER_BYTES && records > 0,
-        "an empty batch is never written"
-    );
-    let body =
-        u32::try_from(bytes.len() - BATCH_HEADER_BYTES).expect("a batch is smaller than a segment");
+pub fn seal_batch(bytes: &mut Vec<u8>, header: &BatchHeader, records: u32, block_bytes: u32) -> u32 {
+    assert!(bytes.len() > BATCH_HEADER_BYTES && records > 0, "an empty batch is never written");
+    let body = u32::try_from(bytes.len() - BATCH_HEADER_BYTES).expect("a batch is smaller than a segment");
     bytes[0..4].copy_from_slice(&BATCH_MAGIC.to_le_bytes());
     bytes[8..12].copy_from_slice(&body.to_le_bytes());
     bytes[12..16].copy_from_slice(&records.to_le_bytes());
@@ -338,23 +315,12 @@ fn parse_record(body: &[u8], at: usize) -> Option<(Record<'_>, usize, usize)> {
             if next > body.len() {
                 return None;
             }
-            let record = Record::Entry {
-                slot,
-                term,
-                index: u64_at(head, 16),
-                kind: head[1],
-                data,
-            };
+            let record = Record::Entry { slot, term, index: u64_at(head, 16), kind: head[1], data };
             Some((record, start, next))
         }
         TAG_HARD_STATE => {
             let whole = body.get(at..)?.first_chunk::<HARD_STATE_BYTES>()?;
-            let record = Record::HardState {
-                slot,
-                term,
-                vote: u64_at(whole, 16),
-                commit: u64_at(whole, 24),
-            };
+            let record = Record::HardState { slot, term, vote: u64_at(whole, 16), commit: u64_at(whole, 24) };
             Some((record, at, at + HARD_STATE_BYTES))
         }
         _ => None,
@@ -375,13 +341,7 @@ mod tests {
 
     use super::*;
 
-    const HEADER: BatchHeader = BatchHeader {
-        identity: 0xfeed,
-        segment: 3,
-        flush: 9,
-        synced: 8,
-        link: 77,
-    };
+    const HEADER: BatchHeader = BatchHeader { identity: 0xfeed, segment: 3, flush: 9, synced: 8, link: 77 };
 
     fn sealed(entries: &[Vec<u8>], block_bytes: u32) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -405,12 +365,8 @@ mod tests {
         let mut expected = b"jdB\x01".to_vec();
         expected.extend_from_slice(&crc.to_le_bytes());
         expected.extend_from_slice(&[32, 0, 0, 0, 1, 0, 0, 0, 0xed, 0xfe, 0, 0, 0, 0, 0, 0]);
-        expected.extend_from_slice(&[
-            3, 0, 0, 0, 77, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0,
-        ]);
-        expected.extend_from_slice(&[
-            1, 7, 2, 1, 5, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0,
-        ]);
+        expected.extend_from_slice(&[3, 0, 0, 0, 77, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0]);
+        expected.extend_from_slice(&[1, 7, 2, 1, 5, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0]);
         expected.extend_from_slice(b"hello\0\0\0");
         assert_eq!(&bytes[..80], &expected[..]);
         assert!(bytes[80..].iter().all(|byte| *byte == 0));
@@ -420,22 +376,13 @@ mod tests {
 
     #[test]
     fn a_right_checksum_over_nonsense_is_refused() {
-        for (at, wrong) in [
-            (BATCH_HEADER_BYTES, 9u8),
-            (BATCH_HEADER_BYTES + 4, 200),
-            (12, 7),
-            (40, 9),
-        ] {
+        for (at, wrong) in [(BATCH_HEADER_BYTES, 9u8), (BATCH_HEADER_BYTES + 4, 200), (12, 7), (40, 9)] {
             let mut bytes = sealed(&[b"abc".to_vec()], 512);
             let end = BATCH_HEADER_BYTES + entry_bytes(3) + HARD_STATE_BYTES;
             bytes[at] = wrong;
             let crc = crc32fast::hash(&bytes[8..end]);
             bytes[4..8].copy_from_slice(&crc.to_le_bytes());
-            assert_eq!(
-                read_batch(&bytes, 0xfeed, 3).err(),
-                Some(BadBatch::Records),
-                "byte {at}"
-            );
+            assert_eq!(read_batch(&bytes, 0xfeed, 3).err(), Some(BadBatch::Records), "byte {at}");
         }
     }
 

@@ -43,18 +43,12 @@ struct Disk {
 
 impl Disk {
     fn prepare(&mut self, segment: u32, bytes: usize) {
-        let file = self.retired.pop().unwrap_or_else(|| SegmentFile {
-            seen: vec![0; bytes],
-            safe: vec![0; bytes],
-        });
+        let file = self.retired.pop().unwrap_or_else(|| SegmentFile { seen: vec![0; bytes], safe: vec![0; bytes] });
         self.segments.insert(segment, file);
     }
 
     fn write(&mut self, write: &JournalWrite, synced: bool) {
-        let file = self
-            .segments
-            .get_mut(&write.segment)
-            .expect("only prepared segments are written to");
+        let file = self.segments.get_mut(&write.segment).expect("only prepared segments are written to");
         let range = write.offset as usize..write.offset as usize + write.bytes.len();
         file.seen[range.clone()].copy_from_slice(&write.bytes);
         if synced {
@@ -63,11 +57,7 @@ impl Disk {
     }
 
     fn trim(&mut self, first: u32) {
-        while let Some(entry) = self
-            .segments
-            .first_entry()
-            .filter(|entry| *entry.key() < first)
-        {
+        while let Some(entry) = self.segments.first_entry().filter(|entry| *entry.key() < first) {
             let mut file = entry.remove();
             file.safe.clone_from(&file.seen);
             self.retired.push(file);
@@ -81,9 +71,7 @@ impl Disk {
         for file in self.segments.values_mut() {
             for at in (0..file.seen.len()).step_by(SECTOR) {
                 let sector = at..at + SECTOR;
-                if file.seen[sector.clone()] != file.safe[sector.clone()]
-                    && dice.below(10) < kept_in_ten
-                {
+                if file.seen[sector.clone()] != file.safe[sector.clone()] && dice.below(10) < kept_in_ten {
                     file.safe[sector.clone()].copy_from_slice(&file.seen[sector]);
                 }
             }
@@ -102,48 +90,17 @@ impl Disk {
 /// A record as it was appended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Owned {
-    Entry {
-        slot: SlotId,
-        term: u64,
-        index: u64,
-        kind: u8,
-        data: Vec<u8>,
-    },
-    HardState {
-        slot: SlotId,
-        term: u64,
-        vote: u64,
-        commit: u64,
-    },
+    Entry { slot: SlotId, term: u64, index: u64, kind: u8, data: Vec<u8> },
+    HardState { slot: SlotId, term: u64, vote: u64, commit: u64 },
 }
 
 impl Owned {
     fn of(record: Record<'_>) -> Owned {
         match record {
-            Record::Entry {
-                slot,
-                term,
-                index,
-                kind,
-                data,
-            } => Owned::Entry {
-                slot,
-                term,
-                index,
-                kind,
-                data: data.to_vec(),
-            },
-            Record::HardState {
-                slot,
-                term,
-                vote,
-                commit,
-            } => Owned::HardState {
-                slot,
-                term,
-                vote,
-                commit,
-            },
+            Record::Entry { slot, term, index, kind, data } => {
+                Owned::Entry { slot, term, index, kind, data: data.to_vec() }
+            }
+            Record::HardState { slot, term, vote, commit } => Owned::HardState { slot, term, vote, commit },
         }
     }
 }
@@ -185,22 +142,11 @@ struct World {
 impl World {
     fn new(seed: u64, durability: Durability, faults: usize) -> World {
         let geometry = GEOMETRY;
-        let limits = Limits {
-            flush_bytes_max: 2048,
-            ..Limits::TINY
-        };
-        let journal = Journal::resume(
-            geometry,
-            &limits,
-            durability,
-            Replay::new(geometry).finish(),
-        );
+        let limits = Limits { flush_bytes_max: 2048, ..Limits::TINY };
+        let journal = Journal::resume(geometry, &limits, durability, Replay::new(geometry).finish());
         World {
             dice: Dice(seed),
-            disk: Disk {
-                segments: BTreeMap::new(),
-                retired: Vec::new(),
-            },
+            disk: Disk { segments: BTreeMap::new(), retired: Vec::new() },
             geometry,
             limits,
             durability,
@@ -221,18 +167,8 @@ impl World {
         self.serial += 1;
         let slot = SlotId(self.dice.below(4) as u16);
         let (record, place) = if self.dice.one_in(4) {
-            let record = Owned::HardState {
-                slot,
-                term: self.serial,
-                vote: self.dice.next(),
-                commit: 7,
-            };
-            let Owned::HardState {
-                term, vote, commit, ..
-            } = record
-            else {
-                unreachable!()
-            };
+            let record = Owned::HardState { slot, term: self.serial, vote: self.dice.next(), commit: 7 };
+            let Owned::HardState { term, vote, commit, .. } = record else { unreachable!() };
             self.journal.append_hard_state(slot, term, vote, commit);
             (record, None)
         } else {
@@ -241,33 +177,17 @@ impl World {
                 1..4 => self.dice.below(3000),
                 _ => self.dice.below(200),
             };
-            let data: Vec<u8> = (0..length)
-                .map(|at| (at as u64 ^ self.serial) as u8)
-                .collect();
+            let data: Vec<u8> = (0..length).map(|at| (at as u64 ^ self.serial) as u8).collect();
             let (term, index, kind) = (self.serial, self.serial * 3, (self.serial % 5) as u8);
             let place = self.journal.append_entry(slot, term, index, kind, &data);
-            (
-                Owned::Entry {
-                    slot,
-                    term,
-                    index,
-                    kind,
-                    data,
-                },
-                Some(place),
-            )
+            (Owned::Entry { slot, term, index, kind, data }, Some(place))
         };
         let segment = self.journal.position().segment;
         let flush = self.journal.next_flush();
         if self.history.last().is_some_and(|last| last.flush > flush) {
             panic!("flush numbers only rise");
         }
-        self.history.push(Appended {
-            flush,
-            segment,
-            place,
-            record,
-        });
+        self.history.push(Appended { flush, segment, place, record });
     }
 
     fn turn(&mut self) {
@@ -286,12 +206,7 @@ impl World {
             match effect {
                 Effect::JournalWrite(write) => {
                     assert!(self.in_flight.is_none(), "one write at a time");
-                    assert!(
-                        write
-                            .bytes
-                            .len()
-                            .is_multiple_of(self.geometry.block_bytes as usize)
-                    );
+                    assert!(write.bytes.len().is_multiple_of(self.geometry.block_bytes as usize));
                     self.in_flight = Some(write);
                 }
                 Effect::JournalSegment { segment } => {
@@ -309,11 +224,7 @@ impl World {
             return None;
         }
         self.faulted += 1;
-        Some(if self.dice.one_in(2) {
-            DiskFault::Full
-        } else {
-            DiskFault::Io(5)
-        })
+        Some(if self.dice.one_in(2) { DiskFault::Full } else { DiskFault::Io(5) })
     }
 
     fn answer_write(&mut self) {
@@ -323,17 +234,9 @@ impl World {
         let fault = self.fault();
         if fault.is_none() || self.dice.one_in(2) {
             // A write that failed may still have reached the disk.
-            self.disk.write(
-                &write,
-                self.durability == Durability::Fsync && fault.is_none(),
-            );
+            self.disk.write(&write, self.durability == Durability::Fsync && fault.is_none());
         }
-        self.journal.handle_written(
-            self.now,
-            write.flush,
-            write.bytes,
-            fault.map_or(Ok(()), Err),
-        );
+        self.journal.handle_written(self.now, write.flush, write.bytes, fault.map_or(Ok(()), Err));
         if fault.is_some() {
             assert!(!self.journal.writable());
             let retry_at = self.now + RETRY_AFTER;
@@ -348,15 +251,10 @@ impl World {
         };
         let fault = self.fault();
         if fault.is_none() {
-            self.disk
-                .prepare(segment, self.geometry.segment_bytes as usize);
+            self.disk.prepare(segment, self.geometry.segment_bytes as usize);
         }
-        self.journal
-            .handle_segment_ready(self.now, segment, fault.map_or(Ok(()), Err));
-        assert_eq!(
-            self.journal.writable(),
-            fault.is_none() && self.journal.deadline().is_none() && !self.retrying()
-        );
+        self.journal.handle_segment_ready(self.now, segment, fault.map_or(Ok(()), Err));
+        assert_eq!(self.journal.writable(), fault.is_none() && self.journal.deadline().is_none() && !self.retrying());
     }
 
     fn retrying(&self) -> bool {
@@ -366,10 +264,7 @@ impl World {
     fn note_promises(&mut self) {
         if self.durability == Durability::Fsync {
             let durable = self.journal.durable_flush();
-            self.promised = self.promised.max(
-                self.history
-                    .partition_point(|appended| appended.flush <= durable),
-            );
+            self.promised = self.promised.max(self.history.partition_point(|appended| appended.flush <= durable));
         }
     }
 
@@ -381,18 +276,14 @@ impl World {
         if self.asked.take().is_some_and(|_| self.dice.one_in(2)) {
             // A prepared file may have appeared although nobody was told.
             let segment = self.journal.ready_segment + 1;
-            self.disk
-                .prepare(segment, self.geometry.segment_bytes as usize);
+            self.disk.prepare(segment, self.geometry.segment_bytes as usize);
         }
         self.disk.cut_power(&mut self.dice);
         self.restart()
     }
 
     fn restart(&mut self) -> Result<(), JournalDamage> {
-        if let (Some(oldest), Some(newest)) = (
-            self.disk.segments.keys().next(),
-            self.disk.segments.keys().last(),
-        ) {
+        if let (Some(oldest), Some(newest)) = (self.disk.segments.keys().next(), self.disk.segments.keys().last()) {
             let reached = self.journal.position().segment.min(*newest);
             self.needed = self.needed.max(*oldest);
             if self.dice.one_in(2) {
@@ -409,50 +300,28 @@ impl World {
     }
 
     #[allow(clippy::type_complexity)]
-    fn replay(
-        &self,
-        from: Option<u32>,
-    ) -> Result<(Vec<(Owned, Position)>, ResumePoint), JournalDamage> {
+    fn replay(&self, from: Option<u32>) -> Result<(Vec<(Owned, Position)>, ResumePoint), JournalDamage> {
         let mut replay = Replay::new(self.geometry);
         let mut found = Vec::new();
         for (segment, file) in self.disk.segments.range(from.unwrap_or(1)..) {
-            replay.segment(*segment, &file.seen, &mut |record, place| {
-                found.push((Owned::of(record), place))
-            })?;
+            replay.segment(*segment, &file.seen, &mut |record, place| found.push((Owned::of(record), place)))?;
         }
         Ok((found, replay.finish()))
     }
 
     /// What was promised is there; what is there is a beginning of what was appended; and it lies where it was said.
     fn compare(&mut self, first: u32, found: &[(Owned, Position)]) {
-        let skipped = self
-            .history
-            .partition_point(|appended| appended.segment < first);
+        let skipped = self.history.partition_point(|appended| appended.segment < first);
         let known = &self.history[skipped..];
-        assert!(
-            found.len() <= known.len(),
-            "more is replayed than was appended"
-        );
+        assert!(found.len() <= known.len(), "more is replayed than was appended");
         for (appended, (record, place)) in known.iter().zip(found) {
-            assert_eq!(
-                &appended.record, record,
-                "something else is replayed than was appended"
-            );
-            assert!(
-                appended.place.is_none_or(|appended| appended == *place),
-                "an entry lies where its append said"
-            );
+            assert_eq!(&appended.record, record, "something else is replayed than was appended");
+            assert!(appended.place.is_none_or(|appended| appended == *place), "an entry lies where its append said");
             if let (Owned::Entry { data, .. }, at) = (record, place.offset as usize) {
-                assert_eq!(
-                    &self.disk.segments[&place.segment].seen[at..at + data.len()],
-                    data
-                );
+                assert_eq!(&self.disk.segments[&place.segment].seen[at..at + data.len()], data);
             }
         }
-        assert!(
-            skipped + found.len() >= self.promised,
-            "something promised is gone"
-        );
+        assert!(skipped + found.len() >= self.promised, "something promised is gone");
         self.history.truncate(skipped + found.len());
     }
 }
@@ -477,9 +346,7 @@ fn live(seed: u64, durability: Durability, faults: usize, crashes: usize) -> Wor
             }
             world.now = world.now + Duration::from_millis(world.dice.below(700) as u64);
         }
-        world
-            .crash()
-            .unwrap_or_else(|damage| panic!("seed {seed}: {damage}"));
+        world.crash().unwrap_or_else(|damage| panic!("seed {seed}: {damage}"));
     }
     world
 }
@@ -493,10 +360,7 @@ fn what_was_promised_survives_any_crash() {
         replayed += world.history.len();
         segments += u64::from(world.journal.segments().1);
     }
-    assert!(
-        replayed > 20_000 && segments > 2_000,
-        "the test did little: {replayed} records, {segments} segments"
-    );
+    assert!(replayed > 20_000 && segments > 2_000, "the test did little: {replayed} records, {segments} segments");
 }
 
 #[test]
@@ -523,22 +387,14 @@ fn changing_the_durability_between_runs_is_no_damage() {
     for seed in 3000..3300 {
         let mut world = live(seed, Durability::Memory, 0, 2);
         for round in 0..6 {
-            world.durability = if round % 2 == 0 {
-                Durability::Fsync
-            } else {
-                Durability::Memory
-            };
-            world
-                .restart()
-                .unwrap_or_else(|damage| panic!("seed {seed}: {damage}"));
+            world.durability = if round % 2 == 0 { Durability::Fsync } else { Durability::Memory };
+            world.restart().unwrap_or_else(|damage| panic!("seed {seed}: {damage}"));
             for _ in 0..30 {
                 world.turn();
                 world.answer_write();
                 world.answer_segment();
             }
-            world
-                .crash()
-                .unwrap_or_else(|damage| panic!("seed {seed}: {damage}"));
+            world.crash().unwrap_or_else(|damage| panic!("seed {seed}: {damage}"));
         }
     }
 }
@@ -573,15 +429,9 @@ fn a_flipped_bit_is_damage_unless_it_is_in_the_last_batch() {
         let mut world = filled(seed, 100);
         let end = world.journal.position();
         let last = world.history.last().map_or(0, |appended| appended.flush);
-        let before_last = world
-            .history
-            .partition_point(|appended| appended.flush < last);
+        let before_last = world.history.partition_point(|appended| appended.flush < last);
         let segment = 1 + world.dice.below(end.segment as usize) as u32;
-        let bound = if segment == end.segment {
-            end.offset
-        } else {
-            world.geometry.segment_bytes
-        };
+        let bound = if segment == end.segment { end.offset } else { world.geometry.segment_bytes };
         let at = world.dice.below(bound as usize);
         let bit = world.dice.below(8);
         if let Some(file) = world.disk.segments.get_mut(&segment) {
@@ -593,27 +443,16 @@ fn a_flipped_bit_is_damage_unless_it_is_in_the_last_batch() {
                 let offset = at as u32;
                 assert!(damage.position <= Position { segment, offset }, "{damage}");
                 assert!(damage.position.segment + 1 >= segment, "{damage}");
-                assert!(
-                    damage
-                        .to_string()
-                        .contains("was written after it was on disk")
-                );
+                assert!(damage.to_string().contains("was written after it was on disk"));
             }
             Ok((found, _)) if found.len() == world.history.len() => harmless += 1,
             Ok((found, _)) => {
                 shortened += 1;
-                assert_eq!(
-                    found.len(),
-                    before_last,
-                    "only the last batch may be taken for torn"
-                );
+                assert_eq!(found.len(), before_last, "only the last batch may be taken for torn");
             }
         }
     }
-    assert!(
-        damaged > 100 && shortened > 3 && harmless > 100,
-        "{damaged} {shortened} {harmless}"
-    );
+    assert!(damaged > 100 && shortened > 3 && harmless > 100, "{damaged} {shortened} {harmless}");
 }
 
 #[test]
@@ -622,13 +461,7 @@ fn a_lost_segment_or_a_hole_is_damage() {
     let whole = world.disk.segments.clone();
     world.disk.segments.remove(&3);
     let damage = world.replay(Some(1)).expect_err("a file is missing");
-    assert_eq!(
-        damage.position,
-        Position {
-            segment: 3,
-            offset: 0
-        }
-    );
+    assert_eq!(damage.position, Position { segment: 3, offset: 0 });
     assert_eq!(
         damage.to_string(),
         "the journal is damaged at segment 3 offset 0: the segment's file is missing, but there are later ones"
@@ -639,9 +472,7 @@ fn a_lost_segment_or_a_hole_is_damage() {
         if let Some(file) = world.disk.segments.get_mut(&emptied) {
             file.seen.fill(0);
         }
-        world
-            .replay(Some(1))
-            .expect_err("what was promised is zeroes");
+        world.replay(Some(1)).expect_err("what was promised is zeroes");
     }
 }
 
@@ -649,20 +480,9 @@ fn a_lost_segment_or_a_hole_is_damage() {
 fn another_journals_segments_are_not_ours() {
     let mut world = filled(8, 60);
     world.geometry.identity += 1;
-    let (found, resume) = world
-        .replay(Some(1))
-        .expect("nothing of this journal is there");
+    let (found, resume) = world.replay(Some(1)).expect("nothing of this journal is there");
     assert!(found.is_empty());
-    assert_eq!(
-        (resume.position, resume.flush),
-        (
-            Position {
-                segment: 1,
-                offset: 0
-            },
-            1
-        )
-    );
+    assert_eq!((resume.position, resume.flush), (Position { segment: 1, offset: 0 }, 1));
 }
 
 #[test]
@@ -673,11 +493,7 @@ fn a_replay_may_begin_at_any_segment_and_even_at_the_empty_spare() {
         let spare = *world.disk.segments.keys().last().expect("there is a spare");
         for first in 1..spare {
             let (found, resume) = world.replay(Some(first)).expect("sound");
-            let rest: Vec<_> = all
-                .iter()
-                .filter(|(_, place)| place.segment >= first)
-                .cloned()
-                .collect();
+            let rest: Vec<_> = all.iter().filter(|(_, place)| place.segment >= first).cloned().collect();
             assert_eq!(found, rest);
             assert_eq!(resume.flush, world.journal.next_flush());
         }
@@ -685,13 +501,7 @@ fn a_replay_may_begin_at_any_segment_and_even_at_the_empty_spare() {
         // begin before it or at it.
         let (found, resume) = world.replay(Some(spare)).expect("sound");
         assert!(found.is_empty());
-        assert_eq!(
-            resume.position,
-            Position {
-                segment: spare,
-                offset: 0
-            }
-        );
+        assert_eq!(resume.position, Position { segment: spare, offset: 0 });
         assert!(resume.flush > world.journal.next_flush());
         world.promised = 0;
         world.journal = Journal::resume(world.geometry, &world.limits, world.durability, resume);
