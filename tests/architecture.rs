@@ -73,6 +73,7 @@ pub mod tables {
                 "slab",
                 "socket2",
                 "tokio",
+                "toml",
                 "tracing",
             ],
         ),
