@@ -1,0 +1,35 @@
+//! A SEND that is repeated gets the id and the position of the first; the same number with another payload is refused.
+
+use std::collections::BTreeMap;
+
+use crate::ledger::Number;
+
+/// The first success answer of each message.
+#[derive(Default)]
+pub struct SameAnswer {
+    first: BTreeMap<Number, (i64, u32)>,
+}
+
+impl SameAnswer {
+    /// A success answer to the right payload. Transient messages (position 0) are not remembered by the router.
+    pub fn accepted(&mut self, number: Number, message_id: i64, seq: u32) -> Result<(), String> {
+        if seq == 0 {
+            return Ok(());
+        }
+        let first = *self.first.entry(number).or_insert((message_id, seq));
+        if first == (message_id, seq) {
+            Ok(())
+        } else {
+            Err(format!("message {number} was answered as {first:?} and as {:?}", (message_id, seq)))
+        }
+    }
+
+    /// An answer to another payload under a number that was accepted before.
+    pub fn conflict(&self, number: Number, reason: u8) -> Result<(), String> {
+        let success = jindou::format::packet::Reason::Success as u8;
+        if reason == success {
+            return Err(format!("another payload under the number of message {number} was taken"));
+        }
+        Ok(())
+    }
+}
