@@ -3,9 +3,9 @@
 //! which version it speaks. It re-sends what has no answer after every CONNACK, with the same number, as SDKs do.
 //!
 //! ```text
-//! away ──open──▶ opening ──(upgraded)──▶ connecting ──CONNACK 1──▶ live
-//!   ▲               │                        │                      │
-//!   └───────────────┴──── closed, cut, kicked, refused, silent ─────┘
+//! away ──open──▶ connecting ──CONNACK 1──▶ live
+//!   ▲               │                       │
+//!   └───────────────┴─ closed, cut, kicked, refused, silent
 //! ```
 
 use std::collections::VecDeque;
@@ -13,8 +13,9 @@ use std::collections::VecDeque;
 use jindou::format::packet::HeaderFlags;
 
 use crate::chance::Chance;
+use crate::faults::WorkloadPlan;
 use crate::ledger::{Family, Kind, Number, UserIndex};
-use crate::wire::{ClientWire, Told, Transport};
+use crate::wire::{ClientWire, Introduction, Told, Transport};
 
 /// How often a device looks at what is to be done.
 pub const TICK_MS: u64 = 10;
@@ -89,8 +90,6 @@ pub struct Link {
     heard_ns: u64,
     pinged_ns: u64,
     acks: VecDeque<Ack>,
-    /// Device id used.
-    pub device_id: String,
 }
 
 #[derive(Clone, Copy)]
@@ -99,17 +98,6 @@ struct Ack {
     message_id: i64,
     seq: u64,
     flags: HeaderFlags,
-}
-
-/// What a device wants done.
-#[derive(Debug)]
-pub enum Wish {
-    /// A new connection.
-    Open,
-    /// These bytes written.
-    Write(Vec<u8>),
-    /// The connection closed in order.
-    Close,
 }
 
 /// One device.
@@ -183,19 +171,22 @@ impl Device {
 
     /// The world has opened a connection for it; returns what to write at once.
     pub fn opened(&mut self, connection: usize, now_ns: u64, plain: bool, chance: &mut Chance) -> Vec<u8> {
-        let mut wire = ClientWire::new(self.habits.transport, self.habits.version, plain, chance);
         self.connections += 1;
         let device_id = if self.habits.steady_id {
             format!("steady-{}", self.index)
         } else {
             format!("fresh-{}-{}", self.index, self.connections)
         };
+        let introduction = Introduction {
+            version: self.habits.version,
+            uid: &self.uid,
+            flag: self.flag,
+            device_id: &device_id,
+            token: self.token.as_deref().unwrap_or(""),
+            client_timestamp_ms: (now_ns / 1_000_000) as i64,
+        };
         let mut out = Vec::new();
-        wire.open(&mut out);
-        if wire.is_open() {
-            let token = self.token.clone().unwrap_or_default();
-            wire.connect(&self.uid, &device_id, self.flag, &token, now_ns, &mut out);
-        }
+        let wire = ClientWire::open(self.habits.transport, plain, &introduction, chance, &mut out);
         self.link = Some(Link {
             connection,
             wire,
@@ -204,7 +195,6 @@ impl Device {
             heard_ns: now_ns,
             pinged_ns: now_ns,
             acks: VecDeque::new(),
-            device_id,
         });
         out
     }
@@ -225,10 +215,6 @@ impl Device {
         let told = link.wire.feed(bytes, out);
         for one in &told {
             match one {
-                Told::Upgraded => {
-                    let token = self.token.clone().unwrap_or_default();
-                    link.wire.connect(&self.uid, &link.device_id, self.flag, &token, now_ns, out);
-                }
                 Told::Connack { reason: 1 } => link.live = true,
                 Told::Recv(recv) => {
                     let keep = self.calm || !chance.permille(self.habits.forget_permille);
@@ -261,8 +247,8 @@ impl Device {
     pub fn write_due(
         &mut self,
         now_ns: u64,
-        window: usize,
-        double_permille: u32,
+        workload: &WorkloadPlan,
+        uids: &[String],
         chance: &mut Chance,
         out: &mut Vec<u8>,
     ) -> Vec<Outgoing> {
@@ -276,7 +262,7 @@ impl Device {
             false
         });
         let waiting = self.queue.iter().filter(|outgoing| outgoing.sent).count();
-        let mut room = window.saturating_sub(waiting);
+        let mut room = workload.send_window.saturating_sub(waiting);
         for outgoing in &mut self.queue {
             if room == 0 {
                 break;
@@ -286,10 +272,10 @@ impl Device {
             }
             outgoing.sent = true;
             room -= 1;
-            link.wire.send(outgoing, out);
+            link.wire.send(outgoing, &uids[outgoing.to], out);
             left.push(outgoing.clone());
-            if chance.permille(double_permille) {
-                link.wire.send(outgoing, out);
+            if chance.permille(workload.double_send_permille) {
+                link.wire.send(outgoing, &uids[outgoing.to], out);
             }
         }
         if now_ns - link.pinged_ns >= self.habits.ping_every_ns {

@@ -41,6 +41,8 @@ pub enum Promise {
     Intact,
     /// After everything has healed, the node comes to rest.
     Rest,
+    /// After any crash a node starts again from what its disks hold.
+    Recovery,
     /// The same seed gives the same history.
     Replay,
 }
@@ -61,6 +63,7 @@ impl Promise {
             Promise::Kicks => "kicks",
             Promise::Intact => "intact",
             Promise::Rest => "rest",
+            Promise::Recovery => "recovery",
             Promise::Replay => "replay",
         }
     }

@@ -23,13 +23,9 @@ impl SameAnswer {
             Err(format!("message {number} was answered as {first:?} and as {:?}", (message_id, seq)))
         }
     }
+}
 
-    /// An answer to another payload under a number that was accepted before.
-    pub fn conflict(&self, number: Number, reason: u8) -> Result<(), String> {
-        let success = jindou::format::packet::Reason::Success as u8;
-        if reason == success {
-            return Err(format!("another payload under the number of message {number} was taken"));
-        }
-        Ok(())
-    }
+/// A success answer to another payload under a number that was accepted before.
+pub fn conflict(number: Number) -> Result<(), String> {
+    Err(format!("another payload under the number of message {number} was taken"))
 }
