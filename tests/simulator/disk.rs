@@ -150,7 +150,8 @@ impl Disk {
         match request {
             Request::Write(write) => {
                 self.writing = None;
-                Event::JournalWritten { flush: write.flush, result: self.finish_write(&write, chance) }
+                let result = self.finish_write(&write, chance);
+                Event::JournalWritten { flush: write.flush, bytes: write.bytes, result }
             }
             Request::Segment(segment) => {
                 self.making.remove(&segment);

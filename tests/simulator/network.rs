@@ -36,6 +36,8 @@ pub struct Connection {
     pub arrived: Vec<u8>,
     /// The node's end has closed, once everything arrived is read.
     pub arrived_end: bool,
+    /// When it was begun.
+    pub opened_ns: u64,
     to_server_ns: u64,
     to_client_ns: u64,
 }
@@ -58,6 +60,7 @@ impl Connection {
             unread: 0,
             arrived: Vec::new(),
             arrived_end: false,
+            opened_ns: 0,
             to_server_ns: 0,
             to_client_ns: 0,
         }

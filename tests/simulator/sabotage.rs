@@ -1,7 +1,12 @@
 //! Canaries: each breaks one promise on purpose, in the simulator's own parts, and the checker of that promise, with all others
 //! muted, must say so. A check that cannot fail is no check.
 
+use std::time::Duration;
+
+use jindou::engine::shard::OfflineMode;
+
 use crate::checkers::Promise;
+use crate::faults::{FaultPlan, Plan};
 
 /// What is broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +102,37 @@ impl Sabotage {
             Sabotage::StayDown => Promise::Rest,
             Sabotage::OutsideChance => Promise::Replay,
             Sabotage::LoseSegment => Promise::Recovery,
+        }
+    }
+
+    /// Makes sure that a drawn plan gives the canary its occasion, and the checker no excuse.
+    pub fn prepare(self, plan: &mut Plan) {
+        plan.faults.damage_every = Duration::ZERO;
+        plan.retention.bytes = 0;
+        plan.offline = OfflineMode::Push;
+        plan.safety = Duration::from_secs(5);
+        plan.workload.send_every = Duration::from_millis(50);
+        match self {
+            Sabotage::OtherAnswer => plan.workload.double_send_permille = 500,
+            Sabotage::ForgeRecvack => {
+                plan.limits.recv_window = 2;
+                plan.faults.late_acker_permille = 1000;
+            }
+            Sabotage::SwallowClosed => plan.faults.leave_every = Duration::from_secs(1),
+            Sabotage::SwallowKick => {
+                plan.workload.masters = true;
+                plan.workload.twin_apps = true;
+                plan.token_auth = true;
+                plan.workload.users = 6;
+                plan.faults = FaultPlan::default();
+            }
+            Sabotage::StayDown | Sabotage::LoseSegment => plan.faults.crash_every = Duration::from_millis(700),
+            Sabotage::SwallowSendack => plan.faults = FaultPlan::default(),
+            _ => {}
+        }
+        if self == Sabotage::LoseSegment {
+            plan.geometry.segment_bytes = 16 << 10;
+            plan.limits.replay_bytes_max = 256 << 10;
         }
     }
 }

@@ -125,7 +125,7 @@ impl Checkers {
             ids: ids::Ids::default(),
             once: once::Once::new(dedupe_window),
             order: order::Order::default(),
-            same_answer: same_answer::SameAnswer::default(),
+            same_answer: same_answer::SameAnswer::new(dedupe_window),
             kicks: kicks::Kicks::default(),
             limits: limits::Peaks::default(),
         }
