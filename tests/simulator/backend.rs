@@ -212,7 +212,6 @@ impl World {
             kind,
             payload_bytes,
             device: None,
-            first_sent_ns: self.now_ns,
             accepted: None,
             wanted_by: BTreeSet::new(),
             seen_by: BTreeSet::new(),

@@ -232,7 +232,7 @@ impl Device {
                         }
                     }
                 }
-                Told::Sendack { client_seq, reason, .. } => {
+                Told::Sendack { client_seq, reason } => {
                     self.answers.0 += u64::from(*reason == 1);
                     self.answers.1 += u64::from(*reason != 1);
                     answered(&mut self.queue, *client_seq, *reason, now_ns);

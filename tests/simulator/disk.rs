@@ -78,6 +78,8 @@ pub struct Disk {
     durable: BTreeSet<Number>,
     /// Writes are refused for lack of space.
     pub full: bool,
+    /// Removed segments are used again as they are.
+    pub recycles: bool,
     /// The next write fails with an I/O error after having done a part of it.
     pub fail_next: bool,
     /// For canaries.
@@ -103,6 +105,7 @@ impl Disk {
             checkpointing: BTreeMap::new(),
             durable: BTreeSet::new(),
             full: false,
+            recycles: false,
             fail_next: false,
             lie: Lie::Honest,
             writes: 0,
@@ -135,7 +138,7 @@ impl Disk {
                 });
             }
             Request::Segment(segment) => {
-                assert!(!self.segments.contains_key(segment), "segment {segment} exists already");
+                // One that exists may be asked for anew: what a former run left in it is to be made away with.
                 assert!(self.making.insert(*segment), "segment {segment} was asked for twice");
             }
             Request::Checkpoint(slot, bytes) => {
@@ -159,8 +162,8 @@ impl Disk {
                     self.refusals += 1;
                     return Event::SegmentReady { segment, result: Err(DiskFault::Full) };
                 }
-                self.removed.remove(&segment);
-                self.segments.insert(segment, vec![0; self.geometry.segment_bytes as usize]);
+                let made = self.make_segment(segment);
+                self.segments.insert(segment, made);
                 Event::SegmentReady { segment, result: Ok(()) }
             }
             Request::Checkpoint(slot, bytes) => {
@@ -176,6 +179,13 @@ impl Disk {
                 Event::ReadDone { ticket, result: self.read(segment, offset, length) }
             }
         }
+    }
+
+    /// Zeroes, or a removed segment under a new name. One that is asked for anew is never given back as it was.
+    fn make_segment(&mut self, segment: u32) -> Vec<u8> {
+        self.removed.remove(&segment);
+        let old = if self.recycles { self.removed.pop_first() } else { None };
+        old.map_or_else(|| vec![0; self.geometry.segment_bytes as usize], |(_, bytes)| bytes)
     }
 
     fn finish_write(&mut self, write: &JournalWrite, chance: &mut Chance) -> Result<(), DiskFault> {
@@ -259,7 +269,8 @@ impl Disk {
             // Made under another name first, so it is there whole or not at all; never behind a gap.
             let next = self.segments.keys().next_back().is_none_or(|last| last + 1 == segment);
             if next && chance.one_in(2) {
-                self.segments.insert(segment, vec![0; self.geometry.segment_bytes as usize]);
+                let made = self.make_segment(segment);
+                self.segments.insert(segment, made);
             }
         }
         for (slot, bytes) in std::mem::take(&mut self.checkpointing) {
@@ -289,9 +300,9 @@ impl Disk {
 
     /// Flips one bit in finished data of a segment; says where, so that it can be mended.
     pub fn damage(&mut self, chance: &mut Chance) -> Option<Damage> {
-        // The last segment's tail cannot be told from a torn write: an older one shows what is meant.
-        let last = *self.segments.keys().next_back()?;
-        let older: Vec<u32> = self.segments.keys().copied().filter(|segment| *segment != last).collect();
+        // The last finished write cannot be told from one that tore, so something must lie behind the damage.
+        let last = self.segments.iter().rev().find(|(_, bytes)| bytes.iter().any(|byte| *byte != 0))?.0;
+        let older: Vec<u32> = self.segments.range(..*last).map(|(segment, _)| *segment).collect();
         if older.is_empty() {
             return None;
         }

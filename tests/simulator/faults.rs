@@ -143,6 +143,7 @@ impl Plan {
             slot_depth: *chance.pick(&[1, 2, 3, 4, 6]),
             limits,
             geometry: JournalGeometry {
+                identity: seed,
                 block_bytes: *chance.pick(&[512, 512, 1024, 4096]),
                 segment_bytes: segment_kib << 10,
             },
@@ -167,7 +168,7 @@ impl Plan {
         plan.shards = 2;
         plan.slot_depth = 3;
         plan.limits = tiny();
-        plan.geometry = JournalGeometry { block_bytes: 512, segment_bytes: 64 << 10 };
+        plan.geometry = JournalGeometry { identity: seed, block_bytes: 512, segment_bytes: 64 << 10 };
         plan.retention = Retention { bytes: 0, age_ms: 0 };
         plan.token_auth = false;
         plan.offline = OfflineMode::Push;

@@ -478,7 +478,7 @@ impl World {
         for piece in network::pieces(bytes, self.plan.network.split, &mut self.chances.network) {
             let latency_ns = self.chances.network.between(low * 1_000, high * 1_000);
             let at_ns = self.connections[index].to_client(self.now_ns, latency_ns);
-            self.at(at_ns, Action::ToClient(index, piece.len(), piece));
+            self.at(at_ns, Action::ToClient(index, piece));
         }
     }
 

@@ -106,8 +106,6 @@ pub struct Sent {
     pub payload_bytes: usize,
     /// The sending device, by index; `None` for a backend.
     pub device: Option<usize>,
-    /// When it was first written to a socket.
-    pub first_sent_ns: u64,
     /// The first success answer that came back to the sender.
     pub accepted: Option<Accepted>,
     /// Families that must see it, fixed when it was first sent.

@@ -74,13 +74,20 @@ pub struct Node {
 impl Node {
     /// Never started, disks empty.
     pub fn new(index: u16, plan: &Plan, chances: &mut Chances) -> Node {
+        let recycles = chances.disk.one_in(2);
+        let disks = (0..plan.shards).map(|_| {
+            let mut disk = Disk::new(plan.geometry);
+            // What damage looks like among old bytes of no meaning cannot be said.
+            disk.recycles = recycles && plan.faults.damage_every.is_zero();
+            disk
+        });
         Node {
             id: NodeId(index + 1),
             up: false,
             stopping: false,
             life: 0,
             hosts: Vec::new(),
-            disks: (0..plan.shards).map(|_| Disk::new(plan.geometry)).collect(),
+            disks: disks.collect(),
             slow: vec![false; usize::from(plan.shards)],
             ends: (0, 0),
             damages_named: 0,
@@ -197,12 +204,11 @@ impl World {
             }
         }
         let segments = disk.segments();
-        let range = segments.keys().next().copied().zip(segments.keys().next_back().copied());
         let from = recovery.first_segment();
         for (segment, bytes) in segments.range(from..) {
-            recovery.segment(*segment, bytes, Some(*segment) == range.map(|(_, last)| last))?;
+            recovery.segment(*segment, bytes)?;
         }
-        Ok(recovery.finish(node.now(self.now_ns), range))
+        recovery.finish(node.now(self.now_ns), segments.keys().next().copied())
     }
 
     /// A shard's turn.

@@ -185,7 +185,6 @@ impl World {
                 kind: outgoing.kind,
                 payload_bytes: outgoing.payload_bytes,
                 device: Some(index),
-                first_sent_ns: now_ns,
                 accepted: None,
                 wanted_by: Default::default(),
                 seen_by: Default::default(),

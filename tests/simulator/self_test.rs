@@ -28,7 +28,7 @@ pub const ALL: [(&str, fn()); 9] = [
     ("a-history-has-one-number", a_history_has_one_number),
 ];
 
-const GEOMETRY: JournalGeometry = JournalGeometry { block_bytes: 512, segment_bytes: 16 << 10 };
+const GEOMETRY: JournalGeometry = JournalGeometry { identity: 1, block_bytes: 512, segment_bytes: 16 << 10 };
 
 fn disk_with_segments(count: u32) -> Disk {
     let mut disk = Disk::new(GEOMETRY);

@@ -153,10 +153,6 @@ pub enum Told {
     Sendack {
         /// Echo.
         client_seq: u32,
-        /// Server's id.
-        message_id: i64,
-        /// Position.
-        seq: u64,
         /// 1 is success.
         reason: u8,
     },
@@ -283,8 +279,6 @@ fn hear(from: FromServer<'_>) -> Told {
         FromServer::Connack(connack) => Told::Connack { reason: connack.reason },
         FromServer::Sendack(sendack) => Told::Sendack {
             client_seq: sendack.client_seq,
-            message_id: sendack.message_id,
-            seq: sendack.message_seq,
             reason: sendack.reason,
         },
         FromServer::Recv(recv) => Told::Recv(TakenRecv {

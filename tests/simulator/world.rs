@@ -55,7 +55,7 @@ pub enum Action {
     /// The client's end reaches the node.
     ToServerEnd(usize),
     /// Bytes reach the client.
-    ToClient(usize, usize, Vec<u8>),
+    ToClient(usize, Vec<u8>),
     /// The node's end reaches the client.
     ToClientEnd(usize),
     /// The node's socket has room again.
@@ -310,7 +310,7 @@ impl World {
                 self.trace.record(now_ns, "in end", connection as u64, &[]);
                 self.arrive_end(connection);
             }
-            Action::ToClient(connection, _, bytes) => {
+            Action::ToClient(connection, bytes) => {
                 self.trace.record(now_ns, "out", connection as u64, &bytes);
                 self.reach_client(connection, bytes);
             }

@@ -101,16 +101,6 @@ impl Window {
         }
         Ok(())
     }
-
-    /// Ids still waiting.
-    pub fn open_ids(&self) -> impl Iterator<Item = i64> + '_ {
-        self.written.iter().filter(|(_, one)| one.acked.is_none()).map(|(id, _)| *id)
-    }
-
-    /// Nothing waits.
-    pub fn is_empty(&self) -> bool {
-        self.open == 0
-    }
 }
 
 /// The highest values seen, for the report.
