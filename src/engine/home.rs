@@ -197,8 +197,8 @@ impl Home {
         let Some(row) = self.rows.get_mut(channel) else {
             return false;
         };
-        // A cursor past the row would hide messages that are still to come.
-        let seq = seq.min(row.last_seq);
+        // After a restart a device may be further than the row: it read the channel's log, which the row has yet to hear of.
+        row.last_seq = row.last_seq.max(seq);
         let newly = row.advance(flag, seq) && !row.dirty;
         if newly {
             row.dirty = true;
