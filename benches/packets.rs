@@ -43,7 +43,7 @@ pub fn stored(message_id: i64) -> StoredMessage {
         client_msg_no: &number,
         topic: "",
         payload: &PAYLOAD,
-        device: 0,
+        device_tag: 0,
     };
     let mut raw = Vec::new();
     fields.encode(&mut raw);
