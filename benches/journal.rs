@@ -28,7 +28,7 @@ struct Bench {
 
 impl Bench {
     fn new(file: Option<File>) -> Bench {
-        let geometry = JournalGeometry { block_bytes: 4096, segment_bytes: SEGMENT_BYTES };
+        let geometry = JournalGeometry { identity: 1, block_bytes: 4096, segment_bytes: SEGMENT_BYTES };
         let from = ResumePoint {
             position: Position { segment: 1, offset: 0 },
             flush: 1,

@@ -1,6 +1,8 @@
 //! The engine's machines, one at a time, as a message meets them: where does it belong, is it a repeat, whose row moves.
 
-use criterion::{BatchSize, Criterion, Throughput, black_box};
+use std::hint::black_box;
+
+use criterion::{BatchSize, Criterion, Throughput};
 use jindou::engine::chance::Chance;
 use jindou::engine::channel::{Appended, Channel, Fingerprint};
 use jindou::engine::home::Home;
@@ -71,6 +73,7 @@ pub fn benches(criterion: &mut Criterion) {
     let map_state = Chance::new([1; 32], 1).map_state();
     let place = Place { node: NodeId(1), shard: ShardId(0) };
     let rows: Vec<ChannelKey> = (0..100).map(|number| ChannelKey::pair(&alice, &uid(number + 10))).collect();
+    group.throughput(Throughput::Elements(rows.len() as u64));
     group.bench_function("home update, 100 rows", |bencher| {
         let home = || {
             let mut home = Home::new(map_state);

@@ -4,9 +4,11 @@
 
 mod journal;
 mod machines;
+mod one_shard;
 mod packets;
+mod step;
 
 use criterion::{criterion_group, criterion_main};
 
-criterion_group!(all, packets::benches, machines::benches, journal::benches);
+criterion_group!(all, packets::benches, machines::benches, journal::benches, step::benches);
 criterion_main!(all);

@@ -1,8 +1,10 @@
 //! Packets as a node handles them: bytes of a client to a packet and back, without and with the cipher, through the same
 //! pipelines that the gateway uses. One 128-byte message is the unit.
 
+use std::hint::black_box;
+
 use bytes::Bytes;
-use criterion::{Criterion, Throughput, black_box};
+use criterion::{Criterion, Throughput};
 use jindou::format::client_pipeline::{ClientOptions, ClientPipeline};
 use jindou::format::message::{MessageFields, StoredMessage};
 use jindou::format::packet::{Connect, HeaderFlags, Packet, Reason, Send, Setting};
