@@ -6,8 +6,8 @@ use bytes::Bytes;
 use jindou::format::client_pipeline::{ClientOptions, ClientPipeline, FromServer};
 use jindou::format::message::{MessageFields, StoredMessage};
 use jindou::format::packet::{
-    Connack, Connect, Disconnect, EventPacket, HeaderFlags, Packet, Recv, Recvack, Send, Sendack, Setting, StreamFields,
-    Sub, Suback,
+    Connack, Connect, Disconnect, EventPacket, HeaderFlags, Packet, Recv, Recvack, Send, Sendack, Setting,
+    StreamFields, Sub, Suback,
 };
 use jindou::format::packet_cipher::{CipherScratch, KeyPair, SessionCipher, parse_public_key};
 use jindou::format::packet_codec::{Decoded, decode, encode, encoded_bytes};

@@ -184,12 +184,7 @@ impl SessionCipher {
     ///
     /// # Errors
     /// [`BadPayload`].
-    pub fn open_send(
-        &self,
-        send: &Send<'_>,
-        scratch: &mut CipherScratch,
-        out: &mut Vec<u8>,
-    ) -> Result<(), BadPayload> {
+    pub fn open_send(&self, send: &Send<'_>, scratch: &mut CipherScratch, out: &mut Vec<u8>) -> Result<(), BadPayload> {
         let expected = self.send_msg_key(send, send.payload, scratch);
         self.open(send.msg_key, expected, send.payload, out)
     }
@@ -198,12 +193,7 @@ impl SessionCipher {
     ///
     /// # Errors
     /// [`BadPayload`].
-    pub fn open_recv(
-        &self,
-        recv: &Recv<'_>,
-        scratch: &mut CipherScratch,
-        out: &mut Vec<u8>,
-    ) -> Result<(), BadPayload> {
+    pub fn open_recv(&self, recv: &Recv<'_>, scratch: &mut CipherScratch, out: &mut Vec<u8>) -> Result<(), BadPayload> {
         let expected = self.recv_msg_key(recv, recv.payload, scratch);
         self.open(recv.msg_key, expected, recv.payload, out)
     }
