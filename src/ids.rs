@@ -92,10 +92,7 @@ impl Uid {
         if text.len() > crate::limits::UID_BYTES_MAX {
             return Err(BadUid::TooLong);
         }
-        if text
-            .bytes()
-            .any(|b| matches!(b, b'@' | b'#' | b'&') || b < 0x20 || b == 0x7f)
-        {
+        if text.bytes().any(|b| matches!(b, b'@' | b'#' | b'&') || b < 0x20 || b == 0x7f) {
             return Err(BadUid::ForbiddenCharacter);
         }
         Ok(Uid(Arc::from(text)))
@@ -202,19 +199,13 @@ impl ChannelKey {
         id.push_str(first.as_str());
         id.push('@');
         id.push_str(second.as_str());
-        ChannelKey {
-            kind: ChannelKind::Pair,
-            id: Arc::from(id),
-        }
+        ChannelKey { kind: ChannelKind::Pair, id: Arc::from(id) }
     }
 
     /// A user's queue of command messages.
     #[must_use]
     pub fn command(uid: &Uid) -> ChannelKey {
-        ChannelKey {
-            kind: ChannelKind::Command,
-            id: uid.0.clone(),
-        }
+        ChannelKey { kind: ChannelKind::Command, id: uid.0.clone() }
     }
 
     /// Both uids of a pair, or the one of a command queue twice.

@@ -100,8 +100,7 @@ impl SendBody {
         bytes.extend_from_slice(payload);
         SendBody {
             client_msg_no_end: u16::try_from(client_msg_no.len()).expect("checked by the caller"),
-            topic_end: u16::try_from(client_msg_no.len() + topic.len())
-                .expect("checked by the caller"),
+            topic_end: u16::try_from(client_msg_no.len() + topic.len()).expect("checked by the caller"),
             bytes: Bytes::from(bytes),
         }
     }

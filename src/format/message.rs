@@ -50,10 +50,7 @@ impl MessageFields<'_> {
             + self.client_msg_no.len()
             + self.topic.len()
             + self.payload.len();
-        assert!(
-            total <= MESSAGE_BYTES_MAX,
-            "a message over the limit reached the log"
-        );
+        assert!(total <= MESSAGE_BYTES_MAX, "a message over the limit reached the log");
         let mut head = [0u8; FIXED_BYTES];
         head[0..4].copy_from_slice(&(total as u32).to_le_bytes());
         head[8..16].copy_from_slice(&self.message_id.to_le_bytes());
@@ -151,8 +148,10 @@ impl StoredMessage {
         if crc32fast::hash(&bytes[8..length]) != u32_at(bytes, 4) {
             return Err(BadMessage::Checksum);
         }
-        let text =
-            usize::from(bytes[30]) + usize::from(bytes[31]) + u16_at(bytes, 32) + u16_at(bytes, 34);
+        let text = usize::from(bytes[30])
+            + usize::from(bytes[31])
+            + u16_at(bytes, 32)
+            + u16_at(bytes, 34);
         if FIXED_BYTES + text > length {
             return Err(BadMessage::Malformed);
         }
@@ -261,14 +260,7 @@ impl StoredMessage {
 
 impl fmt::Debug for StoredMessage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "message {} {}→{} {:?}",
-            self.message_id(),
-            self.from(),
-            self.to(),
-            self.client_msg_no()
-        )
+        write!(f, "message {} {}→{} {:?}", self.message_id(), self.from(), self.to(), self.client_msg_no())
     }
 }
 
@@ -299,18 +291,12 @@ mod tests {
         assert_eq!((message.from(), message.to()), ("alice", "bob"));
         assert_eq!((message.client_msg_no(), message.topic()), ("n-1", "t"));
         assert_eq!(message.payload(), b"hello");
-        assert_eq!(
-            (message.message_id(), message.unix_ms(), message.expire_s()),
-            (7, 1_700_000_000_123, 60)
-        );
+        assert_eq!((message.message_id(), message.unix_ms(), message.expire_s()), (7, 1_700_000_000_123, 60));
         for at in 0..length {
             let mut bad = raw.clone();
             bad[at] ^= 0x40;
             bad.truncate(length);
-            assert!(
-                StoredMessage::take(&Bytes::from(bad)).is_err(),
-                "flip at {at} went unseen"
-            );
+            assert!(StoredMessage::take(&Bytes::from(bad)).is_err(), "flip at {at} went unseen");
         }
     }
 }
