@@ -49,6 +49,8 @@ pub enum Event {
     JournalWritten {
         /// The write's number.
         flush: u64,
+        /// The write's bytes, back for the next batch or another try.
+        bytes: Vec<u8>,
         /// `Err` leaves it to be tried again by the engine's word.
         result: Result<(), DiskFault>,
     },
@@ -150,16 +152,7 @@ pub struct ConnectPacket {
     pub key: ClientKey,
 }
 
-/// What a CONNECT offered for the key agreement.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClientKey {
-    /// Good, or not needed on a plain listener.
-    Usable,
-    /// Empty: reason 21.
-    Missing,
-    /// Not 32 bytes of base64, or a point of small order: reason 2.
-    Bad,
-}
+pub use crate::format::packet_cipher::ClientKey;
 
 /// SEND.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -57,6 +57,8 @@ pub struct JournalGeometry {
     pub block_bytes: u32,
     /// Size of a segment, a multiple of the block, at most 1 GiB.
     pub segment_bytes: u32,
+    /// Which journal: random, one for each shard of a node, never leaves it. What carries another is not this journal's.
+    pub identity: u64,
 }
 
 /// How much history is kept; whole segments at a time. Zero means no bound.

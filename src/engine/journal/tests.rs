@@ -1,0 +1,977 @@
+//! The journal over a tiny disk that can be cut off at any write, tears at 512 bytes, fills up, fails and forgets.
+//! Everything appended carries a serial number, so that "what is replayed is what was appended" is compared exactly.
+
+use std::collections::BTreeMap;
+
+use super::*;
+
+const SECTOR: usize = 512;
+
+/// Numbers by chance from a seed (splitmix64).
+struct Dice(u64);
+
+impl Dice {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound as u64) as usize
+    }
+
+    fn one_in(&mut self, n: usize) -> bool {
+        self.below(n) == 0
+    }
+}
+
+/// A segment's file: what a reader sees, and what a power cut is sure to leave.
+#[derive(Clone)]
+struct SegmentFile {
+    seen: Vec<u8>,
+    safe: Vec<u8>,
+}
+
+struct Disk {
+    segments: BTreeMap<u32, SegmentFile>,
+    retired: Vec<SegmentFile>,
+}
+
+impl Disk {
+    fn prepare(&mut self, segment: u32, bytes: usize) {
+        let file = self.retired.pop().unwrap_or_else(|| SegmentFile {
+            seen: vec![0; bytes],
+            safe: vec![0; bytes],
+        });
+        self.segments.insert(segment, file);
+    }
+
+    fn write(&mut self, write: &JournalWrite, synced: bool) {
+        let file = self
+            .segments
+            .get_mut(&write.segment)
+            .expect("only prepared segments are written to");
+        let range = write.offset as usize..write.offset as usize + write.bytes.len();
+        file.seen[range.clone()].copy_from_slice(&write.bytes);
+        if synced {
+            file.safe[range.clone()].copy_from_slice(&write.bytes);
+        }
+    }
+
+    fn trim(&mut self, first: u32) {
+        while let Some(entry) = self
+            .segments
+            .first_entry()
+            .filter(|entry| *entry.key() < first)
+        {
+            let mut file = entry.remove();
+            file.safe.clone_from(&file.seen);
+            self.retired.push(file);
+        }
+        self.retired.truncate(2);
+    }
+
+    /// Each sector that was not synced is on disk or not, by chance.
+    fn cut_power(&mut self, dice: &mut Dice) {
+        let kept_in_ten = dice.below(11);
+        for file in self.segments.values_mut() {
+            for at in (0..file.seen.len()).step_by(SECTOR) {
+                let sector = at..at + SECTOR;
+                if file.seen[sector.clone()] != file.safe[sector.clone()]
+                    && dice.below(10) < kept_in_ten
+                {
+                    file.safe[sector.clone()].copy_from_slice(&file.seen[sector]);
+                }
+            }
+            file.seen.clone_from(&file.safe);
+        }
+    }
+
+    /// What a start does before it believes what it reads.
+    fn sync(&mut self) {
+        for file in self.segments.values_mut() {
+            file.safe.clone_from(&file.seen);
+        }
+    }
+}
+
+/// A record as it was appended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Owned {
+    Entry {
+        slot: SlotId,
+        term: u64,
+        index: u64,
+        kind: u8,
+        data: Vec<u8>,
+    },
+    HardState {
+        slot: SlotId,
+        term: u64,
+        vote: u64,
+        commit: u64,
+    },
+}
+
+impl Owned {
+    fn of(record: Record<'_>) -> Owned {
+        match record {
+            Record::Entry {
+                slot,
+                term,
+                index,
+                kind,
+                data,
+            } => Owned::Entry {
+                slot,
+                term,
+                index,
+                kind,
+                data: data.to_vec(),
+            },
+            Record::HardState {
+                slot,
+                term,
+                vote,
+                commit,
+            } => Owned::HardState {
+                slot,
+                term,
+                vote,
+                commit,
+            },
+        }
+    }
+}
+
+/// What was appended, and the flush that carries it.
+#[derive(Clone, Debug)]
+struct Appended {
+    flush: u64,
+    segment: u32,
+    /// Of an entry's data.
+    place: Option<Position>,
+    record: Owned,
+}
+
+/// A journal, its disk, and all that the world knows of both.
+struct World {
+    dice: Dice,
+    disk: Disk,
+    geometry: JournalGeometry,
+    limits: Limits,
+    durability: Durability,
+    journal: Journal,
+    history: Vec<Appended>,
+    /// Records that the journal has called durable, from the beginning of `history`.
+    promised: usize,
+    serial: u64,
+    now: Instant,
+    /// The one write in flight.
+    in_flight: Option<JournalWrite>,
+    asked: Option<u32>,
+    /// One in so many operations fails; 0 is never.
+    faults: usize,
+    /// Faults that happened, retries that repaired them.
+    faulted: usize,
+}
+
+const GEOMETRY: JournalGeometry = JournalGeometry {
+    block_bytes: 512,
+    segment_bytes: 8192,
+    identity: 0x6a69_6e64_6f75,
+};
+
+impl World {
+    fn new(seed: u64, durability: Durability, faults: usize) -> World {
+        let geometry = GEOMETRY;
+        let limits = Limits {
+            flush_bytes_max: 2048,
+            ..Limits::TINY
+        };
+        let journal = Journal::resume(
+            geometry,
+            &limits,
+            durability,
+            Replay::new(geometry).finish(),
+        );
+        World {
+            dice: Dice(seed),
+            disk: Disk {
+                segments: BTreeMap::new(),
+                retired: Vec::new(),
+            },
+            geometry,
+            limits,
+            durability,
+            journal,
+            history: Vec::new(),
+            promised: 0,
+            serial: 0,
+            now: Instant::default(),
+            in_flight: None,
+            asked: None,
+            faults,
+            faulted: 0,
+        }
+    }
+
+    fn append(&mut self) {
+        self.serial += 1;
+        let slot = SlotId(self.dice.below(4) as u16);
+        let (record, place) = if self.dice.one_in(4) {
+            let record = Owned::HardState {
+                slot,
+                term: self.serial,
+                vote: self.dice.next(),
+                commit: 7,
+            };
+            let Owned::HardState {
+                term, vote, commit, ..
+            } = record
+            else {
+                unreachable!()
+            };
+            self.journal.append_hard_state(slot, term, vote, commit);
+            (record, None)
+        } else {
+            let length = match self.dice.below(20) {
+                0 => entry_data_bytes_max(&self.geometry) - self.dice.below(600),
+                1..4 => self.dice.below(3000),
+                _ => self.dice.below(200),
+            };
+            let data: Vec<u8> = (0..length)
+                .map(|at| (at as u64 ^ self.serial) as u8)
+                .collect();
+            let (term, index, kind) = (self.serial, self.serial * 3, (self.serial % 5) as u8);
+            let place = self.journal.append_entry(slot, term, index, kind, &data);
+            (
+                Owned::Entry {
+                    slot,
+                    term,
+                    index,
+                    kind,
+                    data,
+                },
+                Some(place),
+            )
+        };
+        let segment = self.journal.position().segment;
+        let flush = self.journal.next_flush();
+        if self.history.last().is_some_and(|last| last.flush > flush) {
+            panic!("flush numbers only rise");
+        }
+        self.history.push(Appended {
+            flush,
+            segment,
+            place,
+            record,
+        });
+    }
+
+    fn turn(&mut self) {
+        for _ in 0..self.dice.below(6) {
+            self.append();
+        }
+        let mut effects = Effects::default();
+        self.journal.flush(self.now, &mut effects);
+        self.carry_out(effects);
+        self.journal.check_invariants();
+        self.note_promises();
+    }
+
+    fn carry_out(&mut self, effects: Effects) {
+        for effect in effects.list {
+            match effect {
+                Effect::JournalWrite(write) => {
+                    assert!(self.in_flight.is_none(), "one write at a time");
+                    assert!(
+                        write
+                            .bytes
+                            .len()
+                            .is_multiple_of(self.geometry.block_bytes as usize)
+                    );
+                    self.in_flight = Some(write);
+                }
+                Effect::JournalSegment { segment } => {
+                    assert!(self.asked.is_none(), "one segment at a time");
+                    self.asked = Some(segment);
+                }
+                Effect::JournalTrim { first } => self.disk.trim(first),
+                other => panic!("not the journal's business: {other:?}"),
+            }
+        }
+    }
+
+    fn fault(&mut self) -> Option<DiskFault> {
+        if self.faults == 0 || !self.dice.one_in(self.faults) {
+            return None;
+        }
+        self.faulted += 1;
+        Some(if self.dice.one_in(2) {
+            DiskFault::Full
+        } else {
+            DiskFault::Io(5)
+        })
+    }
+
+    fn answer_write(&mut self) {
+        let Some(write) = self.in_flight.take() else {
+            return;
+        };
+        let fault = self.fault();
+        if fault.is_none() || self.dice.one_in(2) {
+            // A write that failed may still have reached the disk.
+            self.disk.write(
+                &write,
+                self.durability == Durability::Fsync && fault.is_none(),
+            );
+        }
+        self.journal.handle_written(
+            self.now,
+            write.flush,
+            write.bytes,
+            fault.map_or(Ok(()), Err),
+        );
+        if fault.is_some() {
+            assert!(!self.journal.writable());
+            let retry_at = self.now + RETRY_AFTER;
+            assert!(self.journal.deadline().is_some_and(|at| at <= retry_at));
+        }
+        self.note_promises();
+    }
+
+    fn answer_segment(&mut self) {
+        let Some(segment) = self.asked.take() else {
+            return;
+        };
+        let fault = self.fault();
+        if fault.is_none() {
+            self.disk
+                .prepare(segment, self.geometry.segment_bytes as usize);
+        }
+        self.journal
+            .handle_segment_ready(self.now, segment, fault.map_or(Ok(()), Err));
+        assert_eq!(
+            self.journal.writable(),
+            fault.is_none() && self.journal.deadline().is_none() && !self.retrying()
+        );
+    }
+
+    fn retrying(&self) -> bool {
+        matches!(self.journal.writing, Writing::InFlight { again: true, .. })
+    }
+
+    fn note_promises(&mut self) {
+        if self.durability == Durability::Fsync {
+            let durable = self.journal.durable_flush();
+            self.promised = self.promised.max(
+                self.history
+                    .partition_point(|appended| appended.flush <= durable),
+            );
+        }
+    }
+
+    /// Power off at this instant, and on again. Returns the damage if the replay says so.
+    fn crash(&mut self) -> Result<(), JournalDamage> {
+        if let Some(write) = self.in_flight.take() {
+            self.disk.write(&write, false);
+        }
+        if self.asked.take().is_some_and(|_| self.dice.one_in(2)) {
+            // A prepared file may have appeared although nobody was told.
+            let segment = self.journal.ready_segment + 1;
+            self.disk
+                .prepare(segment, self.geometry.segment_bytes as usize);
+        }
+        self.disk.cut_power(&mut self.dice);
+        self.restart()
+    }
+
+    fn restart(&mut self) -> Result<(), JournalDamage> {
+        let from = self.disk.segments.keys().next().copied();
+        let (found, resume) = self.replay(from)?;
+        let first = from.unwrap_or(1);
+        self.compare(first, &found);
+        self.disk.sync();
+        self.promised = self.history.len();
+        self.journal = Journal::resume(self.geometry, &self.limits, self.durability, resume);
+        self.journal.check_invariants();
+        Ok(())
+    }
+
+    #[allow(clippy::type_complexity)]
+    fn replay(
+        &self,
+        from: Option<u32>,
+    ) -> Result<(Vec<(Owned, Position)>, ResumePoint), JournalDamage> {
+        let mut replay = Replay::new(self.geometry);
+        let mut found = Vec::new();
+        for (segment, file) in self.disk.segments.range(from.unwrap_or(1)..) {
+            replay.segment(*segment, &file.seen, &mut |record, place| {
+                found.push((Owned::of(record), place))
+            })?;
+        }
+        Ok((found, replay.finish()))
+    }
+
+    /// What was promised is there; what is there is a beginning of what was appended; and it lies where it was said.
+    fn compare(&mut self, first: u32, found: &[(Owned, Position)]) {
+        let skipped = self
+            .history
+            .partition_point(|appended| appended.segment < first);
+        let known = &self.history[skipped..];
+        assert!(
+            found.len() <= known.len(),
+            "more is replayed than was appended"
+        );
+        for (appended, (record, place)) in known.iter().zip(found) {
+            assert_eq!(
+                &appended.record, record,
+                "something else is replayed than was appended"
+            );
+            assert!(
+                appended.place.is_none_or(|appended| appended == *place),
+                "an entry lies where its append said"
+            );
+            if let (Owned::Entry { data, .. }, at) = (record, place.offset as usize) {
+                assert_eq!(
+                    &self.disk.segments[&place.segment].seen[at..at + data.len()],
+                    data
+                );
+            }
+        }
+        assert!(
+            skipped + found.len() >= self.promised,
+            "something promised is gone"
+        );
+        self.history.truncate(skipped + found.len());
+    }
+}
+
+fn live(seed: u64, durability: Durability, faults: usize, crashes: usize) -> World {
+    let mut world = World::new(seed, durability, faults);
+    for _ in 0..crashes {
+        for _ in 0..world.dice.below(60) {
+            world.turn();
+            if world.dice.one_in(2) {
+                world.answer_write();
+            }
+            if world.dice.one_in(2) {
+                world.answer_segment();
+            }
+            if world.dice.one_in(20) {
+                let (first, last) = world.journal.segments();
+                let first = first + world.dice.below((last - first + 2) as usize) as u32;
+                let mut effects = Effects::default();
+                world.journal.trim(first, &mut effects);
+                world.carry_out(effects);
+            }
+            world.now = world.now + Duration::from_millis(world.dice.below(700) as u64);
+        }
+        world
+            .crash()
+            .unwrap_or_else(|damage| panic!("seed {seed}: {damage}"));
+    }
+    world
+}
+
+#[test]
+fn what_was_promised_survives_any_crash() {
+    let mut replayed = 0;
+    let mut segments = 0;
+    for seed in 0..400 {
+        let world = live(seed, Durability::Fsync, 0, 8);
+        replayed += world.history.len();
+        segments += u64::from(world.journal.segments().1);
+    }
+    assert!(
+        replayed > 20_000 && segments > 2_000,
+        "the test did little: {replayed} records, {segments} segments"
+    );
+}
+
+#[test]
+fn faults_and_full_disks_delay_and_lose_nothing() {
+    let mut faulted = 0;
+    for seed in 1000..1300 {
+        faulted += live(seed, Durability::Fsync, 5, 6).faulted;
+    }
+    assert!(faulted > 1000, "the test met few faults: {faulted}");
+}
+
+#[test]
+fn without_sync_a_power_cut_leaves_a_beginning_and_never_a_mixture() {
+    for seed in 2000..2600 {
+        live(seed, Durability::Memory, 0, 10);
+    }
+    for seed in 2600..2800 {
+        live(seed, Durability::Memory, 6, 10);
+    }
+}
+
+#[test]
+fn changing_the_durability_between_runs_is_no_damage() {
+    for seed in 3000..3300 {
+        let mut world = live(seed, Durability::Memory, 0, 2);
+        for round in 0..6 {
+            world.durability = if round % 2 == 0 {
+                Durability::Fsync
+            } else {
+                Durability::Memory
+            };
+            world
+                .restart()
+                .unwrap_or_else(|damage| panic!("seed {seed}: {damage}"));
+            for _ in 0..30 {
+                world.turn();
+                world.answer_write();
+                world.answer_segment();
+            }
+            world
+                .crash()
+                .unwrap_or_else(|damage| panic!("seed {seed}: {damage}"));
+        }
+    }
+}
+
+/// Runs without crash and comes to rest.
+fn filled(seed: u64, records: usize) -> World {
+    let mut world = World::new(seed, Durability::Fsync, 0);
+    while world.history.len() < records {
+        world.turn();
+        world.answer_segment();
+        world.answer_write();
+    }
+    settle(&mut world);
+    world
+}
+
+fn settle(world: &mut World) {
+    while world.journal.pending_bytes() > 0 || world.asked.is_some() {
+        let mut effects = Effects::default();
+        world.journal.flush(world.now, &mut effects);
+        world.carry_out(effects);
+        world.answer_segment();
+        world.answer_write();
+    }
+    assert_eq!(world.promised, world.history.len());
+}
+
+#[test]
+fn a_flipped_bit_is_damage_unless_it_is_in_the_last_batch() {
+    let (mut damaged, mut shortened, mut harmless) = (0, 0, 0);
+    for seed in 0..600 {
+        let mut world = filled(seed, 100);
+        let end = world.journal.position();
+        let last = world.history.last().map_or(0, |appended| appended.flush);
+        let before_last = world
+            .history
+            .partition_point(|appended| appended.flush < last);
+        let segment = 1 + world.dice.below(end.segment as usize) as u32;
+        let bound = if segment == end.segment {
+            end.offset
+        } else {
+            world.geometry.segment_bytes
+        };
+        let at = world.dice.below(bound as usize);
+        let bit = world.dice.below(8);
+        if let Some(file) = world.disk.segments.get_mut(&segment) {
+            file.seen[at] ^= 1 << bit;
+        }
+        match world.replay(Some(1)) {
+            Err(damage) => {
+                damaged += 1;
+                let offset = at as u32;
+                assert!(damage.position <= Position { segment, offset }, "{damage}");
+                assert!(damage.position.segment + 1 >= segment, "{damage}");
+                assert!(
+                    damage
+                        .to_string()
+                        .contains("was written after it was on disk")
+                );
+            }
+            Ok((found, _)) if found.len() == world.history.len() => harmless += 1,
+            Ok((found, _)) => {
+                shortened += 1;
+                assert_eq!(
+                    found.len(),
+                    before_last,
+                    "only the last batch may be taken for torn"
+                );
+            }
+        }
+    }
+    assert!(
+        damaged > 100 && shortened > 3 && harmless > 100,
+        "{damaged} {shortened} {harmless}"
+    );
+}
+
+#[test]
+fn a_lost_segment_or_a_hole_is_damage() {
+    let mut world = filled(7, 150);
+    let whole = world.disk.segments.clone();
+    world.disk.segments.remove(&3);
+    let damage = world.replay(Some(1)).expect_err("a file is missing");
+    assert_eq!(
+        damage.position,
+        Position {
+            segment: 3,
+            offset: 0
+        }
+    );
+    assert_eq!(
+        damage.to_string(),
+        "the journal is damaged at segment 3 offset 0: the segment's file is missing, but there are later ones"
+    );
+
+    for emptied in 1..world.journal.segments().1 {
+        world.disk.segments.clone_from(&whole);
+        if let Some(file) = world.disk.segments.get_mut(&emptied) {
+            file.seen.fill(0);
+        }
+        world
+            .replay(Some(1))
+            .expect_err("what was promised is zeroes");
+    }
+}
+
+#[test]
+fn another_journals_segments_are_not_ours() {
+    let mut world = filled(8, 60);
+    world.geometry.identity += 1;
+    let (found, resume) = world
+        .replay(Some(1))
+        .expect("nothing of this journal is there");
+    assert!(found.is_empty());
+    assert_eq!(
+        (resume.position, resume.flush),
+        (
+            Position {
+                segment: 1,
+                offset: 0
+            },
+            1
+        )
+    );
+}
+
+#[test]
+fn a_replay_may_begin_at_any_segment_and_even_at_the_empty_spare() {
+    for seed in 0..50 {
+        let mut world = filled(seed, 100);
+        let (all, _) = world.replay(Some(1)).expect("sound");
+        let spare = *world.disk.segments.keys().last().expect("there is a spare");
+        for first in 1..spare {
+            let (found, resume) = world.replay(Some(first)).expect("sound");
+            let rest: Vec<_> = all
+                .iter()
+                .filter(|(_, place)| place.segment >= first)
+                .cloned()
+                .collect();
+            assert_eq!(found, rest);
+            assert_eq!(resume.flush, world.journal.next_flush());
+        }
+        // Everything before the spare is covered by checkpoints: numbering begins anew there, and a later replay may
+        // begin before it or at it.
+        let (found, resume) = world.replay(Some(spare)).expect("sound");
+        assert!(found.is_empty());
+        assert_eq!(
+            resume.position,
+            Position {
+                segment: spare,
+                offset: 0
+            }
+        );
+        assert!(resume.flush > world.journal.next_flush());
+        world.promised = 0;
+        world.journal = Journal::resume(world.geometry, &world.limits, world.durability, resume);
+        let before = world.history.len();
+        for _ in 0..20 {
+            world.turn();
+            world.answer_segment();
+            world.answer_write();
+        }
+        settle(&mut world);
+        let (from_spare, _) = world.replay(Some(spare)).expect("sound");
+        assert_eq!(from_spare.len(), world.history.len() - before);
+        let (found, _) = world.replay(Some(1)).expect("sound");
+        assert_eq!(found.len(), world.history.len());
+    }
+}
+
+/// The journal alone, with a write answered at once.
+fn plain(durability: Durability) -> Journal {
+    let limits = Limits {
+        flush_bytes_max: 2048,
+        ..Limits::TINY
+    };
+    let mut journal = Journal::resume(
+        GEOMETRY,
+        &limits,
+        durability,
+        Replay::new(GEOMETRY).finish(),
+    );
+    let mut effects = Effects::default();
+    for segment in 1..=2 {
+        journal.flush(Instant(0), &mut effects);
+        assert!(
+            matches!(effects.list.pop(), Some(Effect::JournalSegment { segment: asked }) if asked == segment)
+        );
+        journal.handle_segment_ready(Instant(0), segment, Ok(()));
+    }
+    journal.flush(Instant(0), &mut effects);
+    assert!(
+        effects.list.is_empty(),
+        "nothing waits and a spare is there"
+    );
+    journal
+}
+
+fn the_write(effects: &mut Effects) -> JournalWrite {
+    match effects.list.pop() {
+        Some(Effect::JournalWrite(write)) => write,
+        other => panic!("a write was due, not {other:?}"),
+    }
+}
+
+#[test]
+fn nothing_is_durable_before_its_write_is_answered() {
+    let mut journal = plain(Durability::Fsync);
+    let mut effects = Effects::default();
+    let place = journal.append_entry(SlotId(3), 1, 1, 0, b"one");
+    assert_eq!(
+        place,
+        Position {
+            segment: 1,
+            offset: 48 + 24
+        }
+    );
+    assert_eq!((journal.next_flush(), journal.durable_flush()), (1, 0));
+    journal.flush(Instant(0), &mut effects);
+    let write = the_write(&mut effects);
+    assert_eq!(
+        (write.flush, write.segment, write.offset, write.bytes.len()),
+        (1, 1, 0, 512)
+    );
+    assert_eq!((journal.next_flush(), journal.durable_flush()), (2, 0));
+
+    // The next batch fills while the first is in flight, and waits for it.
+    let place = journal.append_entry(SlotId(3), 1, 2, 0, b"two");
+    assert_eq!(
+        place,
+        Position {
+            segment: 1,
+            offset: 512 + 48 + 24
+        }
+    );
+    journal.flush(Instant(0), &mut effects);
+    assert!(effects.list.is_empty());
+    journal.handle_written(Instant(0), 1, write.bytes, Ok(()));
+    assert_eq!(journal.durable_flush(), 1);
+    journal.flush(Instant(0), &mut effects);
+    assert_eq!(the_write(&mut effects).flush, 2);
+}
+
+#[test]
+fn a_failed_write_is_tried_again_with_the_same_bytes_at_the_same_place() {
+    let mut journal = plain(Durability::Fsync);
+    let mut effects = Effects::default();
+    journal.append_hard_state(SlotId(1), 1, 1, 0);
+    journal.flush(Instant(0), &mut effects);
+    let first = the_write(&mut effects);
+    let copy = JournalWrite {
+        bytes: first.bytes.clone(),
+        ..first
+    };
+    journal.handle_written(Instant(5), 1, first.bytes, Err(DiskFault::Full));
+    assert!(!journal.writable());
+    assert_eq!(journal.durable_flush(), 0);
+    let retry_at = Instant(5) + RETRY_AFTER;
+    assert_eq!(journal.deadline(), Some(retry_at));
+    journal.append_hard_state(SlotId(1), 2, 1, 0);
+    journal.flush(Instant(retry_at.0 - 1), &mut effects);
+    assert!(effects.list.is_empty());
+    journal.flush(retry_at, &mut effects);
+    let again = the_write(&mut effects);
+    assert_eq!(again, copy);
+    assert!(
+        !journal.writable(),
+        "a retry under way has not succeeded yet"
+    );
+    journal.handle_written(retry_at, 1, again.bytes, Ok(()));
+    assert!(journal.writable());
+    assert_eq!((journal.durable_flush(), journal.deadline()), (1, None));
+}
+
+#[test]
+fn no_segment_means_no_write_and_a_retry() {
+    let mut journal = Journal::resume(
+        GEOMETRY,
+        &Limits::TINY,
+        Durability::Fsync,
+        Replay::new(GEOMETRY).finish(),
+    );
+    let mut effects = Effects::default();
+    journal.append_hard_state(SlotId(1), 1, 1, 0);
+    journal.flush(Instant(0), &mut effects);
+    assert!(matches!(
+        effects.list.as_slice(),
+        [Effect::JournalSegment { segment: 1 }]
+    ));
+    effects.list.clear();
+    assert!(journal.writable());
+    journal.handle_segment_ready(Instant(0), 1, Err(DiskFault::Full));
+    assert!(!journal.writable());
+    journal.flush(Instant(0), &mut effects);
+    assert!(effects.list.is_empty());
+    journal.flush(Instant(0) + RETRY_AFTER, &mut effects);
+    assert!(matches!(
+        effects.list.as_slice(),
+        [Effect::JournalSegment { segment: 1 }]
+    ));
+    assert!(!journal.writable());
+    effects.list.clear();
+    journal.handle_segment_ready(Instant(0), 1, Ok(()));
+    assert!(journal.writable());
+    journal.flush(Instant(0), &mut effects);
+    assert!(matches!(
+        effects.list.as_slice(),
+        [
+            Effect::JournalSegment { segment: 2 },
+            Effect::JournalWrite(_)
+        ]
+    ));
+}
+
+#[test]
+fn memory_promises_what_was_accepted() {
+    let mut journal = plain(Durability::Memory);
+    journal.append_hard_state(SlotId(1), 1, 1, 0);
+    assert!(journal.durable_flush() >= journal.next_flush());
+}
+
+#[test]
+fn a_batch_never_crosses_a_segment_or_the_wished_size() {
+    let mut journal = plain(Durability::Fsync);
+    let mut places = Vec::new();
+    for index in 0..20 {
+        places.push(journal.append_entry(SlotId(1), 1, index, 0, &[7; 700]));
+    }
+    // (48 + 2 × 724 padded to 728) is under 2048; a third entry would not be. 1504 bytes take 3 blocks, 5 batches fill
+    // 15 of 16 blocks, and the next two entries go to the next segment.
+    assert_eq!(journal.next_flush(), 10);
+    assert_eq!(places[9].segment, 1);
+    assert_eq!(
+        places[10],
+        Position {
+            segment: 2,
+            offset: 72
+        }
+    );
+    let mut effects = Effects::default();
+    let mut writes = 0;
+    while journal.pending_bytes() > 0 {
+        journal.flush(Instant(0), &mut effects);
+        for effect in effects.list.drain(..) {
+            match effect {
+                Effect::JournalWrite(write) => {
+                    assert!(
+                        write.bytes.len() <= 2048
+                            && write.offset as usize + write.bytes.len() <= 8192
+                    );
+                    journal.handle_written(Instant(0), write.flush, write.bytes, Ok(()));
+                    writes += 1;
+                }
+                Effect::JournalSegment { segment } => {
+                    journal.handle_segment_ready(Instant(0), segment, Ok(()))
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    assert_eq!(writes, 10);
+}
+
+#[test]
+fn at_rest_the_same_buffers_go_round() {
+    let limits = Limits {
+        flush_bytes_max: 1 << 20,
+        ..Limits::PRODUCTION
+    };
+    let geometry = JournalGeometry {
+        block_bytes: 4096,
+        segment_bytes: 64 << 20,
+        identity: 1,
+    };
+    let mut journal = Journal::resume(
+        geometry,
+        &limits,
+        Durability::Fsync,
+        Replay::new(geometry).finish(),
+    );
+    let mut effects = Effects::default();
+    let mut seen = std::collections::BTreeSet::new();
+    for round in 0..2000u64 {
+        for _ in 0..10 {
+            journal.append_entry(SlotId(1), 1, round, 0, &[1; 256]);
+        }
+        journal.flush(Instant(0), &mut effects);
+        for effect in effects.list.drain(..) {
+            match effect {
+                Effect::JournalWrite(write) => {
+                    // The first rounds grow the buffers; from then on no other may appear.
+                    if round >= 10 {
+                        seen.insert(write.bytes.as_ptr() as usize);
+                    }
+                    journal.handle_written(Instant(0), write.flush, write.bytes, Ok(()));
+                }
+                Effect::JournalSegment { segment } => {
+                    journal.handle_segment_ready(Instant(0), segment, Ok(()))
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    assert!(seen.len() <= BUFFERS_KEPT_MAX, "{} buffers", seen.len());
+}
+
+#[test]
+fn trim_keeps_what_is_still_to_be_written() {
+    let mut journal = plain(Durability::Fsync);
+    let mut effects = Effects::default();
+    for index in 0..40 {
+        journal.append_entry(SlotId(1), 1, index, 0, &[7; 700]);
+    }
+    assert_eq!(journal.segments(), (1, 4));
+    journal.trim(4, &mut effects);
+    assert!(
+        effects.list.is_empty(),
+        "its first batch is not even in flight"
+    );
+    journal.flush(Instant(0), &mut effects);
+    journal.trim(4, &mut effects);
+    assert!(
+        !effects
+            .list
+            .iter()
+            .any(|effect| matches!(effect, Effect::JournalTrim { .. })),
+        "it is in flight"
+    );
+}
+
+#[test]
+#[should_panic(expected = "an entry must fit in a segment")]
+fn an_entry_larger_than_a_segment_is_the_callers_mistake() {
+    let mut journal = plain(Durability::Fsync);
+    journal.append_entry(
+        SlotId(1),
+        1,
+        1,
+        0,
+        &vec![0; entry_data_bytes_max(&GEOMETRY) + 1],
+    );
+}
