@@ -7,7 +7,6 @@ pub mod journal_file;
 pub mod mesh;
 pub mod metronome;
 pub mod node;
-mod read_buffers;
 pub mod seed;
 pub mod shard_loop;
 pub mod socket_ring;

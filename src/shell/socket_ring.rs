@@ -15,7 +15,6 @@
 //! Reading is paused by cancelling the multishot recv; what it had taken is still reported.
 
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
@@ -23,19 +22,16 @@ use std::time::Duration;
 use io_uring::types::{CancelBuilder, Fd, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
-use super::read_buffers::{GROUP, ReadBuffers};
+use read_buffers::{GROUP, ReadBuffers};
+use socket::{GENERATION_MASK, Phase, Reading, Request, Socket, request_of, user_data};
 
-/// Names one socket of one ring.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Token {
-    /// Dense and small.
-    pub index: u32,
-    /// Distinguishes successive users of one index.
-    pub generation: u32,
-}
+pub use event::{EndReason, RingConfig, RingCounters, RingEvent, Token};
 
-/// Generations have 28 bits in a request's user data.
-const GENERATION_MASK: u32 = (1 << 28) - 1;
+mod event;
+mod read_buffers;
+mod socket;
+#[cfg(test)]
+mod tests;
 
 /// Sweeps that a closed socket may take to write what is queued, and again to wait for the peer's FIN. At the metronome's
 /// 50 ms that is two seconds each.
@@ -45,206 +41,10 @@ const LINGER_SWEEPS: u8 = 40;
 const SPARE_BYTES_MAX: usize = 64 * 1024;
 const SPARE_COUNT_MAX: usize = 128;
 
-/// Shape and bounds of a ring.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RingConfig {
-    /// Submission entries. More requests in one turn cost one more system call.
-    pub entries: u32,
-    /// Completion entries; the kernel keeps what does not fit.
-    pub completions: u32,
-    /// Shared read buffers, a power of two. When they run out, reads are armed again after the turn returned them.
-    pub read_buffers: u16,
-    /// Bytes of each.
-    pub read_buffer_bytes: u32,
-    /// Unsent bytes of one socket. Over it the socket is closed.
-    pub outbound_bytes_max: usize,
-    /// Unsent bytes of one socket from which it is reported as backlogged.
-    pub outbound_high_bytes: usize,
-    /// And down to which it is reported as drained.
-    pub outbound_low_bytes: usize,
-}
-
-impl RingConfig {
-    /// What a shard runs with. Read buffers: 8 KiB takes a burst of 32 SENDs of 128 bytes (about 6 KiB) in one completion; 256 of
-    /// them (2 MiB) are far more than one turn reaps, and as they are used in a circle, fewer stay warmer in the cache.
-    pub const PRODUCTION: RingConfig = RingConfig {
-        entries: 1024,
-        completions: 4096,
-        read_buffers: 256,
-        read_buffer_bytes: 8 * 1024,
-        outbound_bytes_max: 1 << 20,
-        outbound_high_bytes: 256 * 1024,
-        outbound_low_bytes: 64 * 1024,
-    };
-}
-
-/// What happened.
-#[derive(Debug)]
-pub enum RingEvent<'a> {
-    /// A listener has a connection. Dropping `fd` closes it; [`SocketRing::adopt`] takes it in.
-    Accepted {
-        /// As [`SocketRing::listen`] numbered it.
-        listener: u16,
-        /// The socket.
-        fd: OwnedFd,
-        /// Who.
-        peer: IpAddr,
-    },
-    /// Bytes arrived.
-    Received {
-        /// From whom.
-        token: Token,
-        /// What; gone after the call.
-        bytes: &'a [u8],
-    },
-    /// A send was completed.
-    Sent {
-        /// To whom.
-        token: Token,
-    },
-    /// Unsent bytes passed a mark.
-    Backlogged {
-        /// Whose.
-        token: Token,
-        /// True: the high one. False: the low one.
-        full: bool,
-    },
-    /// After [`SocketRing::detach`]: the socket is the caller's. The token is void.
-    Detached {
-        /// Which.
-        token: Token,
-        /// The socket.
-        fd: OwnedFd,
-    },
-    /// The socket is closed. The token is void.
-    Ended {
-        /// Which.
-        token: Token,
-        /// Why.
-        why: EndReason,
-    },
-}
-
-/// Why a socket ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EndReason {
-    /// [`SocketRing::close`] was carried out.
-    Closed,
-    /// The peer closed its side.
-    PeerClosed,
-    /// The peer reads too slowly: more than `outbound_bytes_max` unsent.
-    TooSlow,
-    /// The kernel said no, with the errno.
-    Failed(i32),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Open,
-    Flushing,
-    Lingering,
-    Leaving,
-    Draining,
-}
-
-/// A recv that is wanted, or in flight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reading {
-    Nothing,
-    Once,
-    Many,
-}
-
-#[derive(Debug)]
-struct Socket {
-    fd: Option<OwnedFd>,
-    generation: u32,
-    phase: Phase,
-    wanted: Reading,
-    in_flight: Reading,
-    cancelling: bool,
-    sending: bool,
-    end_of_stream: bool,
-    full: bool,
-    /// Listed in `SocketRing::attention`.
-    attention: bool,
-    sweeps_left: u8,
-    why: EndReason,
-    sent: u32,
-    flight: Vec<u8>,
-    queue: Vec<u8>,
-}
-
-impl Socket {
-    fn vacant() -> Socket {
-        Socket {
-            fd: None,
-            generation: 0,
-            phase: Phase::Draining,
-            wanted: Reading::Nothing,
-            in_flight: Reading::Nothing,
-            cancelling: false,
-            sending: false,
-            end_of_stream: false,
-            full: false,
-            attention: false,
-            sweeps_left: 0,
-            why: EndReason::Closed,
-            sent: 0,
-            flight: Vec::new(),
-            queue: Vec::new(),
-        }
-    }
-
-    fn unsent_bytes(&self) -> usize {
-        self.flight.len() - self.sent as usize + self.queue.len()
-    }
-
-    fn drain(&mut self, why: EndReason) {
-        if self.phase != Phase::Draining {
-            self.phase = Phase::Draining;
-            self.why = why;
-            if let Some(fd) = &self.fd {
-                // Wakes a recv and a send that wait in the kernel, so no cancel is needed. An error means that the
-                // connection is gone already.
-                let _ = socket2::SockRef::from(fd).shutdown(std::net::Shutdown::Both);
-            }
-        }
-    }
-}
-
 #[derive(Debug)]
 struct ListenerSocket {
     fd: Option<OwnedFd>,
     armed: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Request {
-    Accept,
-    Recv,
-    Send,
-    Cancel,
-    Timer,
-}
-
-fn user_data(request: Request, generation: u32, index: u32) -> u64 {
-    ((request as u64) << 60) | (u64::from(generation & GENERATION_MASK) << 32) | u64::from(index)
-}
-
-fn request_of(user_data: u64) -> (Request, u32, u32) {
-    let request = match user_data >> 60 {
-        0 => Request::Accept,
-        1 => Request::Recv,
-        2 => Request::Send,
-        3 => Request::Cancel,
-        _ => Request::Timer,
-    };
-    (
-        request,
-        (user_data >> 32) as u32 & GENERATION_MASK,
-        user_data as u32,
-    )
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -252,17 +52,6 @@ struct Completion {
     user_data: u64,
     result: i32,
     flags: u32,
-}
-
-/// What the ring has done since its start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[allow(missing_docs)] // the names say it
-pub struct RingCounters {
-    pub bytes_read: u64,
-    pub bytes_written: u64,
-    pub writes: u64,
-    pub closed_slow: u64,
-    pub read_buffers_exhausted: u64,
 }
 
 /// The sockets of one shard.
@@ -291,9 +80,7 @@ pub struct SocketRing {
 
 impl std::fmt::Debug for SocketRing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SocketRing")
-            .field("sockets", &self.len())
-            .finish_non_exhaustive()
+        f.debug_struct("SocketRing").field("sockets", &self.len()).finish_non_exhaustive()
     }
 }
 
@@ -309,11 +96,7 @@ struct Timer {
 fn build_ring(config: RingConfig) -> Result<IoUring, String> {
     let build = |deferred: bool| {
         let mut builder = IoUring::builder();
-        builder
-            .dontfork()
-            .setup_cqsize(config.completions)
-            .setup_submit_all()
-            .setup_taskrun_flag();
+        builder.dontfork().setup_cqsize(config.completions).setup_submit_all().setup_taskrun_flag();
         builder.setup_single_issuer();
         if deferred {
             builder.setup_defer_taskrun();
@@ -342,9 +125,7 @@ impl SocketRing {
     pub fn new(config: RingConfig, eventfd: RawFd) -> Result<SocketRing, String> {
         let ring = build_ring(config)?;
         let buffers = ReadBuffers::register(&ring, config.read_buffers, config.read_buffer_bytes)
-            .map_err(|error| {
-            format!("io_uring of Linux 6.1 or newer is needed (buffer ring: {error})")
-        })?;
+            .map_err(|error| format!("io_uring of Linux 6.1 or newer is needed (buffer ring: {error})"))?;
         ring.submitter()
             .register_eventfd(eventfd)
             .map_err(|error| format!("io_uring does not take an eventfd: {error}"))?;
@@ -378,10 +159,7 @@ impl SocketRing {
         // Accepted sockets inherit it, which saves a system call for each.
         socket.set_tcp_nodelay(true)?;
         socket.listen(4096)?;
-        self.listeners.push(ListenerSocket {
-            fd: Some(fd),
-            armed: false,
-        });
+        self.listeners.push(ListenerSocket { fd: Some(fd), armed: false });
         let number = self.listeners.len() - 1;
         self.arm_accept(number);
         Ok(u16::try_from(number).expect("a node has few listeners"))
@@ -407,12 +185,7 @@ impl SocketRing {
         });
         let socket = &mut self.sockets[index as usize];
         let generation = socket.generation;
-        *socket = Socket {
-            fd: Some(fd),
-            generation,
-            phase: Phase::Open,
-            ..Socket::vacant()
-        };
+        *socket = Socket { fd: Some(fd), generation, phase: Phase::Open, ..Socket::vacant() };
         Token { index, generation }
     }
 
@@ -506,11 +279,7 @@ impl SocketRing {
     /// Wakes a sleeping shard after `span` at the latest. One deadline: a later one than the one that is armed changes nothing.
     pub fn wake_within(&mut self, now_nanos: u64, span: Duration) {
         let at = now_nanos.saturating_add(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX));
-        if self
-            .timer
-            .armed_nanos
-            .is_some_and(|armed| armed <= at && armed > now_nanos)
-        {
+        if self.timer.armed_nanos.is_some_and(|armed| armed <= at && armed > now_nanos) {
             return;
         }
         if !self.ring.submission().is_empty() {
@@ -519,18 +288,16 @@ impl SocketRing {
         }
         if self.timer.armed_nanos.is_some() {
             let target = user_data(Request::Timer, self.timer.generation, 0);
-            self.push(
-                &opcode::TimeoutRemove::new(target)
-                    .build()
-                    .user_data(user_data(Request::Cancel, 0, 0)),
-            );
+            self.push(&opcode::TimeoutRemove::new(target).build().user_data(user_data(Request::Cancel, 0, 0)));
         }
         self.timer.generation = (self.timer.generation + 1) & GENERATION_MASK;
         self.timer.armed_nanos = Some(at);
         *self.timer.span = Timespec::from(span);
-        let entry = opcode::Timeout::new(&raw const *self.timer.span)
-            .build()
-            .user_data(user_data(Request::Timer, self.timer.generation, 0));
+        let entry = opcode::Timeout::new(&raw const *self.timer.span).build().user_data(user_data(
+            Request::Timer,
+            self.timer.generation,
+            0,
+        ));
         self.push(&entry);
         self.submit();
     }
@@ -611,12 +378,11 @@ impl SocketRing {
     }
 
     fn reap(&mut self) {
-        self.completed
-            .extend(self.ring.completion().map(|entry| Completion {
-                user_data: entry.user_data(),
-                result: entry.result(),
-                flags: entry.flags(),
-            }));
+        self.completed.extend(self.ring.completion().map(|entry| Completion {
+            user_data: entry.user_data(),
+            result: entry.result(),
+            flags: entry.flags(),
+        }));
     }
 
     fn buffers(&mut self) -> &mut ReadBuffers {
@@ -630,8 +396,7 @@ impl SocketRing {
 
     fn find(&self, token: Token) -> Option<usize> {
         let socket = self.sockets.get(token.index as usize)?;
-        (socket.generation == token.generation && socket.fd.is_some())
-            .then_some(token.index as usize)
+        (socket.generation == token.generation && socket.fd.is_some()).then_some(token.index as usize)
     }
 
     fn attend_to(&mut self, index: usize) {
@@ -654,17 +419,10 @@ impl SocketRing {
         let to_submit = self.ring.submission().len() as u32;
         // SAFETY: no argument is passed, so there is no pointer to be wrong. What the queued requests point to lives in
         // `sockets` (send buffers, unchanged while `sending`), `timer` and `buffers`, until they have completed.
-        let outcome = unsafe {
-            self.ring
-                .submitter()
-                .enter::<libc::sigset_t>(to_submit, 0, ENTER_GETEVENTS, None)
-        };
+        let outcome = unsafe { self.ring.submitter().enter::<libc::sigset_t>(to_submit, 0, ENTER_GETEVENTS, None) };
         if let Err(error) = outcome {
             // Busy: completions must be taken first. Again, interrupted: the next turn submits the rest.
-            let passing = matches!(
-                error.raw_os_error(),
-                Some(libc::EBUSY | libc::EAGAIN | libc::EINTR)
-            );
+            let passing = matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EAGAIN | libc::EINTR));
             assert!(passing, "the kernel refuses our ring: {error}");
         }
     }
@@ -680,9 +438,7 @@ impl SocketRing {
     }
 
     fn cancel(&mut self, target: u64) {
-        let entry = opcode::AsyncCancel::new(target)
-            .build()
-            .user_data(user_data(Request::Cancel, 0, 0));
+        let entry = opcode::AsyncCancel::new(target).build().user_data(user_data(Request::Cancel, 0, 0));
         self.push(&entry);
     }
 
@@ -702,8 +458,7 @@ impl SocketRing {
         if self.attention.is_empty() {
             return true;
         }
-        let mut attending =
-            std::mem::replace(&mut self.attention, std::mem::take(&mut self.attending));
+        let mut attending = std::mem::replace(&mut self.attention, std::mem::take(&mut self.attending));
         let mut go_on = true;
         for index in attending.drain(..) {
             self.sockets[index as usize].attention = false;
@@ -721,10 +476,7 @@ impl SocketRing {
         if socket.fd.is_none() {
             return true;
         }
-        let token = Token {
-            index: index as u32,
-            generation: socket.generation,
-        };
+        let token = Token { index: index as u32, generation: socket.generation };
         let unsent_bytes = socket.unsent_bytes();
         if unsent_bytes > config.outbound_bytes_max && socket.phase != Phase::Draining {
             socket.drain(EndReason::TooSlow);
@@ -789,12 +541,7 @@ impl SocketRing {
         }
     }
 
-    fn attend_end(
-        &mut self,
-        index: usize,
-        token: Token,
-        sink: &mut impl FnMut(RingEvent<'_>) -> bool,
-    ) -> bool {
+    fn attend_end(&mut self, index: usize, token: Token, sink: &mut impl FnMut(RingEvent<'_>) -> bool) -> bool {
         let socket = &mut self.sockets[index];
         if socket.in_flight != Reading::Nothing || socket.sending {
             return true;
@@ -817,10 +564,7 @@ impl SocketRing {
         let socket = &mut self.sockets[index];
         let fd = socket.fd.take();
         let generation = (socket.generation + 1) & GENERATION_MASK;
-        *socket = Socket {
-            generation,
-            ..Socket::vacant()
-        };
+        *socket = Socket { generation, ..Socket::vacant() };
         self.free.push(index as u32);
         fd
     }
@@ -856,11 +600,7 @@ impl SocketRing {
         self.push(&entry);
     }
 
-    fn handle(
-        &mut self,
-        completion: Completion,
-        sink: &mut impl FnMut(RingEvent<'_>) -> bool,
-    ) -> bool {
+    fn handle(&mut self, completion: Completion, sink: &mut impl FnMut(RingEvent<'_>) -> bool) -> bool {
         if !cqueue::more(completion.flags) {
             self.outstanding -= 1;
         }
@@ -901,17 +641,10 @@ impl SocketRing {
         if !self.listeners[number].armed {
             self.arm_accept(number);
         }
-        let address = socket2::SockRef::from(&fd)
-            .peer_addr()
-            .ok()
-            .and_then(|peer| peer.as_socket());
+        let address = socket2::SockRef::from(&fd).peer_addr().ok().and_then(|peer| peer.as_socket());
         // No address: the peer has left already.
         let Some(address) = address else { return true };
-        sink(RingEvent::Accepted {
-            listener: number as u16,
-            fd,
-            peer: address.ip(),
-        })
+        sink(RingEvent::Accepted { listener: number as u16, fd, peer: address.ip() })
     }
 
     fn handle_recv(
@@ -920,9 +653,7 @@ impl SocketRing {
         token: Token,
         sink: &mut impl FnMut(RingEvent<'_>) -> bool,
     ) -> bool {
-        let index = self
-            .find(token)
-            .expect("an index is free only when nothing is in flight");
+        let index = self.find(token).expect("an index is free only when nothing is in flight");
         let mut go_on = true;
         let socket = &mut self.sockets[index];
         if !cqueue::more(completion.flags) {
@@ -939,22 +670,14 @@ impl SocketRing {
                 self.counters.bytes_read += length as u64;
                 let id = buffer.expect("bytes lie in a buffer");
                 if reported {
-                    let bytes = self
-                        .buffers
-                        .as_ref()
-                        .expect("taken only by drop")
-                        .bytes(id, length as usize);
+                    let bytes = self.buffers.as_ref().expect("taken only by drop").bytes(id, length as usize);
                     go_on = sink(RingEvent::Received { token, bytes });
                 }
             }
             0 => {
                 socket.end_of_stream = true;
                 if socket.phase != Phase::Flushing {
-                    let why = if reported {
-                        EndReason::PeerClosed
-                    } else {
-                        EndReason::Closed
-                    };
+                    let why = if reported { EndReason::PeerClosed } else { EndReason::Closed };
                     socket.drain(why);
                 }
             }
@@ -980,9 +703,7 @@ impl SocketRing {
         token: Token,
         sink: &mut impl FnMut(RingEvent<'_>) -> bool,
     ) -> bool {
-        let index = self
-            .find(token)
-            .expect("an index is free only when nothing is in flight");
+        let index = self.find(token).expect("an index is free only when nothing is in flight");
         let socket = &mut self.sockets[index];
         socket.sending = false;
         if completion.result < 0 {
@@ -1035,10 +756,7 @@ impl Drop for SocketRing {
         self.submit();
         let patience = Timespec::new().nsec(500_000_000);
         // An error says that nothing was left to cancel, or that time is up: the loop below finds out which.
-        let _ = self
-            .ring
-            .submitter()
-            .register_sync_cancel(Some(patience), CancelBuilder::any());
+        let _ = self.ring.submitter().register_sync_cancel(Some(patience), CancelBuilder::any());
         for _ in 0..100 {
             self.submit();
             self.reap();
@@ -1056,15 +774,8 @@ impl Drop for SocketRing {
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        tracing::warn!(
-            outstanding = self.outstanding,
-            "socket requests outlive their ring; their memory is left"
-        );
+        tracing::warn!(outstanding = self.outstanding, "socket requests outlive their ring; their memory is left");
         std::mem::forget(self.buffers.take());
         std::mem::forget(std::mem::take(&mut self.sockets));
     }
 }
-
-#[cfg(test)]
-#[path = "socket_ring_tests.rs"]
-mod tests;

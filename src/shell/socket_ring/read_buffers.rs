@@ -31,47 +31,25 @@ pub(super) struct ReadBuffers {
 impl ReadBuffers {
     /// Makes `count` (a power of two) buffers of `each_bytes` and registers them with the ring.
     pub(super) fn register(ring: &IoUring, count: u16, each_bytes: u32) -> io::Result<ReadBuffers> {
-        assert!(
-            count.is_power_of_two() && each_bytes > 0,
-            "the shape is a constant of ours"
-        );
+        assert!(count.is_power_of_two() && each_bytes > 0, "the shape is a constant of ours");
         let bad = |_| io::Error::other("read buffers too large");
         let entries_bytes = usize::from(count) * size_of::<BufRingEntry>();
         let entries_layout = Layout::from_size_align(entries_bytes, PAGE_BYTES).map_err(bad)?;
         let memory_layout =
-            Layout::from_size_align(usize::from(count) * each_bytes as usize, PAGE_BYTES)
-                .map_err(bad)?;
+            Layout::from_size_align(usize::from(count) * each_bytes as usize, PAGE_BYTES).map_err(bad)?;
         // SAFETY: both layouts have a size above zero (asserted above). Zeroed bytes are a valid `BufRingEntry`
         // (integers only) and valid `u8`s.
-        let (entries, memory) =
-            unsafe { (alloc_zeroed(entries_layout), alloc_zeroed(memory_layout)) };
-        let Some(entries) = NonNull::new(entries.cast::<BufRingEntry>()) else {
-            handle_alloc_error(entries_layout)
-        };
-        let Some(memory) = NonNull::new(memory) else {
-            handle_alloc_error(memory_layout)
-        };
-        let mut buffers = ReadBuffers {
-            entries,
-            entries_layout,
-            memory,
-            memory_layout,
-            count,
-            each_bytes,
-            tail: 0,
-        };
+        let (entries, memory) = unsafe { (alloc_zeroed(entries_layout), alloc_zeroed(memory_layout)) };
+        let Some(entries) = NonNull::new(entries.cast::<BufRingEntry>()) else { handle_alloc_error(entries_layout) };
+        let Some(memory) = NonNull::new(memory) else { handle_alloc_error(memory_layout) };
+        let mut buffers = ReadBuffers { entries, entries_layout, memory, memory_layout, count, each_bytes, tail: 0 };
         for id in 0..count {
             buffers.give_back(id);
         }
         // SAFETY: the entries are `count` long, aligned to a page and outlive the registration: the owner unregisters the
         // ring (or leaks this value) before it is dropped.
         unsafe {
-            ring.submitter().register_buf_ring_with_flags(
-                entries.as_ptr() as u64,
-                count,
-                GROUP,
-                0,
-            )?;
+            ring.submitter().register_buf_ring_with_flags(entries.as_ptr() as u64, count, GROUP, 0)?;
         }
         buffers.publish();
         Ok(buffers)
@@ -84,19 +62,11 @@ impl ReadBuffers {
 
     /// What the kernel wrote into a buffer. The caller has a completion that names it and has not given it back.
     pub(super) fn bytes(&self, id: u16, length: usize) -> &[u8] {
-        assert!(
-            id < self.count && length <= self.each_bytes as usize,
-            "the kernel named a buffer of ours"
-        );
+        assert!(id < self.count && length <= self.each_bytes as usize, "the kernel named a buffer of ours");
         // SAFETY: the range lies within `memory` (asserted). The kernel does not write to a buffer between its
         // completion and its return, and it is returned only through `&mut self`, after this borrow.
         unsafe {
-            std::slice::from_raw_parts(
-                self.memory
-                    .as_ptr()
-                    .add(usize::from(id) * self.each_bytes as usize),
-                length,
-            )
+            std::slice::from_raw_parts(self.memory.as_ptr().add(usize::from(id) * self.each_bytes as usize), length)
         }
     }
 
@@ -109,10 +79,7 @@ impl ReadBuffers {
         // the ring's tail, is not touched by these setters.
         unsafe {
             let entry = &mut *self.entries.as_ptr().add(slot);
-            let address = self
-                .memory
-                .as_ptr()
-                .add(usize::from(id) * self.each_bytes as usize);
+            let address = self.memory.as_ptr().add(usize::from(id) * self.each_bytes as usize);
             entry.set_addr(address as u64);
             entry.set_len(self.each_bytes);
             entry.set_bid(id);

@@ -54,11 +54,7 @@ impl Rig {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         assert_eq!(ring.listen(listener.into()).unwrap(), 0);
-        Rig {
-            ring,
-            bell,
-            address,
-        }
+        Rig { ring, bell, address }
     }
 
     fn turn(&mut self) -> Vec<Seen> {
@@ -115,16 +111,11 @@ impl Rig {
 }
 
 fn pattern(seed: u32, length: usize) -> Vec<u8> {
-    (0..length as u32)
-        .map(|n| (n.wrapping_mul(2_654_435_761).wrapping_add(seed) >> 13) as u8)
-        .collect()
+    (0..length as u32).map(|n| (n.wrapping_mul(2_654_435_761).wrapping_add(seed) >> 13) as u8).collect()
 }
 
 fn small_marks() -> RingConfig {
-    RingConfig {
-        outbound_bytes_max: 8 << 20,
-        ..RingConfig::PRODUCTION
-    }
+    RingConfig { outbound_bytes_max: 8 << 20, ..RingConfig::PRODUCTION }
 }
 
 /// Echoes what `clients` send until all of it is back; each client reads and writes in a thread.
@@ -183,26 +174,15 @@ fn echo(config: RingConfig, clients: u32, length: usize) -> RingCounters {
 #[test]
 fn bytes_come_back_in_order() {
     let counters = echo(small_marks(), 8, 300_000);
-    assert_eq!(
-        (counters.bytes_read, counters.bytes_written),
-        (2_400_000, 2_400_000)
-    );
+    assert_eq!((counters.bytes_read, counters.bytes_written), (2_400_000, 2_400_000));
 }
 
 #[test]
 fn two_tiny_read_buffers_are_enough() {
-    let config = RingConfig {
-        read_buffers: 2,
-        read_buffer_bytes: 64,
-        entries: 4,
-        ..small_marks()
-    };
+    let config = RingConfig { read_buffers: 2, read_buffer_bytes: 64, entries: 4, ..small_marks() };
     let counters = echo(config, 6, 20_000);
     assert_eq!(counters.bytes_read, 120_000);
-    assert!(
-        counters.read_buffers_exhausted > 0,
-        "the buffers never ran out: nothing was tested"
-    );
+    assert!(counters.read_buffers_exhausted > 0, "the buffers never ran out: nothing was tested");
 }
 
 #[test]
@@ -258,13 +238,8 @@ fn a_reader_that_never_reads_is_closed_at_the_bound() {
             Some(out) => out.extend_from_slice(&part),
             None => break,
         }
-        assert!(
-            rig.ring.outbound_bytes() <= RingConfig::PRODUCTION.outbound_bytes_max + part.len()
-        );
-        let ended = rig
-            .turn()
-            .into_iter()
-            .any(|seen| matches!(seen, Seen::Ended(_, EndReason::TooSlow)));
+        assert!(rig.ring.outbound_bytes() <= RingConfig::PRODUCTION.outbound_bytes_max + part.len());
+        let ended = rig.turn().into_iter().any(|seen| matches!(seen, Seen::Ended(_, EndReason::TooSlow)));
         if ended {
             break;
         }
@@ -285,10 +260,7 @@ fn closing_lets_the_peer_read_to_the_last_byte() {
     let sent = pattern(9, 800_000);
     rig.ring.outbound(token).unwrap().extend_from_slice(&sent);
     rig.ring.close(token);
-    assert!(
-        rig.ring.outbound(token).is_none(),
-        "a closing socket takes nothing more"
-    );
+    assert!(rig.ring.outbound(token).is_none(), "a closing socket takes nothing more");
     let reader = std::thread::spawn(move || {
         let mut got = Vec::new();
         client.read_to_end(&mut got).unwrap();
@@ -304,10 +276,7 @@ fn closing_lets_the_peer_read_to_the_last_byte() {
 fn a_close_does_not_wait_for_a_peer_that_does_not_read() {
     let mut rig = Rig::new(small_marks());
     let (client, token) = rig.connected();
-    rig.ring
-        .outbound(token)
-        .unwrap()
-        .extend_from_slice(&vec![3; 7 << 20]);
+    rig.ring.outbound(token).unwrap().extend_from_slice(&vec![3; 7 << 20]);
     rig.turn();
     rig.ring.close(token);
     for _ in 0..LINGER_SWEEPS {
@@ -364,10 +333,7 @@ fn an_index_is_used_again_under_another_name() {
         });
         assert_eq!(got, vec![round; 100]);
         // With a send in flight and more bytes under way.
-        rig.ring
-            .outbound(token)
-            .unwrap()
-            .extend_from_slice(&[round; 10]);
+        rig.ring.outbound(token).unwrap().extend_from_slice(&[round; 10]);
         client.write_all(&[round; 3000]).unwrap();
         drop(client);
         rig.end(token);
@@ -406,11 +372,7 @@ fn hand_over(armed_for_good: bool) {
         }
         _ => None,
     });
-    first
-        .ring
-        .outbound(token)
-        .unwrap()
-        .extend_from_slice(b"from the first, ");
+    first.ring.outbound(token).unwrap().extend_from_slice(b"from the first, ");
     first.ring.detach(token);
     let fd = first.until("the socket", |seen| match seen {
         Seen::Received(_, bytes) => {
@@ -426,11 +388,7 @@ fn hand_over(armed_for_good: bool) {
     });
     assert!(first.ring.is_empty());
     let token = second.ring.adopt(fd);
-    second
-        .ring
-        .outbound(token)
-        .unwrap()
-        .extend_from_slice(b"from the second");
+    second.ring.outbound(token).unwrap().extend_from_slice(b"from the second");
     second.ring.read_on(token);
     let wanted = sent.len();
     second.until("the rest", |seen| match seen {
@@ -493,11 +451,7 @@ fn a_paused_socket_is_not_read_until_it_is_resumed() {
 }
 
 fn bell_rings(bell: &OwnedFd, within_ms: i32) -> bool {
-    let mut poll = libc::pollfd {
-        fd: bell.as_raw_fd(),
-        events: libc::POLLIN,
-        revents: 0,
-    };
+    let mut poll = libc::pollfd { fd: bell.as_raw_fd(), events: libc::POLLIN, revents: 0 };
     // SAFETY: one valid pollfd is given with the count 1.
     if unsafe { libc::poll(&mut poll, 1, within_ms) } == 0 {
         return false;
@@ -520,23 +474,13 @@ fn the_bell_rings_for_a_sleeper_and_for_nobody_else() {
             rig.turn();
         }
         client.write_all(&[1; 50]).unwrap();
-        assert!(
-            bell_rings(&rig.bell, 5_000),
-            "round {round}: bytes arrived and the bell was silent"
-        );
+        assert!(bell_rings(&rig.bell, 5_000), "round {round}: bytes arrived and the bell was silent");
         rig.ring.awake();
-        rig.until("the bytes", |seen| {
-            matches!(seen, Seen::Received(..)).then_some(())
-        });
+        rig.until("the bytes", |seen| matches!(seen, Seen::Received(..)).then_some(()));
         while bell_rings(&rig.bell, 0) {}
         client.write_all(&[1; 50]).unwrap();
-        rig.until("the bytes", |seen| {
-            matches!(seen, Seen::Received(..)).then_some(())
-        });
-        assert!(
-            !bell_rings(&rig.bell, 0),
-            "round {round}: the bell rang although nobody sleeps"
-        );
+        rig.until("the bytes", |seen| matches!(seen, Seen::Received(..)).then_some(()));
+        assert!(!bell_rings(&rig.bell, 0), "round {round}: the bell rang although nobody sleeps");
     }
 }
 
@@ -554,10 +498,7 @@ fn a_deadline_wakes_and_an_earlier_one_comes_first() {
     }
     assert!(bell_rings(&rig.bell, 10_000));
     let waited = began.elapsed();
-    assert!(
-        waited >= Duration::from_millis(25) && waited < Duration::from_secs(10),
-        "{waited:?}"
-    );
+    assert!(waited >= Duration::from_millis(25) && waited < Duration::from_secs(10), "{waited:?}");
 }
 
 #[test]
@@ -597,10 +538,7 @@ fn a_ring_can_be_dropped_in_the_middle_of_everything() {
     let (_other, waiting) = rig.connected();
     rig.ring.read_on(waiting);
     rig.ring.read_on(token);
-    rig.ring
-        .outbound(token)
-        .unwrap()
-        .extend_from_slice(&vec![3; 7 << 20]);
+    rig.ring.outbound(token).unwrap().extend_from_slice(&vec![3; 7 << 20]);
     rig.ring.wake_within(1, Duration::from_secs(100));
     rig.turn();
     let address = rig.address;
@@ -611,8 +549,5 @@ fn a_ring_can_be_dropped_in_the_middle_of_everything() {
     // Cut short, and then an end or a reset, but not silence.
     let _ = client.read_to_end(&mut got);
     assert!(got.iter().all(|&byte| byte == 3) && got.len() < 7 << 20);
-    assert!(
-        TcpStream::connect(address).is_err(),
-        "the listener is still there"
-    );
+    assert!(TcpStream::connect(address).is_err(), "the listener is still there");
 }
