@@ -208,7 +208,9 @@ impl Channel {
             let behind = (self.window.low.len() - 1 - place) as u32;
             return Appended::Repeat(self.last_seq - behind);
         }
-        let Some(seq) = self.last_seq.checked_add(1) else { return Appended::Exhausted };
+        let Some(seq) = self.last_seq.checked_add(1) else {
+            return Appended::Exhausted;
+        };
         self.last_seq = seq;
         self.last_message_id = message.message_id();
         self.index.push(position);

@@ -91,6 +91,8 @@ pub struct Delivery {
     asked: bool,
     /// The socket has too many unwritten bytes.
     congested: bool,
+    /// In the shard's list of sessions to be settled at the end of the round.
+    pub unsettled: bool,
 }
 
 /// What arrived for a channel.
@@ -118,6 +120,7 @@ impl Delivery {
             behind: false,
             asked: false,
             congested: false,
+            unsettled: false,
         }
     }
 
@@ -189,14 +192,10 @@ impl Delivery {
     }
 
     /// A channel has grown. Returns false when the message was left in the log for later.
-    pub fn handle_arrival(
-        &mut self,
-        now: Instant,
-        arrival: Arrival<'_>,
-        limits: &Limits,
-        out: &mut Vec<Push>,
-    ) -> bool {
-        let Some(key) = self.follow(now, arrival.channel, arrival.cursor, limits) else { return false };
+    pub fn handle_arrival(&mut self, now: Instant, arrival: Arrival<'_>, limits: &Limits, out: &mut Vec<Push>) -> bool {
+        let Some(key) = self.follow(now, arrival.channel, arrival.cursor, limits) else {
+            return false;
+        };
         let room = self.room(limits);
         let follow = &mut self.follows[key];
         follow.used_at = now;
@@ -259,7 +258,9 @@ impl Delivery {
         out: &mut Vec<Push>,
     ) {
         let (messages, next_seq, last_seq) = fetched;
-        let Some(key) = self.find(channel) else { return };
+        let Some(key) = self.find(channel) else {
+            return;
+        };
         self.follows[key].fetching = false;
         self.follows[key].used_at = now;
         let mut all = true;
@@ -294,7 +295,9 @@ impl Delivery {
         self.asked = false;
         self.behind = more;
         for (channel, cursor, last_seq) in rows {
-            let Some(key) = self.follow(now, channel, *cursor, limits) else { break };
+            let Some(key) = self.follow(now, channel, *cursor, limits) else {
+                break;
+            };
             let follow = &mut self.follows[key];
             follow.last = follow.last.max(*last_seq);
             follow.used_at = now;
@@ -304,14 +307,18 @@ impl Delivery {
 
     /// A RECV was taken. Returns false for an id that is not awaited.
     pub fn handle_recvack(&mut self, message_id: i64, limits: &Limits, out: &mut Vec<Push>) -> bool {
-        let Some(place) = self.unacked.iter().position(|u| u.message.message_id() == message_id) else { return false };
+        let Some(place) = self.unacked.iter().position(|u| u.message.message_id() == message_id) else {
+            return false;
+        };
         self.forget_unacked(place);
         self.pump(limits, out);
         true
     }
 
     fn forget_unacked(&mut self, place: usize) {
-        let Some(taken) = self.unacked.remove(place) else { return };
+        let Some(taken) = self.unacked.remove(place) else {
+            return;
+        };
         self.unacked_bytes -= taken.message.bytes().len() as u32;
         let key = taken.follow as usize;
         self.follows[key].in_flight -= 1;

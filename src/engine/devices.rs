@@ -33,10 +33,7 @@ pub enum Conflict {
 
 /// Decides between a new connection and an existing one of the same user.
 #[must_use]
-pub fn conflict(
-    new: (DeviceFlag, DeviceLevel, &str),
-    existing: (DeviceFlag, &str),
-) -> Conflict {
+pub fn conflict(new: (DeviceFlag, DeviceLevel, &str), existing: (DeviceFlag, &str)) -> Conflict {
     let (flag, level, device_id) = new;
     if flag != existing.0 {
         return Conflict::None;

@@ -195,7 +195,9 @@ impl Home {
 
     /// A device has everything up to `seq`; true when its row must be proposed and was clean before.
     pub fn receive(&mut self, channel: &ChannelKey, flag: DeviceFlag, seq: u32) -> bool {
-        let Some(row) = self.rows.get_mut(channel) else { return false };
+        let Some(row) = self.rows.get_mut(channel) else {
+            return false;
+        };
         // A cursor past the row would hide messages that are still to come.
         let seq = seq.min(row.last_seq);
         let newly = row.advance(flag, seq) && !row.dirty;

@@ -23,8 +23,8 @@ use super::effect::{Effect, Effects, JournalWrite};
 use super::event::DiskFault;
 use super::shard::{Durability, JournalGeometry};
 use crate::format::record::{
-    BATCH_HEADER_BYTES, BatchHeader, ENTRY_HEADER_BYTES, HARD_STATE_BYTES, RECORD_ALIGN,
-    begin_batch, entry_bytes, push_entry, push_hard_state, seal_batch,
+    BATCH_HEADER_BYTES, BatchHeader, ENTRY_HEADER_BYTES, HARD_STATE_BYTES, RECORD_ALIGN, begin_batch, entry_bytes,
+    push_entry, push_hard_state, seal_batch,
 };
 pub use crate::format::record::{Position, Record};
 use crate::ids::SlotId;
@@ -64,19 +64,9 @@ enum Writing {
     /// Nothing in flight.
     Idle,
     /// Asked for, not answered; `again` after a fault.
-    InFlight {
-        flush: u64,
-        place: Position,
-        length: usize,
-        again: bool,
-    },
+    InFlight { flush: u64, place: Position, length: usize, again: bool },
     /// Answered with a fault; the same again from then on.
-    Failed {
-        flush: u64,
-        place: Position,
-        bytes: Vec<u8>,
-        retry_at: Instant,
-    },
+    Failed { flush: u64, place: Position, bytes: Vec<u8>, retry_at: Instant },
 }
 
 /// What became of the segment that was last asked for.
@@ -125,31 +115,16 @@ pub struct Journal {
 impl Journal {
     /// Goes on where a replay ended. A new journal is the replay of nothing.
     #[must_use]
-    pub fn resume(
-        geometry: JournalGeometry,
-        limits: &Limits,
-        durability: Durability,
-        from: ResumePoint,
-    ) -> Journal {
-        assert!(
-            geometry.block_bytes.is_power_of_two() && (512..=4096).contains(&geometry.block_bytes)
-        );
+    pub fn resume(geometry: JournalGeometry, limits: &Limits, durability: Durability, from: ResumePoint) -> Journal {
+        assert!(geometry.block_bytes.is_power_of_two() && (512..=4096).contains(&geometry.block_bytes));
         assert!(geometry.segment_bytes.is_multiple_of(geometry.block_bytes));
         assert!(geometry.segment_bytes > geometry.block_bytes && geometry.segment_bytes <= 1 << 30);
-        assert!(
-            from.position.offset.is_multiple_of(geometry.block_bytes),
-            "a batch begins on a block"
-        );
+        assert!(from.position.offset.is_multiple_of(geometry.block_bytes), "a batch begins on a block");
         Journal {
             geometry,
             flush_bytes_max: limits.flush_bytes_max,
             durability,
-            open: Pending {
-                flush: from.flush,
-                place: from.position,
-                records: 0,
-                bytes: Vec::new(),
-            },
+            open: Pending { flush: from.flush, place: from.position, records: 0, bytes: Vec::new() },
             closed: VecDeque::new(),
             writing: Writing::Idle,
             preparing: Preparing::Idle,
@@ -168,18 +143,8 @@ impl Journal {
     /// Appends a raft entry and says where the first byte of `data` will lie.
     ///
     /// `data` must not be longer than [`entry_data_bytes_max`]; who makes entries bounds them.
-    pub fn append_entry(
-        &mut self,
-        slot: SlotId,
-        term: u64,
-        index: u64,
-        kind: u8,
-        data: &[u8],
-    ) -> Position {
-        assert!(
-            data.len() <= entry_data_bytes_max(&self.geometry),
-            "an entry must fit in a segment"
-        );
+    pub fn append_entry(&mut self, slot: SlotId, term: u64, index: u64, kind: u8, data: &[u8]) -> Position {
+        assert!(data.len() <= entry_data_bytes_max(&self.geometry), "an entry must fit in a segment");
         self.make_room(entry_bytes(data.len()));
         let before = self.open.bytes.len();
         let start = push_entry(&mut self.open.bytes, slot, term, index, kind, data);
@@ -217,12 +182,7 @@ impl Journal {
         self.ask_for_segment(now, effects);
         match &mut self.writing {
             Writing::InFlight { .. } => return,
-            Writing::Failed {
-                flush,
-                place,
-                bytes,
-                retry_at,
-            } => {
+            Writing::Failed { flush, place, bytes, retry_at } => {
                 if now >= *retry_at {
                     let (flush, place, bytes) = (*flush, *place, std::mem::take(bytes));
                     self.write(flush, place, bytes, true, effects);
@@ -231,17 +191,10 @@ impl Journal {
             }
             Writing::Idle => {}
         }
-        if self.closed.is_empty()
-            && self.open.records > 0
-            && self.open.place.segment <= self.ready_segment
-        {
+        if self.closed.is_empty() && self.open.records > 0 && self.open.place.segment <= self.ready_segment {
             self.close();
         }
-        if self
-            .closed
-            .front()
-            .is_some_and(|batch| batch.place.segment <= self.ready_segment)
-        {
+        if self.closed.front().is_some_and(|batch| batch.place.segment <= self.ready_segment) {
             if let Some(batch) = self.closed.pop_front() {
                 self.write(batch.flush, batch.place, batch.bytes, false, effects);
             }
@@ -249,75 +202,34 @@ impl Journal {
     }
 
     /// A write has finished. `bytes` are those of the write: kept for the next batch, or for trying again.
-    pub fn handle_written(
-        &mut self,
-        now: Instant,
-        flush: u64,
-        bytes: Vec<u8>,
-        result: Result<(), DiskFault>,
-    ) {
-        let Writing::InFlight {
-            flush: asked,
-            place,
-            length,
-            ..
-        } = self.writing
-        else {
+    pub fn handle_written(&mut self, now: Instant, flush: u64, bytes: Vec<u8>, result: Result<(), DiskFault>) {
+        let Writing::InFlight { flush: asked, place, length, .. } = self.writing else {
             panic!("the answer to a journal write that was not asked for: flush {flush}");
         };
         assert_eq!(asked, flush, "writes are answered one by one");
-        assert_eq!(
-            length,
-            bytes.len(),
-            "a write's bytes come back as they were"
-        );
+        assert_eq!(length, bytes.len(), "a write's bytes come back as they were");
         match result {
             Ok(()) => {
-                assert_eq!(
-                    self.written_flush + 1,
-                    flush,
-                    "flushes become durable in order"
-                );
+                assert_eq!(self.written_flush + 1, flush, "flushes become durable in order");
                 self.written_flush = flush;
                 self.pending_bytes -= length;
                 self.writing = Writing::Idle;
                 self.keep_buffer(bytes);
             }
-            Err(_) => {
-                self.writing = Writing::Failed {
-                    flush,
-                    place,
-                    bytes,
-                    retry_at: now + RETRY_AFTER,
-                }
-            }
+            Err(_) => self.writing = Writing::Failed { flush, place, bytes, retry_at: now + RETRY_AFTER },
         }
     }
 
     /// A segment that was asked for is there, or cannot be made now.
-    pub fn handle_segment_ready(
-        &mut self,
-        now: Instant,
-        segment: u32,
-        result: Result<(), DiskFault>,
-    ) {
-        assert!(
-            matches!(self.preparing, Preparing::Asked { .. }),
-            "a segment that was not asked for: {segment}"
-        );
-        assert_eq!(
-            segment,
-            self.ready_segment + 1,
-            "segments are made in order"
-        );
+    pub fn handle_segment_ready(&mut self, now: Instant, segment: u32, result: Result<(), DiskFault>) {
+        assert!(matches!(self.preparing, Preparing::Asked { .. }), "a segment that was not asked for: {segment}");
+        assert_eq!(segment, self.ready_segment + 1, "segments are made in order");
         self.preparing = match result {
             Ok(()) => {
                 self.ready_segment = segment;
                 Preparing::Idle
             }
-            Err(_) => Preparing::Refused {
-                retry_at: now + RETRY_AFTER,
-            },
+            Err(_) => Preparing::Refused { retry_at: now + RETRY_AFTER },
         };
     }
 
@@ -341,14 +253,8 @@ impl Journal {
     /// False from a fault until the disk takes the same again. A retry under way still counts as a fault.
     #[must_use]
     pub fn writable(&self) -> bool {
-        let write_faulty = matches!(
-            self.writing,
-            Writing::Failed { .. } | Writing::InFlight { again: true, .. }
-        );
-        let segment_faulty = matches!(
-            self.preparing,
-            Preparing::Refused { .. } | Preparing::Asked { again: true }
-        );
+        let write_faulty = matches!(self.writing, Writing::Failed { .. } | Writing::InFlight { again: true, .. });
+        let segment_faulty = matches!(self.preparing, Preparing::Refused { .. } | Preparing::Asked { again: true });
         !write_faulty && !segment_faulty
     }
 
@@ -361,7 +267,9 @@ impl Journal {
     /// Lets go of the segments below `first_needed`. Those that are still to be written stay in any case, and so does the
     /// last file: a restart without any would number segments from the beginning.
     pub fn trim(&mut self, first_needed: u32, effects: &mut Effects) {
-        let first = first_needed.min(self.oldest_unwritten().segment).min(self.ready_segment);
+        let first = first_needed
+            .min(self.oldest_unwritten().segment)
+            .min(self.ready_segment);
         if first > self.first_segment {
             self.first_segment = first;
             effects.push(Effect::JournalTrim { first });
@@ -378,10 +286,7 @@ impl Journal {
     #[must_use]
     pub fn position(&self) -> Position {
         let open = u32::try_from(self.open.bytes.len()).expect("a batch is smaller than a segment");
-        Position {
-            segment: self.head.segment,
-            offset: self.head.offset + open,
-        }
+        Position { segment: self.head.segment, offset: self.head.offset + open }
     }
 
     /// Asserts what must hold between calls.
@@ -389,26 +294,16 @@ impl Journal {
         assert!(self.first_segment <= self.head.segment.max(1));
         assert!(self.head.offset <= self.geometry.segment_bytes);
         assert!(self.head.offset.is_multiple_of(self.geometry.block_bytes));
-        assert_eq!(
-            self.open.records > 0,
-            self.open.bytes.len() > BATCH_HEADER_BYTES
-        );
+        assert_eq!(self.open.records > 0, self.open.bytes.len() > BATCH_HEADER_BYTES);
         let in_flight = match &self.writing {
             Writing::Idle => 0,
             Writing::InFlight { length, .. } => *length,
             Writing::Failed { bytes, .. } => bytes.len(),
         };
         let closed: usize = self.closed.iter().map(|batch| batch.bytes.len()).sum();
-        assert_eq!(
-            self.pending_bytes,
-            in_flight + closed + self.open.bytes.len()
-        );
+        assert_eq!(self.pending_bytes, in_flight + closed + self.open.bytes.len());
         let unwritten = u64::from(in_flight > 0) + self.closed.len() as u64;
-        assert_eq!(
-            self.written_flush + unwritten + 1,
-            self.next_flush,
-            "no number is skipped"
-        );
+        assert_eq!(self.written_flush + unwritten + 1, self.next_flush, "no number is skipped");
     }
 
     /// Sees to it that the open batch can take so many bytes more without crossing its bounds.
@@ -426,25 +321,13 @@ impl Journal {
         let whole = (BATCH_HEADER_BYTES + record_bytes).next_multiple_of(block);
         assert!(whole <= segment, "a record must fit in a segment");
         if self.head.offset as usize + whole > segment {
-            let next = self
-                .head
-                .segment
-                .checked_add(1)
-                .expect("four thousand million segments are never reached");
-            self.head = Position {
-                segment: next,
-                offset: 0,
-            };
+            let next = self.head.segment.checked_add(1).expect("four thousand million segments are never reached");
+            self.head = Position { segment: next, offset: 0 };
         }
         let mut bytes = self.buffers.pop().unwrap_or_default();
         begin_batch(&mut bytes);
         self.pending_bytes += bytes.len();
-        self.open = Pending {
-            flush: self.next_flush,
-            place: self.head,
-            records: 0,
-            bytes,
-        };
+        self.open = Pending { flush: self.next_flush, place: self.head, records: 0, bytes };
     }
 
     /// After a record was pushed to the open batch, which was `before` bytes long.
@@ -456,10 +339,7 @@ impl Journal {
     /// A place in the open batch as a place in the journal.
     fn at(&self, start: usize) -> Position {
         let start = u32::try_from(start).expect("a batch is smaller than a segment");
-        Position {
-            segment: self.open.place.segment,
-            offset: self.open.place.offset + start,
-        }
+        Position { segment: self.open.place.segment, offset: self.open.place.offset + start }
     }
 
     /// Seals the open batch. The next one gets the next number and begins behind it.
@@ -471,59 +351,24 @@ impl Journal {
             Durability::Memory => self.replayed_flush,
         };
         let place = self.open.place;
-        let header = BatchHeader {
-            identity: self.geometry.identity,
-            segment: place.segment,
-            flush,
-            synced,
-            link: self.link,
-        };
+        let header =
+            BatchHeader { identity: self.geometry.identity, segment: place.segment, flush, synced, link: self.link };
         let mut bytes = std::mem::take(&mut self.open.bytes);
         self.pending_bytes -= bytes.len();
-        self.link = seal_batch(
-            &mut bytes,
-            &header,
-            self.open.records,
-            self.geometry.block_bytes,
-        );
+        self.link = seal_batch(&mut bytes, &header, self.open.records, self.geometry.block_bytes);
         self.pending_bytes += bytes.len();
         let length = u32::try_from(bytes.len()).expect("a batch is smaller than a segment");
         self.head.offset += length;
-        assert!(
-            self.head.offset <= self.geometry.segment_bytes,
-            "a batch never crosses its segment's end"
-        );
-        self.closed.push_back(Pending {
-            flush,
-            place,
-            records: self.open.records,
-            bytes,
-        });
+        assert!(self.head.offset <= self.geometry.segment_bytes, "a batch never crosses its segment's end");
+        self.closed.push_back(Pending { flush, place, records: self.open.records, bytes });
         self.open.records = 0;
         self.next_flush += 1;
     }
 
-    fn write(
-        &mut self,
-        flush: u64,
-        place: Position,
-        bytes: Vec<u8>,
-        again: bool,
-        effects: &mut Effects,
-    ) {
-        self.writing = Writing::InFlight {
-            flush,
-            place,
-            length: bytes.len(),
-            again,
-        };
+    fn write(&mut self, flush: u64, place: Position, bytes: Vec<u8>, again: bool, effects: &mut Effects) {
+        self.writing = Writing::InFlight { flush, place, length: bytes.len(), again };
         let Position { segment, offset } = place;
-        effects.push(Effect::JournalWrite(JournalWrite {
-            flush,
-            segment,
-            offset,
-            bytes,
-        }));
+        effects.push(Effect::JournalWrite(JournalWrite { flush, segment, offset, bytes }));
     }
 
     /// There is always to be one segment ready behind the one being filled.
@@ -536,9 +381,7 @@ impl Journal {
         };
         if self.ready_segment <= self.head.segment {
             self.preparing = Preparing::Asked { again };
-            effects.push(Effect::JournalSegment {
-                segment: self.ready_segment + 1,
-            });
+            effects.push(Effect::JournalSegment { segment: self.ready_segment + 1 });
         }
     }
 
@@ -552,9 +395,7 @@ impl Journal {
     /// Empties a buffer and keeps it, unless it is one of a burst: memory at rest stays bounded.
     fn keep_buffer(&mut self, mut bytes: Vec<u8>) {
         let block = self.geometry.block_bytes as usize;
-        if self.buffers.len() < BUFFERS_KEPT_MAX
-            && bytes.capacity() <= 2 * self.flush_bytes_max.max(block)
-        {
+        if self.buffers.len() < BUFFERS_KEPT_MAX && bytes.capacity() <= 2 * self.flush_bytes_max.max(block) {
             bytes.clear();
             self.buffers.push(bytes);
         }

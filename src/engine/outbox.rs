@@ -53,11 +53,12 @@ impl Outbox {
         self.answers.push((ticket, answer));
     }
 
-    /// Turns everything but the loopback into effects: one batch per shard.
-    pub fn flush(&mut self, effects: &mut Effects) {
+    /// Turns everything but the loopback into effects: one batch per shard. `api_open` falls by the requests answered.
+    pub fn flush(&mut self, api_open: &mut usize, effects: &mut Effects) {
         for (to, frames) in self.elsewhere.drain(..) {
             effects.push(Effect::Frames { to, frames });
         }
+        *api_open -= self.answers.len();
         for (ticket, answer) in self.answers.drain(..) {
             effects.push(Effect::Answer { ticket, answer });
         }

@@ -228,12 +228,7 @@ impl RaftGroup {
         hard_state.term = state.term.max(state.applied_term);
         hard_state.vote = state.vote;
         hard_state.commit = state.applied;
-        let log = Log {
-            compacted: state.applied,
-            compacted_term: state.applied_term,
-            hard_state,
-            entries: state.tail,
-        };
+        let log = Log { compacted: state.applied, compacted_term: state.applied_term, hard_state, entries: state.tail };
         let config = Config {
             id: REPLICA,
             applied: state.applied,

@@ -12,7 +12,9 @@ use super::delivery::Delivery;
 use super::event::{ClientKey, ConnectPacket, SendPacket};
 use crate::format::packet::{HeaderFlags, Reason};
 use crate::ids::{ChannelKey, DeviceFlag, DeviceLevel, Place, SessionId, Uid};
-use crate::limits::{CLIENT_MSG_NO_BYTES_MAX, DEVICE_ID_BYTES_MAX, Limits, PAYLOAD_BYTES_MAX, TOKEN_BYTES_MAX, TOPIC_BYTES_MAX};
+use crate::limits::{
+    CLIENT_MSG_NO_BYTES_MAX, DEVICE_ID_BYTES_MAX, Limits, PAYLOAD_BYTES_MAX, TOKEN_BYTES_MAX, TOPIC_BYTES_MAX,
+};
 use crate::time::{Instant, Now};
 
 /// Channels whose place a session remembers: pairs that talk often are not hashed again.
@@ -75,6 +77,8 @@ pub struct Session {
     pub handed_over: bool,
     /// Reading is paused.
     pub paused: bool,
+    /// It has been live: the shard counts it.
+    pub counted_live: bool,
     unacked_sends: u32,
     bad_payloads: u32,
     heard_at: Instant,
@@ -106,6 +110,7 @@ impl Session {
             identity: None,
             handed_over,
             paused: false,
+            counted_live: false,
             unacked_sends: 0,
             bad_payloads: 0,
             heard_at: now,

@@ -331,12 +331,7 @@ impl Slot {
     }
 
     /// Stores a device's token.
-    pub fn propose_token(
-        &mut self,
-        ticket: u64,
-        device: (&Uid, DeviceFlag, DeviceLevel, &str),
-        limits: &Limits,
-    ) {
+    pub fn propose_token(&mut self, ticket: u64, device: (&Uid, DeviceFlag, DeviceLevel, &str), limits: &Limits) {
         let (uid, flag, level, token) = device;
         let pending = self.pending(limits);
         command::encode_token(uid.as_str(), flag, level, token, &mut pending.bytes);
@@ -374,7 +369,9 @@ impl Slot {
     pub fn flush_rows(&mut self, limits: &Limits) {
         self.rows_due = None;
         for (uid, channel) in std::mem::take(&mut self.dirty_rows) {
-            let Some(row) = self.homes.get_mut(&uid).and_then(|home| home.take_dirty(&channel)) else { continue };
+            let Some(row) = self.homes.get_mut(&uid).and_then(|home| home.take_dirty(&channel)) else {
+                continue;
+            };
             let (last_seq, read_seq, cursors) = (row.last_seq, row.read_seq, row.cursors.clone());
             let pending = self.pending(limits);
             let row =
@@ -500,7 +497,9 @@ impl Slot {
         around: &mut Surroundings<'_>,
     ) {
         self.message_ids.observe(message.message_id());
-        let Some(index) = self.channel_or_new(kind, id) else { return };
+        let Some(index) = self.channel_or_new(kind, id) else {
+            return;
+        };
         let entry = &mut self.channels[index as usize];
         let fingerprint = Fingerprint::new(message.from(), message.client_msg_no());
         entry.channel.announced(announced.min(entry.channel.last_seq()));
@@ -527,9 +526,10 @@ impl Slot {
     }
 
     fn channel_or_new(&mut self, kind: ChannelKind, id: &str) -> Option<u32> {
-        let found = self.channels_by_key.raw_entry().from_hash(self.hash_of(kind, id), |key| {
-            key.kind == kind && *key.id == *id
-        });
+        let found = self
+            .channels_by_key
+            .raw_entry()
+            .from_hash(self.hash_of(kind, id), |key| key.kind == kind && *key.id == *id);
         if let Some((_, index)) = found {
             return Some(*index);
         }
@@ -552,12 +552,8 @@ impl Slot {
 
     fn apply_row(&mut self, row: &RowCommand<'_>, around: &mut Surroundings<'_>) {
         let Ok(uid) = Uid::parse(row.uid) else { return };
-        let agreed = Row {
-            last_seq: row.last_seq,
-            read_seq: row.read_seq,
-            cursors: row.cursors.clone(),
-            ..Row::default()
-        };
+        let agreed =
+            Row { last_seq: row.last_seq, read_seq: row.read_seq, cursors: row.cursors.clone(), ..Row::default() };
         let channel = ChannelKey { kind: row.kind, id: row.id.into() };
         let owed = self.home_or_new(&uid).apply_row(channel.clone(), &agreed);
         if let Some((place, seq)) = owed {
@@ -595,7 +591,9 @@ impl Slot {
 
     /// A home covers a channel of this slot.
     pub fn handle_notified(&mut self, notified: &Notified) {
-        let Some(index) = self.channels_by_key.get(&notified.channel) else { return };
+        let Some(index) = self.channels_by_key.get(&notified.channel) else {
+            return;
+        };
         let entry = &mut self.channels[*index as usize];
         let seq = notified.seq.min(entry.channel.last_seq());
         for member in 0..2 {
@@ -652,8 +650,7 @@ impl Slot {
         match noticed {
             Noticed::Dirtied => self.row_dirtied(&notify.uid, &notify.channel, around.now.instant, around.limits),
             Noticed::Settled => {
-                let notified =
-                    Notified { uid: notify.uid.clone(), channel: notify.channel.clone(), seq: notify.seq };
+                let notified = Notified { uid: notify.uid.clone(), channel: notify.channel.clone(), seq: notify.seq };
                 around.out.frame(notify.from, Frame::Notified(notified));
             }
             Noticed::Waiting => {}

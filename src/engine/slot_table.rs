@@ -20,9 +20,7 @@ impl SlotTable {
     pub fn alone(node: NodeId, shard_count: u16, depth: u8) -> SlotTable {
         assert!(shard_count > 0, "a node has at least one shard");
         assert!(depth <= 14, "a message id has 14 bits for the slot");
-        let leaders = (0..1u16 << depth)
-            .map(|slot| Place { node, shard: ShardId(slot % shard_count) })
-            .collect();
+        let leaders = (0..1u16 << depth).map(|slot| Place { node, shard: ShardId(slot % shard_count) }).collect();
         SlotTable { version: 1, depth, leaders }
     }
 

@@ -94,19 +94,8 @@ impl Replay {
     /// Nothing read yet.
     #[must_use]
     pub fn new(geometry: JournalGeometry) -> Replay {
-        let end = Position {
-            segment: 1,
-            offset: 0,
-        };
-        Replay {
-            geometry,
-            first_segment: None,
-            last_segment: 0,
-            last: None,
-            end,
-            ended: false,
-            leftover: None,
-        }
+        let end = Position { segment: 1, offset: 0 };
+        Replay { geometry, first_segment: None, last_segment: 0, last: None, end, ended: false, leftover: None }
     }
 
     /// Reads the next segment; `sink` gets each record with its place (of the data for entries). `bytes` may be shorter
@@ -124,14 +113,8 @@ impl Replay {
             self.first_segment = Some(segment);
             self.end = Position { segment, offset: 0 };
         } else if segment != self.last_segment + 1 {
-            let position = Position {
-                segment: self.last_segment + 1,
-                offset: 0,
-            };
-            return Err(JournalDamage {
-                position,
-                what: DamageKind::SegmentMissing,
-            });
+            let position = Position { segment: self.last_segment + 1, offset: 0 };
+            return Err(JournalDamage { position, what: DamageKind::SegmentMissing });
         }
         self.last_segment = segment;
         let mut at = 0;
@@ -143,9 +126,7 @@ impl Replay {
                 sink(record, position(segment, at + place));
             }
             self.last = Some((batch.header.flush, batch.crc));
-            at += batch
-                .length()
-                .next_multiple_of(self.geometry.block_bytes as usize);
+            at += batch.length().next_multiple_of(self.geometry.block_bytes as usize);
             self.end = position(segment, at);
         }
         self.ended |= at == 0;
@@ -161,16 +142,8 @@ impl Replay {
         };
         // Leftovers could be taken for the log's own by a later replay that begins right at their segment. So the
         // segment is made anew before it is used.
-        let ready_segment = self
-            .leftover
-            .map_or(self.last_segment, |leftover| leftover - 1);
-        ResumePoint {
-            position: self.end,
-            flush,
-            link,
-            first_segment: self.first_segment.unwrap_or(1),
-            ready_segment,
-        }
+        let ready_segment = self.leftover.map_or(self.last_segment, |leftover| leftover - 1);
+        ResumePoint { position: self.end, flush, link, first_segment: self.first_segment.unwrap_or(1), ready_segment }
     }
 
     /// The batch at `at` if it is the next of the log.
@@ -202,14 +175,8 @@ impl Replay {
                 None => header.synced + 1 == header.flush,
             };
             if missed {
-                let what = DamageKind::Hole {
-                    witness: position(segment, at),
-                    flush: header.flush,
-                };
-                return Err(JournalDamage {
-                    position: self.end,
-                    what,
-                });
+                let what = DamageKind::Hole { witness: position(segment, at), flush: header.flush };
+                return Err(JournalDamage { position: self.end, what });
             }
             if segment > self.end.segment && self.leftover.is_none() {
                 self.leftover = Some(segment);
@@ -221,8 +188,5 @@ impl Replay {
 
 /// A place in a segment whose size is a u32.
 fn position(segment: u32, at: usize) -> Position {
-    Position {
-        segment,
-        offset: u32::try_from(at).expect("a segment's size is a u32"),
-    }
+    Position { segment, offset: u32::try_from(at).expect("a segment's size is a u32") }
 }

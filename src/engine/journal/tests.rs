@@ -42,18 +42,12 @@ struct Disk {
 
 impl Disk {
     fn prepare(&mut self, segment: u32, bytes: usize) {
-        let file = self.retired.pop().unwrap_or_else(|| SegmentFile {
-            seen: vec![0; bytes],
-            safe: vec![0; bytes],
-        });
+        let file = self.retired.pop().unwrap_or_else(|| SegmentFile { seen: vec![0; bytes], safe: vec![0; bytes] });
         self.segments.insert(segment, file);
     }
 
     fn write(&mut self, write: &JournalWrite, synced: bool) {
-        let file = self
-            .segments
-            .get_mut(&write.segment)
-            .expect("only prepared segments are written to");
+        let file = self.segments.get_mut(&write.segment).expect("only prepared segments are written to");
         let range = write.offset as usize..write.offset as usize + write.bytes.len();
         file.seen[range.clone()].copy_from_slice(&write.bytes);
         if synced {
@@ -62,11 +56,7 @@ impl Disk {
     }
 
     fn trim(&mut self, first: u32) {
-        while let Some(entry) = self
-            .segments
-            .first_entry()
-            .filter(|entry| *entry.key() < first)
-        {
+        while let Some(entry) = self.segments.first_entry().filter(|entry| *entry.key() < first) {
             let mut file = entry.remove();
             file.safe.clone_from(&file.seen);
             self.retired.push(file);
@@ -80,9 +70,7 @@ impl Disk {
         for file in self.segments.values_mut() {
             for at in (0..file.seen.len()).step_by(SECTOR) {
                 let sector = at..at + SECTOR;
-                if file.seen[sector.clone()] != file.safe[sector.clone()]
-                    && dice.below(10) < kept_in_ten
-                {
+                if file.seen[sector.clone()] != file.safe[sector.clone()] && dice.below(10) < kept_in_ten {
                     file.safe[sector.clone()].copy_from_slice(&file.seen[sector]);
                 }
             }
@@ -101,48 +89,17 @@ impl Disk {
 /// A record as it was appended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Owned {
-    Entry {
-        slot: SlotId,
-        term: u64,
-        index: u64,
-        kind: u8,
-        data: Vec<u8>,
-    },
-    HardState {
-        slot: SlotId,
-        term: u64,
-        vote: u64,
-        commit: u64,
-    },
+    Entry { slot: SlotId, term: u64, index: u64, kind: u8, data: Vec<u8> },
+    HardState { slot: SlotId, term: u64, vote: u64, commit: u64 },
 }
 
 impl Owned {
     fn of(record: Record<'_>) -> Owned {
         match record {
-            Record::Entry {
-                slot,
-                term,
-                index,
-                kind,
-                data,
-            } => Owned::Entry {
-                slot,
-                term,
-                index,
-                kind,
-                data: data.to_vec(),
-            },
-            Record::HardState {
-                slot,
-                term,
-                vote,
-                commit,
-            } => Owned::HardState {
-                slot,
-                term,
-                vote,
-                commit,
-            },
+            Record::Entry { slot, term, index, kind, data } => {
+                Owned::Entry { slot, term, index, kind, data: data.to_vec() }
+            }
+            Record::HardState { slot, term, vote, commit } => Owned::HardState { slot, term, vote, commit },
         }
     }
 }
@@ -169,6 +126,8 @@ struct World {
     /// Records that the journal has called durable, from the beginning of `history`.
     promised: usize,
     serial: u64,
+    /// Everything before this segment is covered by checkpoints: a start reads from here.
+    needed: u32,
     now: Instant,
     /// The one write in flight.
     in_flight: Option<JournalWrite>,
@@ -179,31 +138,16 @@ struct World {
     faulted: usize,
 }
 
-const GEOMETRY: JournalGeometry = JournalGeometry {
-    block_bytes: 512,
-    segment_bytes: 8192,
-    identity: 0x6a69_6e64_6f75,
-};
+const GEOMETRY: JournalGeometry = JournalGeometry { block_bytes: 512, segment_bytes: 8192, identity: 0x6a69_6e64_6f75 };
 
 impl World {
     fn new(seed: u64, durability: Durability, faults: usize) -> World {
         let geometry = GEOMETRY;
-        let limits = Limits {
-            flush_bytes_max: 2048,
-            ..Limits::TINY
-        };
-        let journal = Journal::resume(
-            geometry,
-            &limits,
-            durability,
-            Replay::new(geometry).finish(),
-        );
+        let limits = Limits { flush_bytes_max: 2048, ..Limits::TINY };
+        let journal = Journal::resume(geometry, &limits, durability, Replay::new(geometry).finish());
         World {
             dice: Dice(seed),
-            disk: Disk {
-                segments: BTreeMap::new(),
-                retired: Vec::new(),
-            },
+            disk: Disk { segments: BTreeMap::new(), retired: Vec::new() },
             geometry,
             limits,
             durability,
@@ -211,6 +155,7 @@ impl World {
             history: Vec::new(),
             promised: 0,
             serial: 0,
+            needed: 1,
             now: Instant::default(),
             in_flight: None,
             asked: None,
@@ -223,18 +168,8 @@ impl World {
         self.serial += 1;
         let slot = SlotId(self.dice.below(4) as u16);
         let (record, place) = if self.dice.one_in(4) {
-            let record = Owned::HardState {
-                slot,
-                term: self.serial,
-                vote: self.dice.next(),
-                commit: 7,
-            };
-            let Owned::HardState {
-                term, vote, commit, ..
-            } = record
-            else {
-                unreachable!()
-            };
+            let record = Owned::HardState { slot, term: self.serial, vote: self.dice.next(), commit: 7 };
+            let Owned::HardState { term, vote, commit, .. } = record else { unreachable!() };
             self.journal.append_hard_state(slot, term, vote, commit);
             (record, None)
         } else {
@@ -243,33 +178,17 @@ impl World {
                 1..4 => self.dice.below(3000),
                 _ => self.dice.below(200),
             };
-            let data: Vec<u8> = (0..length)
-                .map(|at| (at as u64 ^ self.serial) as u8)
-                .collect();
+            let data: Vec<u8> = (0..length).map(|at| (at as u64 ^ self.serial) as u8).collect();
             let (term, index, kind) = (self.serial, self.serial * 3, (self.serial % 5) as u8);
             let place = self.journal.append_entry(slot, term, index, kind, &data);
-            (
-                Owned::Entry {
-                    slot,
-                    term,
-                    index,
-                    kind,
-                    data,
-                },
-                Some(place),
-            )
+            (Owned::Entry { slot, term, index, kind, data }, Some(place))
         };
         let segment = self.journal.position().segment;
         let flush = self.journal.next_flush();
         if self.history.last().is_some_and(|last| last.flush > flush) {
             panic!("flush numbers only rise");
         }
-        self.history.push(Appended {
-            flush,
-            segment,
-            place,
-            record,
-        });
+        self.history.push(Appended { flush, segment, place, record });
     }
 
     fn turn(&mut self) {
@@ -288,12 +207,7 @@ impl World {
             match effect {
                 Effect::JournalWrite(write) => {
                     assert!(self.in_flight.is_none(), "one write at a time");
-                    assert!(
-                        write
-                            .bytes
-                            .len()
-                            .is_multiple_of(self.geometry.block_bytes as usize)
-                    );
+                    assert!(write.bytes.len().is_multiple_of(self.geometry.block_bytes as usize));
                     self.in_flight = Some(write);
                 }
                 Effect::JournalSegment { segment } => {
@@ -311,11 +225,7 @@ impl World {
             return None;
         }
         self.faulted += 1;
-        Some(if self.dice.one_in(2) {
-            DiskFault::Full
-        } else {
-            DiskFault::Io(5)
-        })
+        Some(if self.dice.one_in(2) { DiskFault::Full } else { DiskFault::Io(5) })
     }
 
     fn answer_write(&mut self) {
@@ -325,17 +235,9 @@ impl World {
         let fault = self.fault();
         if fault.is_none() || self.dice.one_in(2) {
             // A write that failed may still have reached the disk.
-            self.disk.write(
-                &write,
-                self.durability == Durability::Fsync && fault.is_none(),
-            );
+            self.disk.write(&write, self.durability == Durability::Fsync && fault.is_none());
         }
-        self.journal.handle_written(
-            self.now,
-            write.flush,
-            write.bytes,
-            fault.map_or(Ok(()), Err),
-        );
+        self.journal.handle_written(self.now, write.flush, write.bytes, fault.map_or(Ok(()), Err));
         if fault.is_some() {
             assert!(!self.journal.writable());
             let retry_at = self.now + RETRY_AFTER;
@@ -350,15 +252,10 @@ impl World {
         };
         let fault = self.fault();
         if fault.is_none() {
-            self.disk
-                .prepare(segment, self.geometry.segment_bytes as usize);
+            self.disk.prepare(segment, self.geometry.segment_bytes as usize);
         }
-        self.journal
-            .handle_segment_ready(self.now, segment, fault.map_or(Ok(()), Err));
-        assert_eq!(
-            self.journal.writable(),
-            fault.is_none() && self.journal.deadline().is_none() && !self.retrying()
-        );
+        self.journal.handle_segment_ready(self.now, segment, fault.map_or(Ok(()), Err));
+        assert_eq!(self.journal.writable(), fault.is_none() && self.journal.deadline().is_none() && !self.retrying());
     }
 
     fn retrying(&self) -> bool {
@@ -368,10 +265,7 @@ impl World {
     fn note_promises(&mut self) {
         if self.durability == Durability::Fsync {
             let durable = self.journal.durable_flush();
-            self.promised = self.promised.max(
-                self.history
-                    .partition_point(|appended| appended.flush <= durable),
-            );
+            self.promised = self.promised.max(self.history.partition_point(|appended| appended.flush <= durable));
         }
     }
 
@@ -383,18 +277,25 @@ impl World {
         if self.asked.take().is_some_and(|_| self.dice.one_in(2)) {
             // A prepared file may have appeared although nobody was told.
             let segment = self.journal.ready_segment + 1;
-            self.disk
-                .prepare(segment, self.geometry.segment_bytes as usize);
+            self.disk.prepare(segment, self.geometry.segment_bytes as usize);
         }
         self.disk.cut_power(&mut self.dice);
         self.restart()
     }
 
     fn restart(&mut self) -> Result<(), JournalDamage> {
-        let from = self.disk.segments.keys().next().copied();
-        let (found, resume) = self.replay(from)?;
-        let first = from.unwrap_or(1);
-        self.compare(first, &found);
+        if let (Some(oldest), Some(newest)) = (
+            self.disk.segments.keys().next(),
+            self.disk.segments.keys().last(),
+        ) {
+            let reached = self.journal.position().segment.min(*newest);
+            self.needed = self.needed.max(*oldest);
+            if self.dice.one_in(2) {
+                self.needed += self.dice.below((reached - self.needed + 1) as usize) as u32;
+            }
+        }
+        let (found, resume) = self.replay(Some(self.needed))?;
+        self.compare(self.needed, &found);
         self.disk.sync();
         self.promised = self.history.len();
         self.journal = Journal::resume(self.geometry, &self.limits, self.durability, resume);
@@ -403,50 +304,28 @@ impl World {
     }
 
     #[allow(clippy::type_complexity)]
-    fn replay(
-        &self,
-        from: Option<u32>,
-    ) -> Result<(Vec<(Owned, Position)>, ResumePoint), JournalDamage> {
+    fn replay(&self, from: Option<u32>) -> Result<(Vec<(Owned, Position)>, ResumePoint), JournalDamage> {
         let mut replay = Replay::new(self.geometry);
         let mut found = Vec::new();
         for (segment, file) in self.disk.segments.range(from.unwrap_or(1)..) {
-            replay.segment(*segment, &file.seen, &mut |record, place| {
-                found.push((Owned::of(record), place))
-            })?;
+            replay.segment(*segment, &file.seen, &mut |record, place| found.push((Owned::of(record), place)))?;
         }
         Ok((found, replay.finish()))
     }
 
     /// What was promised is there; what is there is a beginning of what was appended; and it lies where it was said.
     fn compare(&mut self, first: u32, found: &[(Owned, Position)]) {
-        let skipped = self
-            .history
-            .partition_point(|appended| appended.segment < first);
+        let skipped = self.history.partition_point(|appended| appended.segment < first);
         let known = &self.history[skipped..];
-        assert!(
-            found.len() <= known.len(),
-            "more is replayed than was appended"
-        );
+        assert!(found.len() <= known.len(), "more is replayed than was appended");
         for (appended, (record, place)) in known.iter().zip(found) {
-            assert_eq!(
-                &appended.record, record,
-                "something else is replayed than was appended"
-            );
-            assert!(
-                appended.place.is_none_or(|appended| appended == *place),
-                "an entry lies where its append said"
-            );
+            assert_eq!(&appended.record, record, "something else is replayed than was appended");
+            assert!(appended.place.is_none_or(|appended| appended == *place), "an entry lies where its append said");
             if let (Owned::Entry { data, .. }, at) = (record, place.offset as usize) {
-                assert_eq!(
-                    &self.disk.segments[&place.segment].seen[at..at + data.len()],
-                    data
-                );
+                assert_eq!(&self.disk.segments[&place.segment].seen[at..at + data.len()], data);
             }
         }
-        assert!(
-            skipped + found.len() >= self.promised,
-            "something promised is gone"
-        );
+        assert!(skipped + found.len() >= self.promised, "something promised is gone");
         self.history.truncate(skipped + found.len());
     }
 }
@@ -471,9 +350,7 @@ fn live(seed: u64, durability: Durability, faults: usize, crashes: usize) -> Wor
             }
             world.now = world.now + Duration::from_millis(world.dice.below(700) as u64);
         }
-        world
-            .crash()
-            .unwrap_or_else(|damage| panic!("seed {seed}: {damage}"));
+        world.crash().unwrap_or_else(|damage| panic!("seed {seed}: {damage}"));
     }
     world
 }
@@ -487,10 +364,7 @@ fn what_was_promised_survives_any_crash() {
         replayed += world.history.len();
         segments += u64::from(world.journal.segments().1);
     }
-    assert!(
-        replayed > 20_000 && segments > 2_000,
-        "the test did little: {replayed} records, {segments} segments"
-    );
+    assert!(replayed > 20_000 && segments > 2_000, "the test did little: {replayed} records, {segments} segments");
 }
 
 #[test]
@@ -517,22 +391,14 @@ fn changing_the_durability_between_runs_is_no_damage() {
     for seed in 3000..3300 {
         let mut world = live(seed, Durability::Memory, 0, 2);
         for round in 0..6 {
-            world.durability = if round % 2 == 0 {
-                Durability::Fsync
-            } else {
-                Durability::Memory
-            };
-            world
-                .restart()
-                .unwrap_or_else(|damage| panic!("seed {seed}: {damage}"));
+            world.durability = if round % 2 == 0 { Durability::Fsync } else { Durability::Memory };
+            world.restart().unwrap_or_else(|damage| panic!("seed {seed}: {damage}"));
             for _ in 0..30 {
                 world.turn();
                 world.answer_write();
                 world.answer_segment();
             }
-            world
-                .crash()
-                .unwrap_or_else(|damage| panic!("seed {seed}: {damage}"));
+            world.crash().unwrap_or_else(|damage| panic!("seed {seed}: {damage}"));
         }
     }
 }
@@ -567,15 +433,9 @@ fn a_flipped_bit_is_damage_unless_it_is_in_the_last_batch() {
         let mut world = filled(seed, 100);
         let end = world.journal.position();
         let last = world.history.last().map_or(0, |appended| appended.flush);
-        let before_last = world
-            .history
-            .partition_point(|appended| appended.flush < last);
+        let before_last = world.history.partition_point(|appended| appended.flush < last);
         let segment = 1 + world.dice.below(end.segment as usize) as u32;
-        let bound = if segment == end.segment {
-            end.offset
-        } else {
-            world.geometry.segment_bytes
-        };
+        let bound = if segment == end.segment { end.offset } else { world.geometry.segment_bytes };
         let at = world.dice.below(bound as usize);
         let bit = world.dice.below(8);
         if let Some(file) = world.disk.segments.get_mut(&segment) {
@@ -587,27 +447,16 @@ fn a_flipped_bit_is_damage_unless_it_is_in_the_last_batch() {
                 let offset = at as u32;
                 assert!(damage.position <= Position { segment, offset }, "{damage}");
                 assert!(damage.position.segment + 1 >= segment, "{damage}");
-                assert!(
-                    damage
-                        .to_string()
-                        .contains("was written after it was on disk")
-                );
+                assert!(damage.to_string().contains("was written after it was on disk"));
             }
             Ok((found, _)) if found.len() == world.history.len() => harmless += 1,
             Ok((found, _)) => {
                 shortened += 1;
-                assert_eq!(
-                    found.len(),
-                    before_last,
-                    "only the last batch may be taken for torn"
-                );
+                assert_eq!(found.len(), before_last, "only the last batch may be taken for torn");
             }
         }
     }
-    assert!(
-        damaged > 100 && shortened > 3 && harmless > 100,
-        "{damaged} {shortened} {harmless}"
-    );
+    assert!(damaged > 100 && shortened > 3 && harmless > 100, "{damaged} {shortened} {harmless}");
 }
 
 #[test]
@@ -616,13 +465,7 @@ fn a_lost_segment_or_a_hole_is_damage() {
     let whole = world.disk.segments.clone();
     world.disk.segments.remove(&3);
     let damage = world.replay(Some(1)).expect_err("a file is missing");
-    assert_eq!(
-        damage.position,
-        Position {
-            segment: 3,
-            offset: 0
-        }
-    );
+    assert_eq!(damage.position, Position { segment: 3, offset: 0 });
     assert_eq!(
         damage.to_string(),
         "the journal is damaged at segment 3 offset 0: the segment's file is missing, but there are later ones"
@@ -633,9 +476,7 @@ fn a_lost_segment_or_a_hole_is_damage() {
         if let Some(file) = world.disk.segments.get_mut(&emptied) {
             file.seen.fill(0);
         }
-        world
-            .replay(Some(1))
-            .expect_err("what was promised is zeroes");
+        world.replay(Some(1)).expect_err("what was promised is zeroes");
     }
 }
 
@@ -643,20 +484,9 @@ fn a_lost_segment_or_a_hole_is_damage() {
 fn another_journals_segments_are_not_ours() {
     let mut world = filled(8, 60);
     world.geometry.identity += 1;
-    let (found, resume) = world
-        .replay(Some(1))
-        .expect("nothing of this journal is there");
+    let (found, resume) = world.replay(Some(1)).expect("nothing of this journal is there");
     assert!(found.is_empty());
-    assert_eq!(
-        (resume.position, resume.flush),
-        (
-            Position {
-                segment: 1,
-                offset: 0
-            },
-            1
-        )
-    );
+    assert_eq!((resume.position, resume.flush), (Position { segment: 1, offset: 0 }, 1));
 }
 
 #[test]
@@ -667,11 +497,7 @@ fn a_replay_may_begin_at_any_segment_and_even_at_the_empty_spare() {
         let spare = *world.disk.segments.keys().last().expect("there is a spare");
         for first in 1..spare {
             let (found, resume) = world.replay(Some(first)).expect("sound");
-            let rest: Vec<_> = all
-                .iter()
-                .filter(|(_, place)| place.segment >= first)
-                .cloned()
-                .collect();
+            let rest: Vec<_> = all.iter().filter(|(_, place)| place.segment >= first).cloned().collect();
             assert_eq!(found, rest);
             assert_eq!(resume.flush, world.journal.next_flush());
         }
@@ -679,13 +505,7 @@ fn a_replay_may_begin_at_any_segment_and_even_at_the_empty_spare() {
         // begin before it or at it.
         let (found, resume) = world.replay(Some(spare)).expect("sound");
         assert!(found.is_empty());
-        assert_eq!(
-            resume.position,
-            Position {
-                segment: spare,
-                offset: 0
-            }
-        );
+        assert_eq!(resume.position, Position { segment: spare, offset: 0 });
         assert!(resume.flush > world.journal.next_flush());
         world.promised = 0;
         world.journal = Journal::resume(world.geometry, &world.limits, world.durability, resume);
@@ -705,29 +525,16 @@ fn a_replay_may_begin_at_any_segment_and_even_at_the_empty_spare() {
 
 /// The journal alone, with a write answered at once.
 fn plain(durability: Durability) -> Journal {
-    let limits = Limits {
-        flush_bytes_max: 2048,
-        ..Limits::TINY
-    };
-    let mut journal = Journal::resume(
-        GEOMETRY,
-        &limits,
-        durability,
-        Replay::new(GEOMETRY).finish(),
-    );
+    let limits = Limits { flush_bytes_max: 2048, ..Limits::TINY };
+    let mut journal = Journal::resume(GEOMETRY, &limits, durability, Replay::new(GEOMETRY).finish());
     let mut effects = Effects::default();
     for segment in 1..=2 {
         journal.flush(Instant(0), &mut effects);
-        assert!(
-            matches!(effects.list.pop(), Some(Effect::JournalSegment { segment: asked }) if asked == segment)
-        );
+        assert!(matches!(effects.list.pop(), Some(Effect::JournalSegment { segment: asked }) if asked == segment));
         journal.handle_segment_ready(Instant(0), segment, Ok(()));
     }
     journal.flush(Instant(0), &mut effects);
-    assert!(
-        effects.list.is_empty(),
-        "nothing waits and a spare is there"
-    );
+    assert!(effects.list.is_empty(), "nothing waits and a spare is there");
     journal
 }
 
@@ -743,31 +550,16 @@ fn nothing_is_durable_before_its_write_is_answered() {
     let mut journal = plain(Durability::Fsync);
     let mut effects = Effects::default();
     let place = journal.append_entry(SlotId(3), 1, 1, 0, b"one");
-    assert_eq!(
-        place,
-        Position {
-            segment: 1,
-            offset: 48 + 24
-        }
-    );
+    assert_eq!(place, Position { segment: 1, offset: 48 + 24 });
     assert_eq!((journal.next_flush(), journal.durable_flush()), (1, 0));
     journal.flush(Instant(0), &mut effects);
     let write = the_write(&mut effects);
-    assert_eq!(
-        (write.flush, write.segment, write.offset, write.bytes.len()),
-        (1, 1, 0, 512)
-    );
+    assert_eq!((write.flush, write.segment, write.offset, write.bytes.len()), (1, 1, 0, 512));
     assert_eq!((journal.next_flush(), journal.durable_flush()), (2, 0));
 
     // The next batch fills while the first is in flight, and waits for it.
     let place = journal.append_entry(SlotId(3), 1, 2, 0, b"two");
-    assert_eq!(
-        place,
-        Position {
-            segment: 1,
-            offset: 512 + 48 + 24
-        }
-    );
+    assert_eq!(place, Position { segment: 1, offset: 512 + 48 + 24 });
     journal.flush(Instant(0), &mut effects);
     assert!(effects.list.is_empty());
     journal.handle_written(Instant(0), 1, write.bytes, Ok(()));
@@ -783,10 +575,7 @@ fn a_failed_write_is_tried_again_with_the_same_bytes_at_the_same_place() {
     journal.append_hard_state(SlotId(1), 1, 1, 0);
     journal.flush(Instant(0), &mut effects);
     let first = the_write(&mut effects);
-    let copy = JournalWrite {
-        bytes: first.bytes.clone(),
-        ..first
-    };
+    let copy = JournalWrite { bytes: first.bytes.clone(), ..first };
     journal.handle_written(Instant(5), 1, first.bytes, Err(DiskFault::Full));
     assert!(!journal.writable());
     assert_eq!(journal.durable_flush(), 0);
@@ -798,10 +587,7 @@ fn a_failed_write_is_tried_again_with_the_same_bytes_at_the_same_place() {
     journal.flush(retry_at, &mut effects);
     let again = the_write(&mut effects);
     assert_eq!(again, copy);
-    assert!(
-        !journal.writable(),
-        "a retry under way has not succeeded yet"
-    );
+    assert!(!journal.writable(), "a retry under way has not succeeded yet");
     journal.handle_written(retry_at, 1, again.bytes, Ok(()));
     assert!(journal.writable());
     assert_eq!((journal.durable_flush(), journal.deadline()), (1, None));
@@ -809,19 +595,11 @@ fn a_failed_write_is_tried_again_with_the_same_bytes_at_the_same_place() {
 
 #[test]
 fn no_segment_means_no_write_and_a_retry() {
-    let mut journal = Journal::resume(
-        GEOMETRY,
-        &Limits::TINY,
-        Durability::Fsync,
-        Replay::new(GEOMETRY).finish(),
-    );
+    let mut journal = Journal::resume(GEOMETRY, &Limits::TINY, Durability::Fsync, Replay::new(GEOMETRY).finish());
     let mut effects = Effects::default();
     journal.append_hard_state(SlotId(1), 1, 1, 0);
     journal.flush(Instant(0), &mut effects);
-    assert!(matches!(
-        effects.list.as_slice(),
-        [Effect::JournalSegment { segment: 1 }]
-    ));
+    assert!(matches!(effects.list.as_slice(), [Effect::JournalSegment { segment: 1 }]));
     effects.list.clear();
     assert!(journal.writable());
     journal.handle_segment_ready(Instant(0), 1, Err(DiskFault::Full));
@@ -829,22 +607,13 @@ fn no_segment_means_no_write_and_a_retry() {
     journal.flush(Instant(0), &mut effects);
     assert!(effects.list.is_empty());
     journal.flush(Instant(0) + RETRY_AFTER, &mut effects);
-    assert!(matches!(
-        effects.list.as_slice(),
-        [Effect::JournalSegment { segment: 1 }]
-    ));
+    assert!(matches!(effects.list.as_slice(), [Effect::JournalSegment { segment: 1 }]));
     assert!(!journal.writable());
     effects.list.clear();
     journal.handle_segment_ready(Instant(0), 1, Ok(()));
     assert!(journal.writable());
     journal.flush(Instant(0), &mut effects);
-    assert!(matches!(
-        effects.list.as_slice(),
-        [
-            Effect::JournalSegment { segment: 2 },
-            Effect::JournalWrite(_)
-        ]
-    ));
+    assert!(matches!(effects.list.as_slice(), [Effect::JournalSegment { segment: 2 }, Effect::JournalWrite(_)]));
 }
 
 #[test]
@@ -865,13 +634,7 @@ fn a_batch_never_crosses_a_segment_or_the_wished_size() {
     // 15 of 16 blocks, and the next two entries go to the next segment.
     assert_eq!(journal.next_flush(), 10);
     assert_eq!(places[9].segment, 1);
-    assert_eq!(
-        places[10],
-        Position {
-            segment: 2,
-            offset: 72
-        }
-    );
+    assert_eq!(places[10], Position { segment: 2, offset: 72 });
     let mut effects = Effects::default();
     let mut writes = 0;
     while journal.pending_bytes() > 0 {
@@ -879,16 +642,11 @@ fn a_batch_never_crosses_a_segment_or_the_wished_size() {
         for effect in effects.list.drain(..) {
             match effect {
                 Effect::JournalWrite(write) => {
-                    assert!(
-                        write.bytes.len() <= 2048
-                            && write.offset as usize + write.bytes.len() <= 8192
-                    );
+                    assert!(write.bytes.len() <= 2048 && write.offset as usize + write.bytes.len() <= 8192);
                     journal.handle_written(Instant(0), write.flush, write.bytes, Ok(()));
                     writes += 1;
                 }
-                Effect::JournalSegment { segment } => {
-                    journal.handle_segment_ready(Instant(0), segment, Ok(()))
-                }
+                Effect::JournalSegment { segment } => journal.handle_segment_ready(Instant(0), segment, Ok(())),
                 other => panic!("{other:?}"),
             }
         }
@@ -898,21 +656,9 @@ fn a_batch_never_crosses_a_segment_or_the_wished_size() {
 
 #[test]
 fn at_rest_the_same_buffers_go_round() {
-    let limits = Limits {
-        flush_bytes_max: 1 << 20,
-        ..Limits::PRODUCTION
-    };
-    let geometry = JournalGeometry {
-        block_bytes: 4096,
-        segment_bytes: 64 << 20,
-        identity: 1,
-    };
-    let mut journal = Journal::resume(
-        geometry,
-        &limits,
-        Durability::Fsync,
-        Replay::new(geometry).finish(),
-    );
+    let limits = Limits { flush_bytes_max: 1 << 20, ..Limits::PRODUCTION };
+    let geometry = JournalGeometry { block_bytes: 4096, segment_bytes: 64 << 20, identity: 1 };
+    let mut journal = Journal::resume(geometry, &limits, Durability::Fsync, Replay::new(geometry).finish());
     let mut effects = Effects::default();
     let mut seen = std::collections::BTreeSet::new();
     for round in 0..2000u64 {
@@ -929,9 +675,7 @@ fn at_rest_the_same_buffers_go_round() {
                     }
                     journal.handle_written(Instant(0), write.flush, write.bytes, Ok(()));
                 }
-                Effect::JournalSegment { segment } => {
-                    journal.handle_segment_ready(Instant(0), segment, Ok(()))
-                }
+                Effect::JournalSegment { segment } => journal.handle_segment_ready(Instant(0), segment, Ok(())),
                 other => panic!("{other:?}"),
             }
         }
@@ -948,30 +692,15 @@ fn trim_keeps_what_is_still_to_be_written() {
     }
     assert_eq!(journal.segments(), (1, 4));
     journal.trim(4, &mut effects);
-    assert!(
-        effects.list.is_empty(),
-        "its first batch is not even in flight"
-    );
+    assert!(effects.list.is_empty(), "its first batch is not even in flight");
     journal.flush(Instant(0), &mut effects);
     journal.trim(4, &mut effects);
-    assert!(
-        !effects
-            .list
-            .iter()
-            .any(|effect| matches!(effect, Effect::JournalTrim { .. })),
-        "it is in flight"
-    );
+    assert!(!effects.list.iter().any(|effect| matches!(effect, Effect::JournalTrim { .. })), "it is in flight");
 }
 
 #[test]
 #[should_panic(expected = "an entry must fit in a segment")]
 fn an_entry_larger_than_a_segment_is_the_callers_mistake() {
     let mut journal = plain(Durability::Fsync);
-    journal.append_entry(
-        SlotId(1),
-        1,
-        1,
-        0,
-        &vec![0; entry_data_bytes_max(&GEOMETRY) + 1],
-    );
+    journal.append_entry(SlotId(1), 1, 1, 0, &vec![0; entry_data_bytes_max(&GEOMETRY) + 1]);
 }
