@@ -125,7 +125,8 @@ pub(super) fn encode(pipeline: &ServerPipeline, packet: &ServerPacket, scratch: 
         ServerPacket::Recv { message, seq, own } => pipeline.encode_recv(message, *seq, *own, scratch, out),
         &ServerPacket::Sendack { flags, message_id, client_seq, message_seq, reason } => {
             let message_seq = u64::from(message_seq);
-            let ack = packet::Sendack { flags, message_id, client_seq, message_seq, reason };
+            let client_msg_no = "";
+            let ack = packet::Sendack { flags, message_id, client_seq, message_seq, reason, client_msg_no };
             pipeline.encode(&Packet::Sendack(ack), out);
         }
         ServerPacket::Pong => pipeline.encode(&Packet::Pong, out),

@@ -271,7 +271,9 @@ impl Gateway {
     /// Carries out the engine's `Send`.
     pub fn send(&mut self, to: SessionId, packet: &ServerPacket, now_nanos: u64, stages: &mut Stages) {
         let token = token(to);
-        let Some(connection) = self.desk.find(token) else { return };
+        let Desk { connections, scratch, .. } = &mut self.desk;
+        let Some(Some(connection)) = connections.get_mut(token.index as usize) else { return };
+        // The ring knows the generation: a token of an earlier connection gets nothing.
         let Some(out) = self.ring.outbound(token) else { return };
         if let &ServerPacket::Connack { reason, time_diff_ms, node_id } = packet {
             let (secret, salt) = (self.secrets.key(), self.secrets.salt());
@@ -281,7 +283,7 @@ impl Gateway {
                 self.ring.close(token);
             }
         } else {
-            encode(&connection.pipeline, packet, &mut self.desk.scratch, out);
+            encode(&connection.pipeline, packet, scratch, out);
         }
         if self.write_sample.is_none_or(|(_, since)| now_nanos > since + SAMPLE_NANOS_MAX) {
             self.write_sample = Some((token, now_nanos));
