@@ -136,6 +136,8 @@ pub struct Submit {
     pub from: Uid,
     /// What the sender named.
     pub to: Uid,
+    /// Names the sending device, which does not get it back; 0 for HTTP.
+    pub device_tag: u64,
     /// Header bits; NO_PERSIST means: pass on, do not store.
     pub flags: HeaderFlags,
     /// First body byte.
@@ -170,8 +172,6 @@ pub struct Notify {
     pub seq: u32,
     /// The body, when it is the message `seq` and worth carrying; else it can be fetched.
     pub message: Option<StoredMessage>,
-    /// The connection that sent it and must not get it back.
-    pub except: Option<SessionAddress>,
     /// Where to send [`Notified`].
     pub from: Place,
 }

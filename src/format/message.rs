@@ -5,10 +5,11 @@
 //! ```text
 //!  0 u32 length of the whole     16 u64 unix ms        28 u8  header flags   32 u16 client_msg_no bytes
 //!  4 u32 crc32 of bytes 8..len   24 u32 expire s       29 u8  setting        34 u16 topic bytes
-//!  8 i64 message id                                    30 u8  from bytes     36 from, to, client_msg_no, topic, payload
-//!                                                      31 u8  to bytes
+//!  8 i64 message id                                    30 u8  from bytes     36 u64 device tag
+//!                                                      31 u8  to bytes       44 from, to, client_msg_no, topic, payload
 //! ```
-//! Integers are little-endian. `to` is what the sender named: the peer's uid.
+//! Integers are little-endian. `to` is what the sender named: the peer's uid. The device tag names the device that sent
+//! it, so that it is never delivered back there.
 
 use std::fmt;
 
@@ -16,7 +17,7 @@ use bytes::Bytes;
 
 use super::packet::{HeaderFlags, Setting};
 
-const FIXED_BYTES: usize = 36;
+const FIXED_BYTES: usize = 44;
 
 /// The largest stored message: 32 767 payload bytes and every string at its limit, with room to spare.
 pub const MESSAGE_BYTES_MAX: usize = 36 * 1024;
@@ -30,6 +31,7 @@ pub struct MessageFields<'a> {
     pub expire_s: u32,
     pub flags: HeaderFlags,
     pub setting: Setting,
+    pub device_tag: u64,
     pub from: &'a str,
     pub to: &'a str,
     pub client_msg_no: &'a str,
@@ -62,6 +64,7 @@ impl MessageFields<'_> {
         head[31] = u8::try_from(self.to.len()).expect("uid limit is below 256");
         head[32..34].copy_from_slice(&(self.client_msg_no.len() as u16).to_le_bytes());
         head[34..36].copy_from_slice(&(self.topic.len() as u16).to_le_bytes());
+        head[36..44].copy_from_slice(&self.device_tag.to_le_bytes());
         out.reserve(total);
         out.extend_from_slice(&head);
         out.extend_from_slice(self.from.as_bytes());
@@ -224,6 +227,12 @@ impl StoredMessage {
         Setting(self.0[29])
     }
 
+    /// Names the device that sent it; 0 when it came over HTTP.
+    #[must_use]
+    pub fn device_tag(&self) -> u64 {
+        u64_at(&self.0, 36)
+    }
+
     /// Sender's uid.
     #[must_use]
     pub fn from(&self) -> &str {
@@ -276,6 +285,7 @@ mod tests {
             expire_s: 60,
             flags: HeaderFlags::RED_DOT,
             setting: Setting(0x88),
+            device_tag: 99,
             from: "alice",
             to: "bob",
             client_msg_no: "n-1",

@@ -82,7 +82,7 @@ pub enum Packet<'a> {
     Connect(Connect<'a>),
     Connack(Connack<'a>),
     Send(Send<'a>),
-    Sendack(Sendack),
+    Sendack(Sendack<'a>),
     Recv(Recv<'a>),
     Recvack(Recvack),
     Ping,
@@ -158,7 +158,7 @@ pub struct Send<'a> {
 
 /// Answer to SEND.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sendack {
+pub struct Sendack<'a> {
     /// Echo of the SEND's bits.
     pub flags: HeaderFlags,
     /// Server's id of the message.
@@ -169,6 +169,8 @@ pub struct Sendack {
     pub message_seq: u64,
     /// 1 is success; see [`Reason`].
     pub reason: u8,
+    /// Some servers append it and clients skip it; on the wire iff it is not empty. We leave it empty.
+    pub client_msg_no: &'a str,
 }
 
 /// A message to a client.
