@@ -125,7 +125,12 @@ impl Default for Config {
         let any = |port| SocketAddr::from(([0, 0, 0, 0], port));
         let limits = Limits::PRODUCTION;
         Config {
-            node: Node { id: 1, data_dir: PathBuf::from("./data"), shards: ShardCount::Auto, slots: 256 },
+            node: Node {
+                id: 1,
+                data_dir: PathBuf::from("./data"),
+                shards: ShardCount::Auto,
+                slots: 256,
+            },
             listen: Listen {
                 tcp: any(5100),
                 ws: any(5200),
@@ -133,10 +138,18 @@ impl Default for Config {
                 tcp_mode: ListenMode::Cipher,
                 ws_mode: ListenMode::Cipher,
             },
-            external: External { tcp_addr: String::new(), ws_addr: String::new(), wss_addr: String::new() },
-            http: Http { token: String::new() },
+            external: External {
+                tcp_addr: String::new(),
+                ws_addr: String::new(),
+                wss_addr: String::new(),
+            },
+            http: Http {
+                token: String::new(),
+            },
             auth: Auth { token: false },
-            delivery: Delivery { offline: OfflineMode::Push },
+            delivery: Delivery {
+                offline: OfflineMode::Push,
+            },
             journal: Journal {
                 durability: Durability::Fsync,
                 segment_bytes: ByteSize(64 << 20),
@@ -158,7 +171,10 @@ impl Default for Config {
                 replay_bytes: ByteSize(limits.replay_bytes_max),
                 api_requests: limits.api_requests_max,
             },
-            log: Log { level: "info".to_owned(), format: LogFormat::Auto },
+            log: Log {
+                level: "info".to_owned(),
+                format: LogFormat::Auto,
+            },
         }
     }
 }
@@ -285,19 +301,30 @@ impl Config {
 
     /// Sets one key from text.
     fn put(&mut self, key: &str, text: &str, place: &str) -> Result<(), BadConfig> {
-        let setting = SETTINGS.iter().find(|s| s.key == key).ok_or_else(|| unknown_key(key, place))?;
+        let setting = SETTINGS
+            .iter()
+            .find(|s| s.key == key)
+            .ok_or_else(|| unknown_key(key, place))?;
         if (setting.put)(self, text) {
             Ok(())
         } else {
-            Err(BadConfig(format!("{place}: {key} = {text:?} is not allowed; allowed: {}", setting.allowed)))
+            Err(BadConfig(format!(
+                "{place}: {key} = {text:?} is not allowed; allowed: {}",
+                setting.allowed
+            )))
         }
     }
 
     /// Takes a TOML text; `place` names it in errors.
     fn apply_file(&mut self, text: &str, place: &str) -> Result<(), BadConfig> {
         let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
-            let line = error.span().map_or(0, |span| text[..span.start].lines().count().max(1));
-            BadConfig(format!("{place}: line {line}: {}", error.message().replace('\n', " ")))
+            let line = error
+                .span()
+                .map_or(0, |span| text[..span.start].lines().count().max(1));
+            BadConfig(format!(
+                "{place}: line {line}: {}",
+                error.message().replace('\n', " ")
+            ))
         })?;
         for (section, content) in &table {
             let toml::Value::Table(keys) = content else {
@@ -325,8 +352,10 @@ impl Config {
         &mut self,
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<(), BadConfig> {
-        let mut ours: Vec<_> =
-            environment.into_iter().filter(|(name, _)| name.starts_with("JINDOU_")).collect();
+        let mut ours: Vec<_> = environment
+            .into_iter()
+            .filter(|(name, _)| name.starts_with("JINDOU_"))
+            .collect();
         ours.sort();
         for (name, value) in ours {
             let place = format!("environment variable {name}");
@@ -354,7 +383,10 @@ impl Config {
                 self.node.slots
             )));
         }
-        let (kept, least) = (self.journal.retention_bytes.0, self.journal.segment_bytes.0 * 4);
+        let (kept, least) = (
+            self.journal.retention_bytes.0,
+            self.journal.segment_bytes.0 * 4,
+        );
         if kept != 0 && kept < least {
             return Err(BadConfig(format!(
                 "journal.retention_bytes = {} is not allowed; allowed: 0 or at least four segments, {}",
@@ -399,7 +431,10 @@ impl Config {
     #[must_use]
     pub fn retention(&self, shard_count: u16) -> Retention {
         let age_ms = u64::try_from(self.journal.retention_age.0.as_millis()).unwrap_or(u64::MAX);
-        Retention { bytes: self.journal.retention_bytes.0 / u64::from(shard_count.max(1)), age_ms }
+        Retention {
+            bytes: self.journal.retention_bytes.0 / u64::from(shard_count.max(1)),
+            age_ms,
+        }
     }
 }
 
@@ -424,9 +459,14 @@ fn unknown_key(key: &str, place: &str) -> BadConfig {
     }
     let name = key.strip_suffix('.').unwrap_or(key);
     if key.contains('.') {
-        BadConfig(format!("{place}: unknown key {name}; [{section}] knows {}", known.join(", ")))
+        BadConfig(format!(
+            "{place}: unknown key {name}; [{section}] knows {}",
+            known.join(", ")
+        ))
     } else {
-        BadConfig(format!("{place}: {section} must be a section: write [{section}] and its keys below"))
+        BadConfig(format!(
+            "{place}: {section} must be a section: write [{section}] and its keys below"
+        ))
     }
 }
 
@@ -434,7 +474,8 @@ fn unknown_key(key: &str, place: &str) -> BadConfig {
 #[must_use]
 pub fn config_table_markdown() -> String {
     let defaults = Config::default();
-    let mut out = String::from("| key | default | allowed | meaning |\n| --- | --- | --- | --- |\n");
+    let mut out =
+        String::from("| key | default | allowed | meaning |\n| --- | --- | --- | --- |\n");
     for setting in SETTINGS {
         let row = format!(
             "| `{}` | `{}` | {} | {} |\n",
@@ -463,8 +504,15 @@ pub fn config_file_text() -> String {
             section = section_of(setting.key);
             out.push_str(&format!("\n[{section}]\n"));
         }
-        out.push_str(&format!("# {}\n# Allowed: {}.\n", setting.meaning, setting.allowed));
-        out.push_str(&format!("{} = {}\n", &setting.key[section.len() + 1..], setting.show(&defaults)));
+        out.push_str(&format!(
+            "# {}\n# Allowed: {}.\n",
+            setting.meaning, setting.allowed
+        ));
+        out.push_str(&format!(
+            "{} = {}\n",
+            &setting.key[section.len() + 1..],
+            setting.show(&defaults)
+        ));
     }
     out
 }
@@ -475,7 +523,9 @@ mod tests {
 
     fn error_of(file: &str) -> String {
         let mut config = Config::default();
-        let result = config.apply_file(file, "f.toml").and_then(|()| config.hold_together());
+        let result = config
+            .apply_file(file, "f.toml")
+            .and_then(|()| config.hold_together());
         result.expect_err("a mistake is refused").to_string()
     }
 
@@ -483,11 +533,22 @@ mod tests {
     fn the_shipped_file_is_the_defaults_in_words() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tuning/jindou.toml");
         let text = std::fs::read_to_string(&path).unwrap();
-        assert_eq!(text, config_file_text(), "write it anew: jindou --print-config-file");
-        assert_eq!(Config::load(Some(&path), [], &[]).unwrap(), Config::default());
+        assert_eq!(
+            text,
+            config_file_text(),
+            "write it anew: jindou --print-config-file"
+        );
+        assert_eq!(
+            Config::load(Some(&path), [], &[]).unwrap(),
+            Config::default()
+        );
         for setting in SETTINGS {
             let key = setting.key.split_once('.').unwrap().1;
-            assert!(text.contains(&format!("\n{key} = ")), "{} is missing", setting.key);
+            assert!(
+                text.contains(&format!("\n{key} = ")),
+                "{} is missing",
+                setting.key
+            );
         }
     }
 
@@ -497,7 +558,9 @@ mod tests {
         for setting in SETTINGS {
             let shown = setting.show(&Config::default());
             let mut config = Config::default();
-            config.put(setting.key, shown.trim_matches('"'), "test").unwrap();
+            config
+                .put(setting.key, shown.trim_matches('"'), "test")
+                .unwrap();
             assert_eq!(config, Config::default(), "{}", setting.key);
         }
     }
@@ -505,23 +568,46 @@ mod tests {
     #[test]
     fn a_mistake_is_one_line_that_names_key_value_and_what_is_allowed() {
         for (file, wanted) in [
-            ("[node]\nid = 0", "f.toml: node.id = \"0\" is not allowed; allowed: 1 to 65535"),
-            ("[node]\nslots = 300", "f.toml: node.slots = \"300\" is not allowed; allowed: a power of two from 1 to 16384"),
-            ("[listen]\ntcp = 5100", "f.toml: listen.tcp = \"5100\" is not allowed; allowed: ADDRESS:PORT"),
+            (
+                "[node]\nid = 0",
+                "f.toml: node.id = \"0\" is not allowed; allowed: 1 to 65535",
+            ),
+            (
+                "[node]\nslots = 300",
+                "f.toml: node.slots = \"300\" is not allowed; allowed: a power of two from 1 to 16384",
+            ),
+            (
+                "[listen]\ntcp = 5100",
+                "f.toml: listen.tcp = \"5100\" is not allowed; allowed: ADDRESS:PORT",
+            ),
             (
                 "[listen]\ntpc = \"x\"",
                 "f.toml: unknown key listen.tpc; [listen] knows tcp, ws, http, tcp_mode, ws_mode",
             ),
-            ("node = 3", "f.toml: node must be a section: write [node] and its keys below"),
-            ("[delivery]\noffline = [1]", "f.toml: delivery.offline = \"[1]\" is not allowed; allowed: \"push\" or \"sync\""),
-            ("[node]\nshards = 8\nslots = 4", "node.shards = 8 is not allowed; allowed: at most node.slots, which is 4"),
+            (
+                "node = 3",
+                "f.toml: node must be a section: write [node] and its keys below",
+            ),
+            (
+                "[delivery]\noffline = [1]",
+                "f.toml: delivery.offline = \"[1]\" is not allowed; allowed: \"push\" or \"sync\"",
+            ),
+            (
+                "[node]\nshards = 8\nslots = 4",
+                "node.shards = 8 is not allowed; allowed: at most node.slots, which is 4",
+            ),
         ] {
             assert_eq!(error_of(file), wanted);
         }
-        assert!(error_of("[nodes]\nid = 1").contains("unknown section [nodes]; known: node, listen"));
+        assert!(
+            error_of("[nodes]\nid = 1").contains("unknown section [nodes]; known: node, listen")
+        );
         assert!(error_of("[nodes]").contains("unknown section [nodes]"));
         assert!(error_of("[node]\nid = ").starts_with("f.toml: line 2: "));
-        assert!(error_of("[journal]\nretention_bytes = \"1MiB\"").contains("at least four segments, 256MiB"));
+        assert!(
+            error_of("[journal]\nretention_bytes = \"1MiB\"")
+                .contains("at least four segments, 256MiB")
+        );
         for file in ["[node]\nid = ", "x", "[node]\nid = 1979-05-27"] {
             assert_eq!(error_of(file).lines().count(), 1);
         }
@@ -530,14 +616,25 @@ mod tests {
     #[test]
     fn the_environment_wins_over_the_file_and_flags_over_both() {
         let mut config = Config::default();
-        config.apply_file("[node]\nid = 2\nslots = 16\n[log]\nlevel = \"warn\"", "f").unwrap();
+        config
+            .apply_file("[node]\nid = 2\nslots = 16\n[log]\nlevel = \"warn\"", "f")
+            .unwrap();
         let variable = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         config
-            .apply_environment([variable("JINDOU_NODE_ID", "3"), variable("JINDOU_PORT_5100_TCP", "tcp://x")])
+            .apply_environment([
+                variable("JINDOU_NODE_ID", "3"),
+                variable("JINDOU_PORT_5100_TCP", "tcp://x"),
+            ])
             .unwrap();
         assert_eq!((config.node.id, config.node.slots), (3, 16));
-        let error = config.apply_environment([variable("JINDOU_NODE_IDD", "3")]).unwrap_err();
-        assert!(error.to_string().starts_with("environment variable JINDOU_NODE_IDD: unknown key node.idd;"));
+        let error = config
+            .apply_environment([variable("JINDOU_NODE_IDD", "3")])
+            .unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .starts_with("environment variable JINDOU_NODE_IDD: unknown key node.idd;")
+        );
         let environment = [variable("JINDOU_NODE_ID", "3")];
         let flags = [variable("node.id", "4")];
         assert_eq!(Config::load(None, environment, &flags).unwrap().node.id, 4);

@@ -37,21 +37,36 @@ pub async fn set_token(
 ) -> Result<Response, ApiError> {
     let uid = uid("uid", &asked.uid)?;
     if uid.as_str() == SYSTEM_UID {
-        return Err(ApiError::bad(format!("uid {SYSTEM_UID:?} is not allowed: it is the node's own")));
+        return Err(ApiError::bad(format!(
+            "uid {SYSTEM_UID:?} is not allowed: it is the node's own"
+        )));
     }
     if asked.token.is_empty() || asked.token.len() > TOKEN_BYTES_MAX {
-        return Err(ApiError::bad(format!("token is not allowed; allowed: 1 to {TOKEN_BYTES_MAX} bytes")));
+        return Err(ApiError::bad(format!(
+            "token is not allowed; allowed: 1 to {TOKEN_BYTES_MAX} bytes"
+        )));
     }
     let level = match asked.device_level {
         0 => DeviceLevel::Slave,
         1 => DeviceLevel::Master,
         other => {
-            return Err(ApiError::bad(format!("device_level {other} is not allowed; allowed: 0 (slave) or 1 (master)")));
+            return Err(ApiError::bad(format!(
+                "device_level {other} is not allowed; allowed: 0 (slave) or 1 (master)"
+            )));
         }
     };
     let flag = device_flag("device_flag", asked.device_flag)?;
     let shard = api.home_shard(&uid);
-    api.ask(shard, ApiRequest::SetToken { uid, flag, level, token: asked.token.into() }).await?;
+    api.ask(
+        shard,
+        ApiRequest::SetToken {
+            uid,
+            flag,
+            level,
+            token: asked.token.into(),
+        },
+    )
+    .await?;
     Ok(DONE.into_response())
 }
 
@@ -94,7 +109,10 @@ pub async fn online_status(
 ) -> Result<Response, ApiError> {
     let asked = asked.unwrap_or_default();
     if asked.len() > ONLINE_UIDS_MAX {
-        return Err(ApiError::bad(format!("{} uids in one call; allowed: {ONLINE_UIDS_MAX}", asked.len())));
+        return Err(ApiError::bad(format!(
+            "{} uids in one call; allowed: {ONLINE_UIDS_MAX}",
+            asked.len()
+        )));
     }
     let mut per_shard: BTreeMap<ShardId, Vec<Uid>> = BTreeMap::new();
     for (at, text) in asked.iter().enumerate() {
@@ -103,7 +121,9 @@ pub async fn online_status(
     }
     let mut online = Vec::new();
     for (shard, uids) in per_shard {
-        if let ApiAnswer::Online(devices) = api.ask(shard, ApiRequest::OnlineStatus { uids }).await? {
+        if let ApiAnswer::Online(devices) =
+            api.ask(shard, ApiRequest::OnlineStatus { uids }).await?
+        {
             online.extend(devices.into_iter().map(|(uid, flag)| OnlineDevice {
                 uid: uid.as_str().to_owned(),
                 device_flag: flag.0,
@@ -130,9 +150,16 @@ mod tests {
     fn a_token_reaches_the_home_of_its_user() {
         let fake = Fake::default();
         let body = r#"{"uid":"u1","token":"t","device_level":1,"device_flag":2,"new":null}"#;
-        assert_eq!(post(&fake, "/user/token", body), (200, json!({"status": 200})));
-        let wanted =
-            ApiRequest::SetToken { uid: u("u1"), flag: DeviceFlag(2), level: DeviceLevel::Master, token: "t".into() };
+        assert_eq!(
+            post(&fake, "/user/token", body),
+            (200, json!({"status": 200}))
+        );
+        let wanted = ApiRequest::SetToken {
+            uid: u("u1"),
+            flag: DeviceFlag(2),
+            level: DeviceLevel::Master,
+            token: "t".into(),
+        };
         assert_eq!(fake.requests(), [(shard_of(&u("u1"), 4, 2), wanted)]);
     }
 
@@ -144,8 +171,14 @@ mod tests {
             (r#"{"uid":"a#b","token":"t"}"#, "uid \"a#b\""),
             (r#"{"uid":"____system","token":"t"}"#, "____system"),
             (r#"{"uid":"u"}"#, "token"),
-            (r#"{"uid":"u","token":"t","device_level":2}"#, "device_level 2"),
-            (r#"{"uid":"u","token":"t","device_flag":-1}"#, "device_flag -1"),
+            (
+                r#"{"uid":"u","token":"t","device_level":2}"#,
+                "device_level 2",
+            ),
+            (
+                r#"{"uid":"u","token":"t","device_flag":-1}"#,
+                "device_flag -1",
+            ),
         ] {
             let (status, answer) = post(&fake, "/user/token", body);
             assert_eq!(status, 400, "{body}");
@@ -157,8 +190,24 @@ mod tests {
     #[test]
     fn quitting_names_one_flag_or_all() {
         let fake = Fake::default();
-        assert_eq!(post(&fake, "/user/device_quit", r#"{"uid":"u1","device_flag":-1}"#).0, 200);
-        assert_eq!(post(&fake, "/user/device_quit", r#"{"uid":"u1","device_flag":1}"#).0, 200);
+        assert_eq!(
+            post(
+                &fake,
+                "/user/device_quit",
+                r#"{"uid":"u1","device_flag":-1}"#
+            )
+            .0,
+            200
+        );
+        assert_eq!(
+            post(
+                &fake,
+                "/user/device_quit",
+                r#"{"uid":"u1","device_flag":1}"#
+            )
+            .0,
+            200
+        );
         let flags: Vec<_> = fake
             .requests()
             .into_iter()
@@ -175,19 +224,33 @@ mod tests {
         let fake = Fake {
             answer: |_, request| match request {
                 ApiRequest::OnlineStatus { uids } => ApiAnswer::Online(
-                    uids.iter().filter(|uid| uid.as_str() != "u3").map(|uid| (uid.clone(), DeviceFlag(1))).collect(),
+                    uids.iter()
+                        .filter(|uid| uid.as_str() != "u3")
+                        .map(|uid| (uid.clone(), DeviceFlag(1)))
+                        .collect(),
                 ),
                 _ => ApiAnswer::Busy,
             },
             ..Fake::default()
         };
-        let (status, answer) = post(&fake, "/user/onlinestatus", r#"["u1","u2","u3","u4","u5","u6"]"#);
+        let (status, answer) = post(
+            &fake,
+            "/user/onlinestatus",
+            r#"["u1","u2","u3","u4","u5","u6"]"#,
+        );
         assert_eq!(status, 200);
         let mut online: Vec<_> = answer.as_array().unwrap().clone();
         online.sort_by_key(|entry| entry["uid"].as_str().unwrap().to_owned());
         assert_eq!(online.len(), 5);
-        assert_eq!(online[0], json!({"uid": "u1", "device_flag": 1, "online": 1}));
-        let shards: Vec<_> = fake.requests().into_iter().map(|(shard, _)| shard).collect();
+        assert_eq!(
+            online[0],
+            json!({"uid": "u1", "device_flag": 1, "online": 1})
+        );
+        let shards: Vec<_> = fake
+            .requests()
+            .into_iter()
+            .map(|(shard, _)| shard)
+            .collect();
         assert_eq!(shards, [ShardId(0), ShardId(1)], "each shard is asked once");
         assert_eq!(post(&fake, "/user/onlinestatus", "[]"), (200, json!([])));
         let many = serde_json::to_string(&vec!["u"; 1001]).unwrap();
@@ -196,9 +259,15 @@ mod tests {
 
     #[test]
     fn a_shard_that_is_busy_or_gone_is_503() {
-        let fake = Fake { answer: |_, _| ApiAnswer::Busy, ..Fake::default() };
+        let fake = Fake {
+            answer: |_, _| ApiAnswer::Busy,
+            ..Fake::default()
+        };
         assert_eq!(post(&fake, "/user/device_quit", r#"{"uid":"u1"}"#).0, 503);
-        let fake = Fake { gone: true, ..Fake::default() };
+        let fake = Fake {
+            gone: true,
+            ..Fake::default()
+        };
         let (status, answer) = post(&fake, "/user/device_quit", r#"{"uid":"u1"}"#);
         assert_eq!((status, &answer["status"]), (503, &json!(503)));
     }
