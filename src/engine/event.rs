@@ -150,16 +150,7 @@ pub struct ConnectPacket {
     pub key: ClientKey,
 }
 
-/// What a CONNECT offered for the key agreement.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClientKey {
-    /// Good, or not needed on a plain listener.
-    Usable,
-    /// Empty: reason 21.
-    Missing,
-    /// Not 32 bytes of base64, or a point of small order: reason 2.
-    Bad,
-}
+pub use crate::format::packet_cipher::ClientKey;
 
 /// SEND.
 #[derive(Clone, Debug, PartialEq, Eq)]

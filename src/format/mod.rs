@@ -1,4 +1,5 @@
 //! Bytes that leave the process or outlive it. Pure.
+pub mod client_pipeline;
 pub mod frame;
 pub mod frame_codec;
 pub mod message;
@@ -8,3 +9,4 @@ pub mod packet_codec;
 pub mod pipeline;
 pub mod record;
 pub mod websocket;
+pub mod websocket_upgrade;
