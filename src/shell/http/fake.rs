@@ -16,6 +16,7 @@ use crate::format::message::{MessageFields, StoredMessage};
 use crate::format::packet::{HeaderFlags, Setting};
 use crate::ids::ShardId;
 use crate::shell::mesh::{MeshEndpoint, MeshMessage, build_mesh};
+use crate::shell::seed::kernel_seed;
 use crate::shell::stages::{EngineSnapshot, ShardSnapshot, ShellCounters, Stage, Stages};
 
 pub const SLOT_DEPTH: u8 = 4;
@@ -181,7 +182,7 @@ impl Fake {
             wss: String::new(),
         };
         let token = self.token.to_owned();
-        let api = Api::new(mesh.clone(), node, SLOT_DEPTH, addresses, token, [7; 32]);
+        let api = Api::new(mesh.clone(), node, SLOT_DEPTH, addresses, token, kernel_seed().unwrap());
         if self.gone {
             endpoints.clear();
         }
