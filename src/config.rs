@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::engine::shard::{Durability, JournalGeometry, OfflineMode, Retention};
+use crate::engine::shard::{Durability, OfflineMode, Retention};
 use crate::ids::SLOT_COUNT_MAX;
 use crate::limits::Limits;
 
@@ -418,13 +418,16 @@ impl Config {
         }
     }
 
-    /// The journal's shape on a disk that writes in blocks of this size.
+    /// Size of a journal file.
     #[must_use]
-    pub fn geometry(&self, block_bytes: u32) -> JournalGeometry {
-        JournalGeometry {
-            block_bytes,
-            segment_bytes: u32::try_from(self.journal.segment_bytes.0).expect("at most 1 GiB"),
-        }
+    pub fn segment_bytes(&self) -> u32 {
+        u32::try_from(self.journal.segment_bytes.0).expect("at most 1 GiB")
+    }
+
+    /// log2 of the slots.
+    #[must_use]
+    pub fn slot_depth(&self) -> u8 {
+        u8::try_from(self.node.slots.ilog2()).expect("a u32 has 32 bits")
     }
 
     /// How much one of so many shards keeps.

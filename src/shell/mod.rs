@@ -4,6 +4,8 @@ pub mod data_directory;
 pub mod gateway;
 pub mod http;
 pub mod journal_file;
+pub mod listen;
+pub mod machine;
 pub mod mesh;
 pub mod metronome;
 pub mod node;
