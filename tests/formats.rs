@@ -3,8 +3,8 @@
 //! simulator's affair, real sockets are `end_to_end.rs`'s.
 
 use jindou::format::packet::{
-    Connack, Connect, Disconnect, EventPacket, HeaderFlags, Packet, Recv, Recvack, Send, Sendack, Setting, StreamFields,
-    Sub, Suback,
+    Connack, Connect, Disconnect, EventPacket, HeaderFlags, Packet, Recv, Recvack, Send, Sendack, Setting,
+    StreamFields, Sub, Suback,
 };
 use jindou::format::packet_cipher::{CipherScratch, KeyPair, SessionCipher, parse_public_key};
 use jindou::format::packet_codec::{Decoded, decode, encode, encoded_bytes};

@@ -1,1 +1,398 @@
-//! (being written)
+//! A channel's log as this replica knows it: how long it is, where each message lies in the journal, which sends it
+//! has seen lately, and the newest bodies. Does not know who may write, who must be told, or how bytes are read back.
+//!
+//! ```text
+//!  append ──► last_seq + 1 ──► index (8 bytes a message) ──► dropped by retention
+//!                │                 fingerprints (8 bytes a message, the last `window` of them)
+//!                └───────────────► recent bodies, shared with the raft entry ──► evicted by the shard's budget
+//! ```
+
+use std::collections::VecDeque;
+
+use xxhash_rust::xxh3::Xxh3;
+
+use super::journal::Position;
+use crate::format::message::StoredMessage;
+
+/// Positions in one sealed piece of the index.
+const CHUNK: usize = 64;
+
+/// Names a (sender, `client_msg_no`) within its channel. Part of the replicated state, so its function never changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fingerprint(pub u64);
+
+impl Fingerprint {
+    /// Of nothing: a message without a number is never a repeat.
+    pub const NONE: Fingerprint = Fingerprint(0);
+
+    /// Of a send. An empty number gives [`Fingerprint::NONE`].
+    #[must_use]
+    pub fn new(from: &str, client_msg_no: &str) -> Fingerprint {
+        if client_msg_no.is_empty() {
+            return Fingerprint::NONE;
+        }
+        let mut joined = [0u8; 400];
+        let length = from.len() + 1 + client_msg_no.len();
+        let hash = if length <= joined.len() {
+            joined[..from.len()].copy_from_slice(from.as_bytes());
+            joined[from.len() + 1..length].copy_from_slice(client_msg_no.as_bytes());
+            xxhash_rust::xxh3::xxh3_64(&joined[..length])
+        } else {
+            let mut hasher = Xxh3::new();
+            hasher.update(from.as_bytes());
+            hasher.update(&[0]);
+            hasher.update(client_msg_no.as_bytes());
+            hasher.digest()
+        };
+        Fingerprint(hash.max(1))
+    }
+}
+
+/// What became of an append.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Appended {
+    /// It is message `seq`.
+    Stored(u32),
+    /// It was message `seq` already.
+    Repeat(u32),
+    /// The channel has all 2^32 - 1 messages that its numbers can count.
+    Exhausted,
+}
+
+/// Positions of messages, oldest first, in pieces so that growing never copies what is sealed.
+#[derive(Debug, Default)]
+struct Index {
+    sealed: VecDeque<Box<[u64; CHUNK]>>,
+    open: Vec<u64>,
+    /// Entries of the first sealed piece that retention has dropped.
+    dropped: usize,
+}
+
+fn pack(position: Position) -> u64 {
+    (u64::from(position.segment) << 32) | u64::from(position.offset)
+}
+
+fn unpack(packed: u64) -> Position {
+    Position { segment: (packed >> 32) as u32, offset: packed as u32 }
+}
+
+impl Index {
+    fn len(&self) -> usize {
+        self.sealed.len() * CHUNK + self.open.len() - self.dropped
+    }
+
+    fn push(&mut self, position: Position) {
+        if self.open.len() == self.open.capacity() {
+            // Grow in small steps: most channels hold a handful of messages.
+            self.open.reserve_exact(if self.open.is_empty() { 4 } else { CHUNK.min(self.open.len()) });
+        }
+        self.open.push(pack(position));
+        if self.open.len() == CHUNK {
+            let piece: Box<[u64; CHUNK]> =
+                self.open.as_slice().try_into().map(Box::new).expect("the open piece has CHUNK entries");
+            self.sealed.push_back(piece);
+            self.open.clear();
+        }
+    }
+
+    fn at(&self, place: usize) -> Position {
+        let place = place + self.dropped;
+        match self.sealed.get(place / CHUNK) {
+            Some(piece) => unpack(piece[place % CHUNK]),
+            None => unpack(self.open[place - self.sealed.len() * CHUNK]),
+        }
+    }
+
+    fn drop_first(&mut self) {
+        self.dropped += 1;
+        if !self.sealed.is_empty() && self.dropped == CHUNK {
+            self.sealed.pop_front();
+            self.dropped = 0;
+        } else if self.sealed.is_empty() && self.dropped == self.open.len() {
+            self.open.clear();
+            self.dropped = 0;
+        }
+    }
+}
+
+/// The fingerprints of the last messages, low halves apart from high ones: a lookup scans 4 bytes a message.
+#[derive(Debug, Default)]
+struct Window {
+    low: VecDeque<u32>,
+    high: VecDeque<u32>,
+}
+
+impl Window {
+    fn push(&mut self, fingerprint: Fingerprint, bound: usize) {
+        while self.low.len() >= bound {
+            self.low.pop_front();
+            self.high.pop_front();
+        }
+        if self.low.len() == self.low.capacity() {
+            let more = (self.low.len() / 4).max(4);
+            self.low.reserve_exact(more);
+            self.high.reserve_exact(more);
+        }
+        self.low.push_back(fingerprint.0 as u32);
+        self.high.push_back((fingerprint.0 >> 32) as u32);
+    }
+
+    /// Place of a fingerprint, counted from the oldest kept.
+    fn find(&self, fingerprint: Fingerprint) -> Option<usize> {
+        if fingerprint == Fingerprint::NONE {
+            return None;
+        }
+        let (low, high) = (fingerprint.0 as u32, (fingerprint.0 >> 32) as u32);
+        let (first, second) = self.low.as_slices();
+        scan(first, low, |place| self.high[place] == high)
+            .or_else(|| scan(second, low, |place| self.high[first.len() + place] == high).map(|p| p + first.len()))
+    }
+}
+
+/// Looks for `wanted` sixteen at a time, which the compiler turns into vector compares: a miss over 4096 numbers, the
+/// normal case, costs a tenth of a microsecond instead of two.
+fn scan(numbers: &[u32], wanted: u32, confirm: impl Fn(usize) -> bool) -> Option<usize> {
+    let mut pieces = numbers.chunks_exact(16);
+    let mut base = 0;
+    for piece in pieces.by_ref() {
+        let hit = piece.iter().fold(false, |hit, number| hit | (*number == wanted));
+        if hit && let Some(place) = piece.iter().enumerate().position(|(i, n)| *n == wanted && confirm(base + i)) {
+            return Some(base + place);
+        }
+        base += 16;
+    }
+    let rest = pieces.remainder();
+    rest.iter().enumerate().position(|(i, n)| *n == wanted && confirm(base + i)).map(|place| base + place)
+}
+
+/// One channel.
+#[derive(Debug, Default)]
+pub struct Channel {
+    last_seq: u32,
+    last_message_id: i64,
+    index: Index,
+    window: Window,
+    recent: VecDeque<StoredMessage>,
+    /// Every member's home covers the channel up to here.
+    announced_seq: u32,
+}
+
+impl Channel {
+    /// A channel as a checkpoint describes it.
+    #[must_use]
+    pub fn restore(parts: ChannelParts) -> Channel {
+        let mut channel = Channel {
+            last_seq: parts.last_seq,
+            last_message_id: parts.last_message_id,
+            announced_seq: parts.announced_seq,
+            ..Channel::default()
+        };
+        for position in parts.positions {
+            channel.index.push(position);
+        }
+        for fingerprint in parts.fingerprints {
+            channel.window.push(fingerprint, usize::MAX);
+        }
+        channel
+    }
+
+    /// Takes the next message, unless the same send is remembered.
+    pub fn append(
+        &mut self,
+        message: &StoredMessage,
+        position: Position,
+        fingerprint: Fingerprint,
+        dedupe_window: usize,
+    ) -> Appended {
+        if let Some(place) = self.window.find(fingerprint) {
+            let behind = (self.window.low.len() - 1 - place) as u32;
+            return Appended::Repeat(self.last_seq - behind);
+        }
+        let Some(seq) = self.last_seq.checked_add(1) else {
+            return Appended::Exhausted;
+        };
+        self.last_seq = seq;
+        self.last_message_id = message.message_id();
+        self.index.push(position);
+        self.window.push(fingerprint, dedupe_window);
+        self.recent.push_back(message.clone());
+        assert!(self.recent.len() <= self.index.len(), "every recent message has a position");
+        Appended::Stored(seq)
+    }
+
+    /// Number of the last message; 0 when there is none.
+    #[must_use]
+    pub fn last_seq(&self) -> u32 {
+        self.last_seq
+    }
+
+    /// The first message that can still be read; one past the last when none can.
+    #[must_use]
+    pub fn first_seq(&self) -> u32 {
+        self.last_seq - (self.index.len() as u32) + 1
+    }
+
+    /// Messages that can be read.
+    #[must_use]
+    pub fn readable(&self) -> usize {
+        self.index.len()
+    }
+
+    /// Where a message lies.
+    #[must_use]
+    pub fn position(&self, seq: u32) -> Option<Position> {
+        (seq >= self.first_seq() && seq <= self.last_seq).then(|| self.index.at((seq - self.first_seq()) as usize))
+    }
+
+    /// A message still in memory.
+    #[must_use]
+    pub fn recent(&self, seq: u32) -> Option<&StoredMessage> {
+        let first = self.last_seq - (self.recent.len() as u32) + 1;
+        self.recent.get(seq.checked_sub(first)? as usize)
+    }
+
+    /// Forgets the oldest body in memory; returns its size.
+    pub fn evict_oldest(&mut self) -> usize {
+        let evicted = self.recent.pop_front();
+        if self.recent.is_empty() {
+            // An empty queue must not hold on to the memory of a busy past.
+            self.recent = VecDeque::new();
+        }
+        evicted.map_or(0, |message| message.bytes().len())
+    }
+
+    /// Drops what lies in segments below `segment`; returns how many messages that were.
+    pub fn drop_below(&mut self, segment: u32) -> usize {
+        let mut dropped = 0;
+        while self.index.len() > self.recent.len() && self.index.at(0).segment < segment {
+            self.index.drop_first();
+            dropped += 1;
+        }
+        dropped
+    }
+
+    /// Every member's home covers the channel up to here.
+    #[must_use]
+    pub fn announced_seq(&self) -> u32 {
+        self.announced_seq
+    }
+
+    /// The homes cover the channel up to `seq`; it only rises.
+    pub fn announced(&mut self, seq: u32) {
+        assert!(seq <= self.last_seq, "nobody can be told of a message that does not exist");
+        self.announced_seq = self.announced_seq.max(seq);
+    }
+
+    /// What a checkpoint keeps.
+    #[must_use]
+    pub fn parts(&self) -> ChannelParts {
+        let halves = self.window.low.iter().zip(&self.window.high);
+        ChannelParts {
+            last_seq: self.last_seq,
+            last_message_id: self.last_message_id,
+            announced_seq: self.announced_seq,
+            positions: (0..self.index.len()).map(|place| self.index.at(place)).collect(),
+            fingerprints: halves.map(|(low, high)| Fingerprint(u64::from(*high) << 32 | u64::from(*low))).collect(),
+        }
+    }
+
+    /// Asserts what must hold between steps.
+    pub fn check_invariants(&self) {
+        assert!(self.announced_seq <= self.last_seq);
+        assert!(self.index.len() as u64 <= u64::from(self.last_seq));
+        assert!(self.recent.len() <= self.index.len());
+        assert_eq!(self.window.low.len(), self.window.high.len());
+        assert!(self.window.low.len() as u64 <= u64::from(self.last_seq));
+    }
+}
+
+/// A channel taken apart for a checkpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ChannelParts {
+    /// Number of the last message.
+    pub last_seq: u32,
+    /// Its id.
+    pub last_message_id: i64,
+    /// The homes cover the channel up to here.
+    pub announced_seq: u32,
+    /// Of the readable messages, oldest first; the last is that of `last_seq`.
+    pub positions: Vec<Position>,
+    /// Of the last messages, oldest first; the last is that of `last_seq`.
+    pub fingerprints: Vec<Fingerprint>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::message::MessageFields;
+    use crate::format::packet::{HeaderFlags, Setting};
+    use bytes::Bytes;
+
+    fn message(id: i64) -> StoredMessage {
+        let mut out = Vec::new();
+        let fields = MessageFields {
+            message_id: id,
+            unix_ms: 0,
+            expire_s: 0,
+            flags: HeaderFlags(0),
+            setting: Setting(0),
+            device_tag: 0,
+            from: "a",
+            to: "b",
+            client_msg_no: "",
+            topic: "",
+            payload: b"x",
+        };
+        fields.encode(&mut out);
+        StoredMessage::trusted(Bytes::from(out))
+    }
+
+    fn at(n: u32) -> Position {
+        Position { segment: 1 + n / 100, offset: n % 100 * 64 }
+    }
+
+    #[test]
+    fn numbers_are_dense_and_repeats_are_recognised_within_the_window() {
+        let mut channel = Channel::default();
+        for n in 1..=1000u32 {
+            let print = Fingerprint::new("a", &n.to_string());
+            assert_eq!(channel.append(&message(i64::from(n)), at(n), print, 100), Appended::Stored(n));
+            assert_eq!(channel.append(&message(9999), at(n), print, 100), Appended::Repeat(n));
+        }
+        let old = Fingerprint::new("a", "901");
+        assert_eq!(channel.append(&message(1), at(1), old, 100), Appended::Repeat(901));
+        let forgotten = Fingerprint::new("a", "900");
+        assert_eq!(channel.append(&message(1), at(1001), forgotten, 100), Appended::Stored(1001));
+        for n in 1..=1001u32 {
+            assert_eq!(channel.position(n), Some(at(n)));
+        }
+        assert_eq!((channel.position(0), channel.position(1002)), (None, None));
+        channel.check_invariants();
+    }
+
+    #[test]
+    fn a_checkpoint_brings_everything_back_but_bodies() {
+        let mut channel = Channel::default();
+        for n in 1..=300u32 {
+            channel.append(&message(i64::from(n)), at(n), Fingerprint::new("a", &n.to_string()), 64);
+        }
+        channel.announced(250);
+        while channel.evict_oldest() > 0 {}
+        assert_eq!(channel.drop_below(2), 99);
+        let parts = channel.parts();
+        let back = Channel::restore(parts.clone());
+        assert_eq!(back.parts(), parts);
+        assert_eq!((back.first_seq(), back.last_seq(), back.announced_seq()), (100, 300, 250));
+        assert_eq!(back.position(100), Some(at(100)));
+        assert_eq!(back.recent(300), None);
+    }
+
+    #[test]
+    fn sends_without_a_number_are_never_repeats() {
+        let mut channel = Channel::default();
+        for n in 1..=3 {
+            let print = Fingerprint::new("a", "");
+            assert_eq!(channel.append(&message(1), at(n), print, 8), Appended::Stored(n));
+        }
+    }
+}

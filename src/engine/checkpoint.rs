@@ -1,1 +1,272 @@
-//! (being written)
+//! A slot's state as one file: what replay needs instead of the journal before it. Encoding and decoding only; when one is
+//! written is the shard's affair, where it goes the shell's.
+//!
+//! ```text
+//!  magic u32 · version u8 · crc32 u32 of the rest · body
+//!  body: slot · replay segment · applied, its term · term, vote · last message id
+//!        channels: kind, id, last seq, last id, announced, positions (delta), fingerprints
+//!        homes:    uid, flags, devices, rows
+//! ```
+//! Numbers are LEB128 except fingerprints (u64 LE). Positions rise, so a message costs two or three bytes.
+
+use super::chance::MapState;
+use super::channel::{Channel, ChannelParts, Fingerprint};
+use super::home::{Home, Row};
+use super::journal::Journal;
+use super::raft_group::GroupState;
+use super::slot::{Slot, SlotState};
+use crate::format::record::Position;
+use crate::ids::{ChannelKey, ChannelKind, DeviceFlag, DeviceLevel, SlotId, Uid};
+
+const MAGIC: u32 = 0x4a44_434b;
+const VERSION: u8 = 1;
+const HEAD_BYTES: usize = 9;
+
+/// A slot's checkpoint.
+#[must_use]
+pub fn encode(slot: &Slot, journal: &Journal) -> Vec<u8> {
+    let mut out = Vec::with_capacity(1024);
+    out.extend_from_slice(&MAGIC.to_le_bytes());
+    out.push(VERSION);
+    out.extend_from_slice(&[0; 4]);
+    let group = slot.group();
+    let (term, vote) = group.term_and_vote();
+    put(u64::from(slot.id().0), &mut out);
+    put(u64::from(group.replay_segment(journal)), &mut out);
+    for number in [group.applied(), group.applied_term(), term, vote, slot.message_ids().last()] {
+        put(number, &mut out);
+    }
+    put(slot.channels().len() as u64, &mut out);
+    for entry in slot.channels() {
+        put_channel(&entry.key, &entry.channel.parts(), &mut out);
+    }
+    let homes = slot.sorted_homes();
+    put(homes.len() as u64, &mut out);
+    for (uid, home) in homes {
+        put_home(uid, home, &mut out);
+    }
+    let crc = crc32fast::hash(&out[HEAD_BYTES..]);
+    out[5..9].copy_from_slice(&crc.to_le_bytes());
+    out
+}
+
+/// A checkpoint read back: the slot's state and the first journal segment it needs.
+///
+/// # Errors
+/// What is wrong with the file: the disk's fault, or that of a newer version.
+pub fn decode(expected: SlotId, bytes: &[u8], map_state: MapState) -> Result<(SlotState, u32), String> {
+    if bytes.len() < HEAD_BYTES || bytes[..4] != MAGIC.to_le_bytes() {
+        return Err("it is not a checkpoint".into());
+    }
+    if bytes[4] != VERSION {
+        return Err(format!("its version is {}, this program reads {VERSION}", bytes[4]));
+    }
+    if crc32fast::hash(&bytes[HEAD_BYTES..]).to_le_bytes() != bytes[5..9] {
+        return Err("its checksum does not match".into());
+    }
+    let mut input = Input { bytes: &bytes[HEAD_BYTES..] };
+    let state = input.slot(expected, map_state);
+    state.ok_or_else(|| "its content does not add up although the checksum matches".into())
+}
+
+fn put(mut number: u64, out: &mut Vec<u8>) {
+    while number >= 0x80 {
+        out.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    out.push(number as u8);
+}
+
+fn put_text(text: &str, out: &mut Vec<u8>) {
+    put(text.len() as u64, out);
+    out.extend_from_slice(text.as_bytes());
+}
+
+fn put_key(key: &ChannelKey, out: &mut Vec<u8>) {
+    out.push(key.kind as u8);
+    put_text(&key.id, out);
+}
+
+fn put_channel(key: &ChannelKey, parts: &ChannelParts, out: &mut Vec<u8>) {
+    put_key(key, out);
+    put(u64::from(parts.last_seq), out);
+    put(parts.last_message_id as u64, out);
+    put(u64::from(parts.announced_seq), out);
+    put(parts.positions.len() as u64, out);
+    let mut segment = 0;
+    let mut offset = 0;
+    for position in &parts.positions {
+        // An even number: so many bytes on in the same segment. An odd one: so many segments on, then the offset.
+        if position.segment == segment && position.offset >= offset {
+            put(u64::from(position.offset - offset) << 1, out);
+        } else {
+            let on = i64::from(position.segment) - i64::from(segment);
+            put((((on << 1) ^ (on >> 63)) as u64) << 1 | 1, out);
+            put(u64::from(position.offset), out);
+        }
+        (segment, offset) = (position.segment, position.offset);
+    }
+    put(parts.fingerprints.len() as u64, out);
+    for fingerprint in &parts.fingerprints {
+        out.extend_from_slice(&fingerprint.0.to_le_bytes());
+    }
+}
+
+fn put_home(uid: &Uid, home: &Home, out: &mut Vec<u8>) {
+    put_text(uid.as_str(), out);
+    put(home.flags().len() as u64, out);
+    out.extend(home.flags().iter().map(|flag| flag.0));
+    put(home.devices().len() as u64, out);
+    for device in home.devices() {
+        out.push(device.flag.0);
+        out.push(u8::from(device.level == DeviceLevel::Master));
+        put_text(&device.token, out);
+    }
+    let rows = home.sorted_rows();
+    put(rows.len() as u64, out);
+    for (channel, row) in rows {
+        put_key(channel, out);
+        put(u64::from(row.last_seq), out);
+        put(u64::from(row.read_seq), out);
+        put(row.cursors.len() as u64, out);
+        for (flag, seq) in &row.cursors {
+            out.push(flag.0);
+            put(u64::from(*seq), out);
+        }
+    }
+}
+
+struct Input<'a> {
+    bytes: &'a [u8],
+}
+
+impl<'a> Input<'a> {
+    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+        let taken = self.bytes.get(..count)?;
+        self.bytes = &self.bytes[count..];
+        Some(taken)
+    }
+
+    fn byte(&mut self) -> Option<u8> {
+        self.take(1).map(|taken| taken[0])
+    }
+
+    fn number(&mut self) -> Option<u64> {
+        let mut number = 0u64;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            number |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return Some(number);
+            }
+        }
+        None
+    }
+
+    fn small(&mut self) -> Option<u32> {
+        u32::try_from(self.number()?).ok()
+    }
+
+    /// How many of something follow: never more than there are bytes, so a wrong count cannot ask for much memory.
+    fn count(&mut self) -> Option<usize> {
+        let count = usize::try_from(self.number()?).ok()?;
+        (count <= self.bytes.len()).then_some(count)
+    }
+
+    fn text(&mut self) -> Option<&'a str> {
+        let length = self.count()?;
+        std::str::from_utf8(self.take(length)?).ok()
+    }
+
+    fn key(&mut self) -> Option<ChannelKey> {
+        let kind = ChannelKind::from_byte(self.byte()?)?;
+        Some(ChannelKey { kind, id: self.text()?.into() })
+    }
+
+    fn slot(&mut self, expected: SlotId, map_state: MapState) -> Option<(SlotState, u32)> {
+        if self.number()? != u64::from(expected.0) {
+            return None;
+        }
+        let replay_segment = self.small()?;
+        let group = GroupState {
+            applied: self.number()?,
+            applied_term: self.number()?,
+            term: self.number()?,
+            vote: self.number()?,
+            ..GroupState::default()
+        };
+        let message_ids_last = self.number()?;
+        let mut channels = Vec::new();
+        for _ in 0..self.count()? {
+            channels.push(self.channel()?);
+        }
+        let mut homes = Vec::new();
+        for _ in 0..self.count()? {
+            homes.push(self.home(map_state)?);
+        }
+        self.bytes.is_empty().then_some((SlotState { group, message_ids_last, channels, homes }, replay_segment))
+    }
+
+    fn channel(&mut self) -> Option<(ChannelKey, Channel)> {
+        let key = self.key()?;
+        let mut parts = ChannelParts {
+            last_seq: self.small()?,
+            last_message_id: self.number()? as i64,
+            announced_seq: self.small()?,
+            ..ChannelParts::default()
+        };
+        let mut position = Position { segment: 0, offset: 0 };
+        for _ in 0..self.count()? {
+            position = self.position(position)?;
+            parts.positions.push(position);
+        }
+        for _ in 0..self.count()? {
+            let raw = self.take(8)?;
+            parts.fingerprints.push(Fingerprint(u64::from_le_bytes(raw.try_into().ok()?)));
+        }
+        let last = parts.last_seq as usize;
+        let plausible =
+            parts.positions.len() <= last && parts.fingerprints.len() <= last && parts.announced_seq <= parts.last_seq;
+        plausible.then(|| (key, Channel::restore(parts)))
+    }
+
+    fn position(&mut self, before: Position) -> Option<Position> {
+        let step = self.number()?;
+        if step & 1 == 0 {
+            let offset = before.offset.checked_add(u32::try_from(step >> 1).ok()?)?;
+            return Some(Position { segment: before.segment, offset });
+        }
+        let folded = step >> 1;
+        let on = (folded >> 1) as i64 ^ -((folded & 1) as i64);
+        let segment = u32::try_from(i64::from(before.segment).checked_add(on)?).ok()?;
+        Some(Position { segment, offset: self.small()? })
+    }
+
+    fn home(&mut self, map_state: MapState) -> Option<(Uid, Home)> {
+        let uid = Uid::parse(self.text()?).ok()?;
+        let mut home = Home::new(map_state);
+        let count = self.count()?;
+        let flags: Vec<DeviceFlag> = self.take(count)?.iter().map(|flag| DeviceFlag(*flag)).collect();
+        for _ in 0..self.count()? {
+            let flag = DeviceFlag(self.byte()?);
+            let level = if self.byte()? == 1 { DeviceLevel::Master } else { DeviceLevel::Slave };
+            home.apply_token(flag, level, self.text()?);
+        }
+        // Flags before rows: a flag that comes new to a home with rows would move their cursors.
+        for flag in flags {
+            home.apply_new_flag(flag);
+        }
+        for _ in 0..self.count()? {
+            let channel = self.key()?;
+            let mut row = Row { last_seq: self.small()?, read_seq: self.small()?, ..Row::default() };
+            for _ in 0..self.count()? {
+                row.cursors.push((DeviceFlag(self.byte()?), self.small()?));
+            }
+            if row.cursors.iter().any(|(_, seq)| *seq > row.last_seq) {
+                return None;
+            }
+            home.restore_row(channel, row);
+        }
+        Some((uid, home))
+    }
+}

@@ -49,6 +49,8 @@ pub enum Event {
     JournalWritten {
         /// The write's number.
         flush: u64,
+        /// The write's bytes, back for the next batch or another try.
+        bytes: Vec<u8>,
         /// `Err` leaves it to be tried again by the engine's word.
         result: Result<(), DiskFault>,
     },

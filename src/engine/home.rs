@@ -1,1 +1,377 @@
-//! (being written)
+//! One user's record in the user's slot: device tokens, one row per conversation, who is online. Knows nothing of
+//! sockets, logs or other homes. Tokens and rows are agreed by the group; who is online is known to the leader only and
+//! comes back by registration.
+//!
+//! A row's numbers only rise, so the leader may run ahead of its group: a number it has learnt is true wherever it is
+//! written down, and merging is taking the larger.
+//!
+//! ```text
+//!  row:  fresh ──notified──► dirty ──proposed──► pending ──applied──► settled ──notified──► dirty …
+//! ```
+
+use super::chance::{MapState, SeededMap};
+use super::devices::Device;
+use crate::ids::{ChannelKey, DeviceFlag, DeviceLevel, Place, SessionAddress};
+
+/// One live connection of the user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Online {
+    /// Where it is.
+    pub address: SessionAddress,
+    /// Device family.
+    pub flag: DeviceFlag,
+    /// From the device row at CONNECT.
+    pub level: DeviceLevel,
+    /// Client-chosen.
+    pub device_id: Box<str>,
+}
+
+/// The user's view of one channel.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Row {
+    /// The channel's last message.
+    pub last_seq: u32,
+    /// Read up to here.
+    pub read_seq: u32,
+    /// Delivered up to here, by device flag; a flag that is not in here has nothing.
+    pub cursors: Vec<(DeviceFlag, u32)>,
+    /// What the group has agreed on of `last_seq`.
+    pub settled_seq: u32,
+    /// Changed since it was last proposed.
+    pub dirty: bool,
+    /// The channel's slot, which waits to hear that the row is settled.
+    pub owes: Option<Place>,
+    /// Rises with every change; the smallest gives way at the limit.
+    pub touched: u64,
+}
+
+impl Row {
+    /// Delivered up to here for a flag.
+    #[must_use]
+    pub fn cursor(&self, flag: DeviceFlag) -> u32 {
+        self.cursors.iter().find(|(f, _)| *f == flag).map_or(0, |(_, seq)| *seq)
+    }
+
+    fn furthest(&self) -> u32 {
+        self.cursors.iter().map(|(_, seq)| *seq).max().unwrap_or(0)
+    }
+
+    /// Moves a flag's cursor forward; false when it was there already.
+    fn advance(&mut self, flag: DeviceFlag, seq: u32) -> bool {
+        match self.cursors.iter_mut().find(|(f, _)| *f == flag) {
+            Some((_, known)) if *known >= seq => false,
+            Some((_, known)) => {
+                *known = seq;
+                true
+            }
+            None => {
+                self.cursors.push((flag, seq));
+                true
+            }
+        }
+    }
+}
+
+/// What a notice did to its row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Noticed {
+    /// The row covers it durably: tell the channel's slot at once.
+    Settled,
+    /// The row must be proposed; it was clean before.
+    Dirtied,
+    /// It is dirty or pending anyway.
+    Waiting,
+}
+
+/// A user's record.
+#[derive(Debug)]
+pub struct Home {
+    devices: Vec<Device>,
+    /// Flags that were seen at least once.
+    flags: Vec<DeviceFlag>,
+    rows: SeededMap<ChannelKey, Row>,
+    online: Vec<Online>,
+    clock: u64,
+}
+
+impl Home {
+    /// An empty one.
+    #[must_use]
+    pub fn new(map_state: MapState) -> Home {
+        Home {
+            devices: Vec::new(),
+            flags: Vec::new(),
+            rows: SeededMap::with_hasher(map_state),
+            online: Vec::new(),
+            clock: 0,
+        }
+    }
+
+    /// True when nothing would be lost by forgetting it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.devices.is_empty() && self.flags.is_empty() && self.rows.is_empty() && self.online.is_empty()
+    }
+
+    /// Device rows.
+    #[must_use]
+    pub fn devices(&self) -> &[Device] {
+        &self.devices
+    }
+
+    /// Live connections, in the order they came.
+    #[must_use]
+    pub fn online(&self) -> &[Online] {
+        &self.online
+    }
+
+    /// Flags that were seen.
+    #[must_use]
+    pub fn flags(&self) -> &[DeviceFlag] {
+        &self.flags
+    }
+
+    /// A row.
+    #[must_use]
+    pub fn row(&self, channel: &ChannelKey) -> Option<&Row> {
+        self.rows.get(channel)
+    }
+
+    /// Number of rows.
+    #[must_use]
+    pub fn row_count(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// A connection is the user's now.
+    pub fn register(&mut self, online: Online) {
+        assert!(self.online.iter().all(|known| known.address != online.address), "a session registers once");
+        self.online.push(online);
+    }
+
+    /// A connection is gone; `None` when it was not there.
+    pub fn unregister(&mut self, address: SessionAddress) -> Option<Online> {
+        let place = self.online.iter().position(|known| known.address == address)?;
+        let gone = self.online.remove(place);
+        if self.online.is_empty() {
+            self.online = Vec::new();
+        }
+        Some(gone)
+    }
+
+    /// The channel has grown to `seq`, says the slot at `from`. Returns what to do and how many rows gave way.
+    pub fn notice(&mut self, channel: &ChannelKey, seq: u32, from: Place, rows_max: usize) -> (Noticed, u64) {
+        assert!(seq > 0, "only stored messages have rows");
+        let mut dropped = 0;
+        if !self.rows.contains_key(channel) {
+            while self.rows.len() >= rows_max {
+                self.drop_oldest_row();
+                dropped += 1;
+            }
+        }
+        self.clock += 1;
+        let row = self.rows.entry(channel.clone()).or_default();
+        row.touched = self.clock;
+        if row.settled_seq >= seq {
+            return (Noticed::Settled, dropped);
+        }
+        row.owes = Some(from);
+        if row.last_seq < seq {
+            row.last_seq = seq;
+            if !row.dirty {
+                row.dirty = true;
+                return (Noticed::Dirtied, dropped);
+            }
+        }
+        (Noticed::Waiting, dropped)
+    }
+
+    fn drop_oldest_row(&mut self) {
+        let oldest = self.rows.iter().min_by_key(|(_, row)| row.touched).map(|(channel, _)| channel.clone());
+        if let Some(channel) = oldest {
+            self.rows.remove(&channel);
+        }
+    }
+
+    /// A device has everything up to `seq`; true when its row must be proposed and was clean before.
+    pub fn receive(&mut self, channel: &ChannelKey, flag: DeviceFlag, seq: u32) -> bool {
+        let Some(row) = self.rows.get_mut(channel) else {
+            return false;
+        };
+        // A cursor past the row would hide messages that are still to come.
+        let seq = seq.min(row.last_seq);
+        let newly = row.advance(flag, seq) && !row.dirty;
+        if newly {
+            row.dirty = true;
+        }
+        newly
+    }
+
+    /// A row as it should be proposed; it is clean afterwards.
+    pub fn take_dirty(&mut self, channel: &ChannelKey) -> Option<&Row> {
+        let row = self.rows.get_mut(channel)?;
+        if !row.dirty {
+            return None;
+        }
+        row.dirty = false;
+        Some(row)
+    }
+
+    /// The proposal with this row did not enter the log: it is to be proposed again.
+    pub fn mark_dirty(&mut self, channel: &ChannelKey) {
+        if let Some(row) = self.rows.get_mut(channel) {
+            row.dirty = true;
+        }
+    }
+
+    /// The group agreed on a row. Returns whom to tell how far it is settled.
+    pub fn apply_row(&mut self, channel: ChannelKey, agreed: &Row) -> Option<(Place, u32)> {
+        self.clock += 1;
+        let clock = self.clock;
+        let row = self.rows.entry(channel).or_default();
+        if row.touched == 0 {
+            row.touched = clock;
+        }
+        row.last_seq = row.last_seq.max(agreed.last_seq);
+        row.read_seq = row.read_seq.max(agreed.read_seq);
+        row.settled_seq = row.settled_seq.max(agreed.last_seq);
+        for (flag, seq) in &agreed.cursors {
+            row.advance(*flag, *seq);
+        }
+        if row.settled_seq < row.last_seq {
+            return row.owes.map(|place| (place, row.settled_seq));
+        }
+        row.owes.take().map(|place| (place, row.settled_seq))
+    }
+
+    /// The group agreed that a flag exists: it begins where the user's furthest device is.
+    pub fn apply_new_flag(&mut self, flag: DeviceFlag) {
+        if self.flags.contains(&flag) {
+            return;
+        }
+        self.flags.push(flag);
+        for row in self.rows.values_mut() {
+            let furthest = row.furthest();
+            row.advance(flag, furthest);
+        }
+    }
+
+    /// The group agreed on a device row.
+    pub fn apply_token(&mut self, flag: DeviceFlag, level: DeviceLevel, token: &str) {
+        self.devices.retain(|device| device.flag != flag);
+        self.devices.push(Device { flag, level, token: token.into() });
+        self.devices.sort_by_key(|device| device.flag);
+    }
+
+    /// The group agreed to blank tokens.
+    pub fn apply_quit(&mut self, flag: Option<DeviceFlag>) {
+        for device in self.devices.iter_mut().filter(|device| flag.is_none_or(|flag| flag == device.flag)) {
+            device.token = "".into();
+        }
+    }
+
+    /// Channels in which a flag lags, in the order of their names so that it repeats, at most `max`; and whether there
+    /// are others.
+    #[must_use]
+    pub fn lagging(&self, flag: DeviceFlag, max: usize) -> (Vec<(ChannelKey, u32, u32)>, bool) {
+        let mut rows: Vec<_> = self
+            .rows
+            .iter()
+            .filter(|(_, row)| row.cursor(flag) < row.last_seq)
+            .map(|(channel, row)| (channel.clone(), row.cursor(flag), row.last_seq))
+            .collect();
+        rows.sort_unstable();
+        let more = rows.len() > max;
+        rows.truncate(max);
+        (rows, more)
+    }
+
+    /// Rows in the order of their channels' names, for a checkpoint.
+    #[must_use]
+    pub fn sorted_rows(&self) -> Vec<(&ChannelKey, &Row)> {
+        let mut rows: Vec<_> = self.rows.iter().collect();
+        rows.sort_unstable_by_key(|(channel, _)| *channel);
+        rows
+    }
+
+    /// A row out of a checkpoint: settled.
+    pub fn restore_row(&mut self, channel: ChannelKey, mut row: Row) {
+        self.clock += 1;
+        row.touched = self.clock;
+        row.settled_seq = row.last_seq;
+        row.dirty = false;
+        self.rows.insert(channel, row);
+    }
+
+    /// Asserts what must hold between steps.
+    pub fn check_invariants(&self) {
+        for row in self.rows.values() {
+            assert!(row.settled_seq <= row.last_seq);
+            assert!(row.cursors.iter().all(|(_, seq)| *seq <= row.last_seq), "a cursor is past its row");
+            assert!(row.touched <= self.clock);
+        }
+        for (n, device) in self.devices.iter().enumerate() {
+            assert!(self.devices[..n].iter().all(|other| other.flag != device.flag), "one row a device");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::chance::Chance;
+    use crate::ids::{NodeId, ShardId, Uid};
+
+    const HERE: Place = Place { node: NodeId(1), shard: ShardId(0) };
+    const APP: DeviceFlag = DeviceFlag(0);
+    const WEB: DeviceFlag = DeviceFlag(1);
+
+    fn home() -> Home {
+        Home::new(Chance::new([0; 32], 0).map_state())
+    }
+
+    fn channel(peer: &str) -> ChannelKey {
+        ChannelKey::pair(&Uid::parse("me").unwrap(), &Uid::parse(peer).unwrap())
+    }
+
+    #[test]
+    fn a_row_is_settled_only_by_the_group() {
+        let mut home = home();
+        let pair = channel("bo");
+        assert_eq!(home.notice(&pair, 3, HERE, 10).0, Noticed::Dirtied);
+        assert_eq!(home.notice(&pair, 4, HERE, 10).0, Noticed::Waiting);
+        let proposed = home.take_dirty(&pair).unwrap().clone();
+        assert_eq!(proposed.last_seq, 4);
+        assert_eq!(home.notice(&pair, 5, HERE, 10).0, Noticed::Dirtied);
+        assert_eq!(home.apply_row(pair.clone(), &proposed), Some((HERE, 4)));
+        assert_eq!(home.notice(&pair, 4, HERE, 10).0, Noticed::Settled);
+        let proposed = home.take_dirty(&pair).unwrap().clone();
+        assert_eq!(home.apply_row(pair.clone(), &proposed), Some((HERE, 5)));
+        assert_eq!(home.notice(&pair, 5, HERE, 10).0, Noticed::Settled);
+        home.check_invariants();
+    }
+
+    #[test]
+    fn a_second_device_family_begins_where_the_first_is() {
+        let mut home = home();
+        let pair = channel("bo");
+        home.notice(&pair, 9, HERE, 10);
+        home.apply_new_flag(APP);
+        assert_eq!(home.lagging(APP, 5).0, vec![(pair.clone(), 0, 9)], "a first device gets everything");
+        home.receive(&pair, APP, 7);
+        home.apply_new_flag(WEB);
+        assert_eq!(home.lagging(WEB, 5).0, vec![(pair.clone(), 7, 9)]);
+        home.receive(&pair, APP, 100);
+        assert_eq!(home.row(&pair).unwrap().cursor(APP), 9, "a cursor cannot pass the row");
+    }
+
+    #[test]
+    fn the_row_touched_longest_ago_gives_way() {
+        let mut home = home();
+        home.notice(&channel("a"), 1, HERE, 2);
+        home.notice(&channel("b"), 1, HERE, 2);
+        home.notice(&channel("a"), 2, HERE, 2);
+        assert_eq!(home.notice(&channel("c"), 1, HERE, 2).1, 1);
+        assert!(home.row(&channel("b")).is_none() && home.row(&channel("a")).is_some());
+    }
+}

@@ -1,11 +1,45 @@
-//! One shard: every machine of one core behind one function.
+//! One shard: every machine of one core behind one function. [`Shard::step`] hands each event to one machine, lets the
+//! machines talk until they are at rest, and says what is to be done. Decides the order of things, not the things
+//! themselves: those are in the machines' own files.
+//!
+//! ```text
+//!  events ─► sessions, reads, journal ─► frames to this shard ─► slots: propose, apply ─┐
+//!                   ▲                              ▲                                    │ until at rest,
+//!                   └──────────────────────────────┴────────────────────────────────────┘ bounded
+//!  then: journal flush ─► effects
+//! ```
 
+mod api;
+mod clients;
+mod frames;
+mod upkeep;
+
+use std::collections::VecDeque;
+
+use super::chance::Chance;
 use super::counters::Counters;
-use super::effect::Effects;
-use super::event::EventBatch;
-use crate::ids::{Place, ShardId, SlotId, Uid};
+use super::delivery::Push;
+use super::effect::{Effect, Effects, ServerPacket};
+use super::event::{Event, EventBatch};
+use super::journal::Journal;
+use super::outbox::Outbox;
+use super::reads::Reads;
+use super::recent::Recent;
+use super::session::Session;
+use super::slot::{Slot, Surroundings};
+use super::slot_table::SlotTable;
+use crate::ids::{Place, SessionId, ShardId, SlotId, Uid};
 use crate::limits::Limits;
 use crate::time::{Instant, Now};
+
+pub use super::recovery::Recovery;
+
+/// Rounds of talk between the machines in one step. A message needs four (submit, apply, notify, deliver); what is not at
+/// rest after this many goes on in the next step.
+const ROUNDS_MAX: usize = 16;
+
+/// Frames to this shard taken in one round, so that a step stays short.
+const LOOPBACK_PER_ROUND_MAX: usize = 65_536;
 
 /// What a shard is told once.
 #[derive(Clone, Debug)]
@@ -53,6 +87,8 @@ pub enum Durability {
 /// Shape of the journal on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JournalGeometry {
+    /// Names this journal: a segment of another one is never taken for one of this.
+    pub identity: u64,
     /// Unit of writing, a power of two from 512 to 4096.
     pub block_bytes: u32,
     /// Size of a segment, a multiple of the block, at most 1 GiB.
@@ -64,7 +100,7 @@ pub struct JournalGeometry {
 pub struct Retention {
     /// Journal bytes per shard.
     pub bytes: u64,
-    /// Age of the newest message of a segment, milliseconds.
+    /// Age of the newest message of a segment, milliseconds. A restart counts as a message.
     pub age_ms: u64,
 }
 
@@ -77,7 +113,9 @@ pub struct ShardView<'a> {
     pub sessions: usize,
     /// Connections that passed CONNECT.
     pub sessions_live: usize,
-    /// Slots led here.
+    /// Slots hosted here.
+    pub slots_hosted: usize,
+    /// Slots led here. The shard is ready when it leads all it hosts.
     pub slots_led: usize,
     /// Channels known here.
     pub channels: usize,
@@ -91,85 +129,294 @@ pub struct ShardView<'a> {
     pub journal_pending_bytes: usize,
     /// Segments of the journal, first and last.
     pub journal_segments: (u32, u32),
+    /// Ranges being read or waiting to be.
+    pub reads_waiting: usize,
     /// False while the disk refuses writes.
     pub writable: bool,
 }
 
-/// A shard being brought back from disk. Order: every checkpoint, then every segment from [`Recovery::first_segment`]
-/// upwards, then [`Recovery::finish`].
-pub struct Recovery {
-    _config: ShardConfig,
+/// A hosted slot and what the shard keeps beside it.
+pub(super) struct Hosted {
+    pub(super) slot: Slot,
+    /// In the list of slots with work.
+    dirty: bool,
+    /// In the queue of slots with changed rows.
+    rows_listed: bool,
+    /// Journal bytes written when its last checkpoint was made.
+    checkpoint_mark: u64,
+    /// First segment that replay needs beside the checkpoint on disk.
+    pub(super) replay_segment: u32,
+    /// Being written: its first segment and mark.
+    checkpointing: Option<(u32, u64)>,
 }
 
-impl Recovery {
-    /// Nothing read yet.
-    #[must_use]
-    pub fn new(config: ShardConfig) -> Recovery {
-        Recovery { _config: config }
-    }
-
-    /// Slots that this shard hosts: whose checkpoints are wanted.
-    #[must_use]
-    pub fn slots(&self) -> Vec<SlotId> {
-        unimplemented!()
-    }
-
-    /// Takes a slot's checkpoint.
-    ///
-    /// # Errors
-    /// What is wrong with it; the disk's fault.
-    pub fn checkpoint(&mut self, _slot: SlotId, _bytes: &[u8]) -> Result<(), String> {
-        unimplemented!()
-    }
-
-    /// The first journal segment that must be replayed, after all checkpoints were given.
-    #[must_use]
-    pub fn first_segment(&self) -> u32 {
-        unimplemented!()
-    }
-
-    /// Replays one segment; `last` for the highest-numbered one, where a torn tail is no damage.
-    ///
-    /// # Errors
-    /// What is damaged and where.
-    pub fn segment(&mut self, _segment: u32, _bytes: &[u8], _last: bool) -> Result<(), String> {
-        unimplemented!()
-    }
-
-    /// Everything is read: the shard begins. `segments` are the first and last that exist, if any.
-    #[must_use]
-    pub fn finish(self, _now: Now, _segments: Option<(u32, u32)>) -> Shard {
-        unimplemented!()
+impl Hosted {
+    pub(super) fn new(slot: Slot, replay_segment: u32) -> Hosted {
+        Hosted { slot, dirty: true, rows_listed: false, checkpoint_mark: 0, replay_segment, checkpointing: None }
     }
 }
 
 /// One core's share of the router.
 pub struct Shard {
-    _counters: Counters,
+    config: ShardConfig,
+    table: SlotTable,
+    /// Position in `hosted` by slot number; `u32::MAX` for slots that live elsewhere.
+    places: Vec<u32>,
+    hosted: Vec<Hosted>,
+    sessions: Vec<Option<Box<Session>>>,
+    session_count: usize,
+    live_count: usize,
+    journal: Journal,
+    /// (flush, hosted slot) that waits for it; flushes rise.
+    awaiting: VecDeque<(u64, u32)>,
+    dirty_slots: Vec<u32>,
+    row_slots: VecDeque<u32>,
+    dirty_sessions: Vec<u32>,
+    recent: Recent,
+    reads: Reads,
+    out: Outbox,
+    pushes: Vec<Push>,
+    /// RECVs of this round, written after it.
+    recvs: Vec<(SessionId, ServerPacket)>,
+    api_open: usize,
+    tick_at: Instant,
+    sweep_at: Instant,
+    retry_at: Instant,
+    /// Not everything was done in the last step.
+    restless: bool,
+    stopping: bool,
+    stopped: bool,
+    /// When each closed segment was closed, by the wall clock.
+    segment_times: VecDeque<(u32, u64)>,
 }
 
 impl Shard {
-    /// One turn: takes everything that happened, says everything to be done. Never waits; bounded by the batch.
-    pub fn step(&mut self, _now: Now, _events: &mut EventBatch, _effects: &mut Effects) {
-        unimplemented!()
+    /// Everything recovered; see [`Recovery::finish`].
+    pub(super) fn assemble(
+        config: ShardConfig,
+        table: SlotTable,
+        hosted: Vec<Hosted>,
+        journal: Journal,
+        now: Now,
+    ) -> Shard {
+        let mut places = vec![u32::MAX; table.slot_count()];
+        for (place, hosted) in hosted.iter().enumerate() {
+            places[usize::from(hosted.slot.id().0)] = place as u32;
+        }
+        let (first, last) = journal.segments();
+        let mut shard = Shard {
+            places,
+            dirty_slots: (0..hosted.len() as u32).collect(),
+            hosted,
+            sessions: Vec::new(),
+            session_count: 0,
+            live_count: 0,
+            journal,
+            awaiting: VecDeque::new(),
+            row_slots: VecDeque::new(),
+            dirty_sessions: Vec::new(),
+            recent: Recent::new(config.limits.recent_bytes_max),
+            reads: Reads::default(),
+            out: Outbox::new(config.place),
+            pushes: Vec::new(),
+            recvs: Vec::new(),
+            api_open: 0,
+            tick_at: now.instant + config.limits.raft_tick,
+            sweep_at: now.instant + config.limits.sweep_every,
+            retry_at: now.instant + config.limits.announce_retry_after,
+            restless: true,
+            stopping: false,
+            stopped: false,
+            segment_times: (first..last).map(|segment| (segment, now.unix.0)).collect(),
+            config,
+            table,
+        };
+        let mark = shard.journal_mark();
+        for hosted in &mut shard.hosted {
+            hosted.checkpoint_mark = mark;
+        }
+        shard
+    }
+
+    /// One turn: takes everything that happened, says everything to be done. Never waits; bounded by the batch and the
+    /// limits named above.
+    pub fn step(&mut self, now: Now, events: &mut EventBatch, effects: &mut Effects) {
+        for event in events.drain(..) {
+            self.handle_event(now, event, effects);
+        }
+        self.fire_timers(now, effects);
+        self.come_to_rest(now, effects);
+        while let Some((slot, channel)) = self.recent.pop_excess() {
+            if let Some(place) = self.place_of(slot) {
+                self.hosted[place].slot.evict_oldest(channel);
+            }
+        }
+        self.out.flush(&mut self.api_open, effects);
+        if self.stopping && !self.stopped && self.session_count == 0 && self.journal.pending_bytes() == 0 {
+            self.stopped = true;
+            effects.push(Effect::Stopped);
+        }
+    }
+
+    fn handle_event(&mut self, now: Now, event: Event, effects: &mut Effects) {
+        match event {
+            Event::Opened(opened) => self.handle_opened(now, opened, effects),
+            Event::Packet { session, packet } => self.handle_packet(now, session, packet, effects),
+            Event::Malformed { session, .. } => self.handle_malformed(session, effects),
+            Event::Closed { session } => self.handle_closed(session),
+            Event::Backlogged { session, full } => self.handle_backlogged(session, full),
+            Event::Frames { frames, .. } => {
+                self.out.counters.frames_received += frames.len() as u64;
+                self.out.loopback.extend(frames);
+            }
+            Event::JournalWritten { flush, bytes, result } => self.handle_written(now, flush, bytes, result),
+            Event::SegmentReady { segment, result } => self.journal.handle_segment_ready(now.instant, segment, result),
+            Event::ReadDone { ticket, result } => self.handle_read_done(ticket, &result, effects),
+            Event::CheckpointWritten { slot, result } => self.handle_checkpoint_written(slot, result.is_ok()),
+            Event::Api { ticket, request } => self.handle_api(now, ticket, request, effects),
+            Event::Stop => self.handle_stop(effects),
+        }
+    }
+
+    /// Lets the machines talk until nobody has anything to say, then flushes the journal.
+    fn come_to_rest(&mut self, now: Now, effects: &mut Effects) {
+        self.restless = false;
+        for round in 0..ROUNDS_MAX {
+            self.take_loopback(now, effects);
+            self.settle_sessions(effects);
+            self.turn_slots(now);
+            self.start_queued_reads(effects);
+            let at_rest = self.out.loopback.is_empty() && self.dirty_slots.is_empty() && self.dirty_sessions.is_empty();
+            if at_rest {
+                self.journal.flush(now.instant, effects);
+                if !self.take_durable() {
+                    return;
+                }
+            } else if round + 1 == ROUNDS_MAX {
+                self.journal.flush(now.instant, effects);
+            }
+        }
+        self.restless = true;
+    }
+
+    fn take_loopback(&mut self, now: Now, effects: &mut Effects) {
+        for _ in 0..LOOPBACK_PER_ROUND_MAX {
+            let Some(frame) = self.out.loopback.pop_front() else {
+                break;
+            };
+            self.handle_frame(now, frame, effects);
+        }
+    }
+
+    fn turn_slots(&mut self, now: Now) {
+        for place in std::mem::take(&mut self.dirty_slots) {
+            self.hosted[place as usize].dirty = false;
+            let waits_for = self.with_slot(place as usize, now, |slot, journal, around| slot.turn(journal, around));
+            if let Some(flush) = waits_for {
+                self.awaiting.push_back((flush, place));
+            }
+            for check in self.hosted[place as usize].slot.take_repeats() {
+                self.queue_repeat_check(self.hosted[place as usize].slot.id(), check);
+            }
+        }
+    }
+
+    /// Lends a slot everything it needs and notes what it has to do afterwards.
+    fn with_slot<R>(
+        &mut self,
+        place: usize,
+        now: Now,
+        work: impl FnOnce(&mut Slot, &mut Journal, &mut Surroundings<'_>) -> R,
+    ) -> R {
+        let mut around = Surroundings {
+            now,
+            limits: &self.config.limits,
+            table: &self.table,
+            out: &mut self.out,
+            recent: &mut self.recent,
+        };
+        let hosted = &mut self.hosted[place];
+        let result = work(&mut hosted.slot, &mut self.journal, &mut around);
+        if hosted.slot.has_work() && !hosted.dirty {
+            hosted.dirty = true;
+            self.dirty_slots.push(place as u32);
+        }
+        if hosted.slot.rows_due().is_some() && !hosted.rows_listed {
+            hosted.rows_listed = true;
+            self.row_slots.push_back(place as u32);
+        }
+        result
+    }
+
+    fn place_of(&self, slot: SlotId) -> Option<usize> {
+        let place = self.places[usize::from(slot.0)];
+        (place != u32::MAX).then_some(place as usize)
+    }
+
+    /// The hosted slot that leads a key, if it is here and leads.
+    fn leading(&self, slot: SlotId) -> Option<usize> {
+        self.place_of(slot).filter(|place| self.hosted[*place].slot.leads())
+    }
+
+    fn session(&mut self, id: SessionId) -> Option<&mut Session> {
+        let session = self.sessions.get_mut(id.index as usize)?.as_deref_mut()?;
+        (session.id == id).then_some(session)
     }
 
     /// When to call [`Shard::step`] at the latest, even with no event.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
-        unimplemented!()
+        if self.stopped {
+            return None;
+        }
+        if self.restless {
+            return Some(Instant(0));
+        }
+        let rows = self.row_slots.front().and_then(|place| self.hosted[*place as usize].slot.rows_due());
+        let fixed = self.tick_at.min(self.sweep_at).min(self.retry_at);
+        let others = [rows, self.journal.deadline()];
+        Some(others.into_iter().flatten().fold(fixed, Instant::min))
     }
 
     /// Asserts what must hold between steps. Costs time in the order of the state: the simulator calls it always, the
     /// shell never.
     pub fn check_invariants(&self) {
-        unimplemented!()
+        let limits = &self.config.limits;
+        let sessions = self.sessions.iter().flatten();
+        assert_eq!(sessions.clone().count(), self.session_count);
+        assert!(self.session_count <= limits.sessions_max, "more sessions than the limit");
+        for session in sessions {
+            if let Some(identity) = &session.identity {
+                identity.delivery.check_invariants(limits);
+            }
+        }
+        for hosted in &self.hosted {
+            hosted.slot.check_invariants();
+            assert!(hosted.replay_segment <= self.journal.segments().1.max(1));
+        }
+        self.journal.check_invariants();
+        assert!(self.awaiting.iter().zip(self.awaiting.iter().skip(1)).all(|(a, b)| a.0 <= b.0), "flushes rise");
+        assert!(self.recent.bytes() <= limits.recent_bytes_max, "more bodies in memory than the budget");
     }
 
     /// What others may see.
     #[must_use]
     pub fn view(&self) -> ShardView<'_> {
-        unimplemented!()
+        ShardView {
+            counters: &self.out.counters,
+            sessions: self.session_count,
+            sessions_live: self.live_count,
+            slots_hosted: self.hosted.len(),
+            slots_led: self.hosted.iter().filter(|hosted| hosted.slot.leads()).count(),
+            channels: self.hosted.iter().map(|hosted| hosted.slot.channels().len()).sum(),
+            homes: self.hosted.iter().map(|hosted| hosted.slot.home_count()).sum(),
+            messages_indexed: self.hosted.iter().map(|hosted| hosted.slot.messages()).sum(),
+            recent_bytes: self.recent.bytes(),
+            journal_pending_bytes: self.journal.pending_bytes(),
+            journal_segments: self.journal.segments(),
+            reads_waiting: self.reads.waiting(),
+            writable: self.journal.writable(),
+        }
     }
 }
 
@@ -178,3 +425,11 @@ impl Shard {
 pub fn shard_of(uid: &Uid, slot_depth: u8, shard_count: u16) -> ShardId {
     ShardId(uid.key_hash().slot(slot_depth).0 % shard_count)
 }
+
+/// The stream of chance for one slot's group.
+pub(super) fn chance_of(config: &ShardConfig, slot: SlotId) -> Chance {
+    Chance::new(config.seed, 16 + u64::from(slot.0))
+}
+
+#[cfg(test)]
+mod tests;

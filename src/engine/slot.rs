@@ -1,1 +1,733 @@
-//! (being written)
+//! A hosted slot: its raft group and the state the group agrees on, channels and homes. Here the machines meet: a
+//! submit becomes a command, a command that was agreed becomes a stored message, its answer and its notices. Does not know
+//! sessions, sockets or the disk.
+//!
+//! ```text
+//!  Submit ─► command ─► proposal ─► (journal, majority) ─► apply ─┬─► Submitted to the sender
+//!                                                                ├─► Notify to each member's home ─► Notified
+//!  Notify ─► row dirty ─(row_flush_after)─► command ─► … ─► apply ─┴─► Notified to the channel's slot
+//! ```
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use super::chance::{Chance, MapState, SeededMap};
+use super::channel::{Appended, Channel, Fingerprint};
+use super::command::{self, Command, Commands, RowCommand};
+use super::event::ApiAnswer;
+use super::home::{Home, Noticed, Row};
+use super::journal::Journal;
+use super::message_ids::MessageIds;
+use super::outbox::Outbox;
+use super::raft_group::{CommittedEntry, GroupState, Proposed, RaftGroup};
+use super::recent::Recent;
+use super::slot_table::SlotTable;
+use crate::format::frame::{Frame, Notified, Notify, Origin, Submit, Submitted};
+use crate::format::message::{MessageFields, StoredMessage};
+use crate::format::packet::{HeaderFlags, Reason};
+use crate::format::record::Position;
+use crate::ids::{ChannelKey, ChannelKind, DeviceFlag, DeviceLevel, SlotId, Uid};
+use crate::limits::Limits;
+use crate::time::{Instant, Now};
+
+/// Proof that something was agreed by the group, and so is durable on a majority. Only [`Slot::apply`] can make one;
+/// what promises durability to a client asks for it.
+#[derive(Debug)]
+pub struct Committed(());
+
+/// What a shard lends its slots for one call.
+pub struct Surroundings<'a> {
+    /// Clocks.
+    pub now: Now,
+    /// Bounds.
+    pub limits: &'a Limits,
+    /// Who leads what.
+    pub table: &'a SlotTable,
+    /// What is to be said.
+    pub out: &'a mut Outbox,
+    /// Bodies in memory.
+    pub recent: &'a mut Recent,
+}
+
+/// A channel with what its leader knows beyond the agreed state.
+#[derive(Debug)]
+pub struct ChannelEntry {
+    /// Its name.
+    pub key: ChannelKey,
+    /// The agreed state.
+    pub channel: Channel,
+    members: [Uid; 2],
+    /// How far each member's home has confirmed.
+    confirmed: [u32; 2],
+    /// In the list of channels that wait for confirmation.
+    listed: bool,
+    noticed_at: Instant,
+}
+
+impl ChannelEntry {
+    fn new(key: ChannelKey, channel: Channel) -> Option<ChannelEntry> {
+        let (first, second) = key.members();
+        let members = [Uid::parse(first).ok()?, Uid::parse(second).ok()?];
+        let confirmed = [channel.announced_seq(); 2];
+        Some(ChannelEntry { key, channel, members, confirmed, listed: false, noticed_at: Instant(0) })
+    }
+
+    fn member_count(&self) -> usize {
+        if self.members[0] == self.members[1] { 1 } else { 2 }
+    }
+}
+
+/// Who waits for one command.
+#[derive(Debug)]
+enum Waiter {
+    Append(Origin),
+    Row(Uid, ChannelKey),
+    Api(u64),
+    Nobody,
+}
+
+/// Commands on their way into one entry.
+#[derive(Debug, Default)]
+struct Pending {
+    bytes: Vec<u8>,
+    waiters: Vec<Waiter>,
+}
+
+/// A repeat whose first body is no longer in memory: it must be read to be compared.
+#[derive(Debug)]
+pub struct RepeatCheck {
+    /// Who waits.
+    pub origin: Origin,
+    /// Index of the channel within its slot.
+    pub channel: u32,
+    /// The message it repeats.
+    pub seq: u32,
+    /// The repeat.
+    pub message: StoredMessage,
+}
+
+/// A hosted slot.
+pub struct Slot {
+    id: SlotId,
+    group: RaftGroup,
+    map_state: MapState,
+    channels_by_key: SeededMap<ChannelKey, u32>,
+    channels: Vec<ChannelEntry>,
+    homes: SeededMap<Uid, Home>,
+    message_ids: MessageIds,
+    pending: VecDeque<Pending>,
+    in_flight: VecDeque<(Proposed, Vec<Waiter>)>,
+    dirty_rows: Vec<(Uid, ChannelKey)>,
+    rows_due: Option<Instant>,
+    unannounced: Vec<u32>,
+    led: bool,
+    committed: Vec<CommittedEntry>,
+    repeats: Vec<RepeatCheck>,
+    messages: u64,
+}
+
+/// What a checkpoint brings back.
+pub struct SlotState {
+    /// The group.
+    pub group: GroupState,
+    /// Last message id, in [`MessageIds`]' form.
+    pub message_ids_last: u64,
+    /// Channels.
+    pub channels: Vec<(ChannelKey, Channel)>,
+    /// Homes.
+    pub homes: Vec<(Uid, Home)>,
+}
+
+impl Slot {
+    /// A slot as the disk remembers it. `map_state` seeds its maps and those of its homes.
+    ///
+    /// # Errors
+    /// A channel whose name does not name users: the disk's fault, or a bug.
+    pub fn restore(id: SlotId, state: SlotState, map_state: MapState, chance: Chance) -> Result<Slot, String> {
+        let mut slot = Slot {
+            id,
+            group: RaftGroup::restore(id, state.group, chance),
+            map_state,
+            channels_by_key: SeededMap::with_hasher(map_state),
+            channels: Vec::new(),
+            homes: SeededMap::with_hasher(map_state),
+            message_ids: MessageIds::new(id),
+            pending: VecDeque::new(),
+            in_flight: VecDeque::new(),
+            dirty_rows: Vec::new(),
+            rows_due: None,
+            unannounced: Vec::new(),
+            led: false,
+            committed: Vec::new(),
+            repeats: Vec::new(),
+            messages: 0,
+        };
+        slot.message_ids.resume(state.message_ids_last);
+        for (key, channel) in state.channels {
+            slot.messages += channel.readable() as u64;
+            let entry = ChannelEntry::new(key.clone(), channel).ok_or("a channel is not named after users")?;
+            slot.channels_by_key.insert(key, slot.channels.len() as u32);
+            slot.channels.push(entry);
+        }
+        slot.homes.extend(state.homes);
+        Ok(slot)
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn id(&self) -> SlotId {
+        self.id
+    }
+
+    /// True when it can take commands and answer questions.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        self.led
+    }
+
+    /// Its group.
+    #[must_use]
+    pub fn group(&self) -> &RaftGroup {
+        &self.group
+    }
+
+    /// Its message ids.
+    #[must_use]
+    pub fn message_ids(&self) -> &MessageIds {
+        &self.message_ids
+    }
+
+    /// Channels, in the order in which they appeared.
+    #[must_use]
+    pub fn channels(&self) -> &[ChannelEntry] {
+        &self.channels
+    }
+
+    /// Homes in the order of their uids, for a checkpoint.
+    #[must_use]
+    pub fn sorted_homes(&self) -> Vec<(&Uid, &Home)> {
+        let mut homes: Vec<_> = self.homes.iter().collect();
+        homes.sort_unstable_by_key(|(uid, _)| *uid);
+        homes
+    }
+
+    /// Number of homes.
+    #[must_use]
+    pub fn home_count(&self) -> usize {
+        self.homes.len()
+    }
+
+    /// Messages that can be read back.
+    #[must_use]
+    pub fn messages(&self) -> u64 {
+        self.messages
+    }
+
+    /// A channel's index within this slot.
+    #[must_use]
+    pub fn channel_index(&self, key: &ChannelKey) -> Option<u32> {
+        self.channels_by_key.get(key).copied()
+    }
+
+    /// A user's home.
+    #[must_use]
+    pub fn home(&self, uid: &Uid) -> Option<&Home> {
+        self.homes.get(uid)
+    }
+
+    /// A user's home, made if it is not there.
+    pub fn home_or_new(&mut self, uid: &Uid) -> &mut Home {
+        let map_state = self.map_state;
+        self.homes.entry(uid.clone()).or_insert_with(|| Home::new(map_state))
+    }
+
+    /// Forgets a home that holds nothing.
+    pub fn forget_empty_home(&mut self, uid: &Uid) {
+        if self.homes.get(uid).is_some_and(Home::is_empty) {
+            self.homes.remove(uid);
+        }
+    }
+
+    /// Repeats that must be compared with what is on disk.
+    pub fn take_repeats(&mut self) -> Vec<RepeatCheck> {
+        std::mem::take(&mut self.repeats)
+    }
+
+    // ---- commands on their way in ----
+
+    fn pending(&mut self, limits: &Limits) -> &mut Pending {
+        let full = self.pending.back().is_none_or(|last| {
+            last.waiters.len() >= limits.commands_per_proposal_max || last.bytes.len() >= limits.flush_bytes_max / 2
+        });
+        if full {
+            self.pending.push_back(Pending::default());
+        }
+        self.pending.back_mut().expect("one was just pushed")
+    }
+
+    /// True when something waits to be proposed or the group has work.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        !self.pending.is_empty() || self.group.has_work()
+    }
+
+    /// Takes a message in: stored after the group agreed, or passed on at once when it is not to be stored.
+    pub fn handle_submit(&mut self, submit: &Submit, around: &mut Surroundings<'_>) {
+        let message_id = self.message_ids.next(around.now.unix);
+        let fields = MessageFields {
+            message_id,
+            unix_ms: around.now.unix.0,
+            expire_s: submit.expire_s,
+            flags: submit.flags,
+            setting: submit.setting,
+            device_tag: submit.device_tag,
+            from: submit.from.as_str(),
+            to: submit.to.as_str(),
+            client_msg_no: submit.body.client_msg_no(),
+            topic: submit.body.topic(),
+            payload: submit.body.payload(),
+        };
+        if submit.flags.contains(HeaderFlags::NO_PERSIST) {
+            self.pass_on(&fields, submit, around);
+            return;
+        }
+        let known = self.channels_by_key.get(&submit.channel);
+        let announced = known.map_or(0, |index| self.channels[*index as usize].channel.announced_seq());
+        let pending = self.pending(around.limits);
+        command::encode_append_head(submit.channel.kind, &submit.channel.id, announced, &mut pending.bytes);
+        fields.encode(&mut pending.bytes);
+        pending.waiters.push(Waiter::Append(submit.origin));
+    }
+
+    /// A message that is not stored: to whoever is online.
+    fn pass_on(&mut self, fields: &MessageFields<'_>, submit: &Submit, around: &mut Surroundings<'_>) {
+        let mut bytes = Vec::new();
+        fields.encode(&mut bytes);
+        let message = StoredMessage::trusted(Bytes::from(bytes));
+        around.out.counters.messages_transient += 1;
+        let (first, second) = submit.channel.members();
+        for uid in [first, second].into_iter().take(if first == second { 1 } else { 2 }) {
+            let Ok(uid) = Uid::parse(uid) else { continue };
+            let to = around.table.leader(around.table.slot(uid.key_hash()));
+            let notice = Notify {
+                uid,
+                channel: submit.channel.clone(),
+                seq: 0,
+                message: Some(message.clone()),
+                from: around.out.here,
+            };
+            around.out.frame(to, Frame::Notify(notice));
+        }
+        if let Some(place) = submit.origin.place() {
+            let answer = Submitted {
+                origin: submit.origin,
+                message_id: fields.message_id,
+                message_seq: 0,
+                reason: Reason::Success as u8,
+            };
+            around.out.frame(place, Frame::Submitted(answer));
+        }
+    }
+
+    /// Stores a device's token.
+    pub fn propose_token(&mut self, ticket: u64, device: (&Uid, DeviceFlag, DeviceLevel, &str), limits: &Limits) {
+        let (uid, flag, level, token) = device;
+        let pending = self.pending(limits);
+        command::encode_token(uid.as_str(), flag, level, token, &mut pending.bytes);
+        pending.waiters.push(Waiter::Api(ticket));
+    }
+
+    /// Blanks tokens.
+    pub fn propose_quit(&mut self, ticket: u64, uid: &Uid, flag: Option<DeviceFlag>, limits: &Limits) {
+        let pending = self.pending(limits);
+        command::encode_quit(uid.as_str(), flag, &mut pending.bytes);
+        pending.waiters.push(Waiter::Api(ticket));
+    }
+
+    /// A device family of a user is here for the first time. It counts at once; the group hears of it.
+    pub fn propose_new_flag(&mut self, uid: &Uid, flag: DeviceFlag, limits: &Limits) {
+        self.home_or_new(uid).apply_new_flag(flag);
+        let pending = self.pending(limits);
+        command::encode_new_flag(uid.as_str(), flag, &mut pending.bytes);
+        pending.waiters.push(Waiter::Nobody);
+    }
+
+    /// A row of a home here has changed and is to be proposed with others before long.
+    pub fn row_dirtied(&mut self, uid: &Uid, channel: &ChannelKey, now: Instant, limits: &Limits) {
+        self.dirty_rows.push((uid.clone(), channel.clone()));
+        self.rows_due.get_or_insert(now + limits.row_flush_after);
+    }
+
+    /// When changed rows must be proposed.
+    #[must_use]
+    pub fn rows_due(&self) -> Option<Instant> {
+        self.rows_due
+    }
+
+    /// Turns changed rows into commands.
+    pub fn flush_rows(&mut self, limits: &Limits) {
+        self.rows_due = None;
+        for (uid, channel) in std::mem::take(&mut self.dirty_rows) {
+            let Some(row) = self.homes.get_mut(&uid).and_then(|home| home.take_dirty(&channel)) else {
+                continue;
+            };
+            let (last_seq, read_seq, cursors) = (row.last_seq, row.read_seq, row.cursors.clone());
+            let pending = self.pending(limits);
+            let row =
+                RowCommand { uid: uid.as_str(), kind: channel.kind, id: &channel.id, last_seq, read_seq, cursors };
+            command::encode_row(&row, &mut pending.bytes);
+            pending.waiters.push(Waiter::Row(uid, channel));
+        }
+    }
+
+    /// Proposes what is pending and hands new entries to the journal; applies what was agreed. Returns the flush whose
+    /// durability is now waited for.
+    pub fn turn(&mut self, journal: &mut Journal, around: &mut Surroundings<'_>) -> Option<u64> {
+        while let Some(pending) = self.pending.pop_front() {
+            match self.group.propose(pending.bytes) {
+                Ok(proposed) => {
+                    around.out.counters.proposals += 1;
+                    self.in_flight.push_back((proposed, pending.waiters));
+                }
+                Err(_) => self.refuse(pending.waiters, around),
+            }
+        }
+        let mut committed = std::mem::take(&mut self.committed);
+        let mut waits_for = self.group.drain(journal, &mut committed);
+        while !committed.is_empty() {
+            for entry in committed.drain(..) {
+                self.apply(&entry, around);
+                self.group.applied_to(entry.index, entry.term);
+            }
+            waits_for = self.group.drain(journal, &mut committed).or(waits_for);
+        }
+        self.committed = committed;
+        if !self.led && self.group.leads() {
+            self.led = true;
+            self.begin_leading();
+        }
+        waits_for
+    }
+
+    /// The journal is durable up to here.
+    pub fn handle_durable(&mut self, flush: u64) {
+        self.group.handle_durable(flush);
+    }
+
+    /// One beat of raft's clock.
+    pub fn tick(&mut self) {
+        self.group.tick();
+    }
+
+    fn refuse(&mut self, waiters: Vec<Waiter>, around: &mut Surroundings<'_>) {
+        for waiter in waiters {
+            match waiter {
+                Waiter::Append(origin) => refuse(origin, Reason::NodeNotMatch, around.out),
+                Waiter::Row(uid, channel) => {
+                    if let Some(home) = self.homes.get_mut(&uid) {
+                        home.mark_dirty(&channel);
+                    }
+                    self.row_dirtied(&uid, &channel, around.now.instant, around.limits);
+                }
+                Waiter::Api(ticket) => around.out.answer(ticket, ApiAnswer::Busy),
+                Waiter::Nobody => {}
+            }
+        }
+    }
+
+    // ---- what was agreed ----
+
+    fn apply(&mut self, entry: &CommittedEntry, around: &mut Surroundings<'_>) {
+        let committed = Committed(());
+        let mut waiters = self.waiters_of(entry, around).into_iter();
+        for parsed in Commands::new(&entry.data) {
+            let command = parsed.expect("an entry whose checksum holds is one we have encoded");
+            let waiter = waiters.next().unwrap_or(Waiter::Nobody);
+            match command {
+                Command::Append { kind, id, announced, at, message } => {
+                    let position = Position { offset: entry.position.offset + at, ..entry.position };
+                    let origin = if let Waiter::Append(origin) = waiter { origin } else { Origin::Nobody };
+                    self.apply_append(&committed, (kind, id), announced, (message, position), origin, around);
+                }
+                Command::Row(row) => self.apply_row(&row, around),
+                Command::Token { uid, flag, level, token } => {
+                    if let Ok(uid) = Uid::parse(uid) {
+                        self.home_or_new(&uid).apply_token(flag, level, token);
+                    }
+                    answer(&waiter, around.out);
+                }
+                Command::Quit { uid, flag } => {
+                    if let Some(home) = self.homes.get_mut(uid) {
+                        home.apply_quit(flag);
+                    }
+                    answer(&waiter, around.out);
+                }
+                Command::NewFlag { uid, flag } => {
+                    if let Ok(uid) = Uid::parse(uid) {
+                        self.home_or_new(&uid).apply_new_flag(flag);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The waiters of an applied entry, if it is one of ours. Earlier proposals that lost their place are refused.
+    fn waiters_of(&mut self, entry: &CommittedEntry, around: &mut Surroundings<'_>) -> Vec<Waiter> {
+        while let Some((proposed, _)) = self.in_flight.front() {
+            if proposed.index > entry.index {
+                break;
+            }
+            let (proposed, waiters) = self.in_flight.pop_front().expect("it was just seen");
+            if proposed.index == entry.index && proposed.term == entry.term {
+                return waiters;
+            }
+            self.refuse(waiters, around);
+        }
+        Vec::new()
+    }
+
+    fn apply_append(
+        &mut self,
+        committed: &Committed,
+        (kind, id): (ChannelKind, &str),
+        announced: u32,
+        (message, position): (StoredMessage, Position),
+        origin: Origin,
+        around: &mut Surroundings<'_>,
+    ) {
+        self.message_ids.observe(message.message_id());
+        let Some(index) = self.channel_or_new(kind, id) else {
+            return;
+        };
+        let entry = &mut self.channels[index as usize];
+        let fingerprint = Fingerprint::new(message.from(), message.client_msg_no());
+        entry.channel.announced(announced.min(entry.channel.last_seq()));
+        match entry.channel.append(&message, position, fingerprint, around.limits.dedupe_window) {
+            Appended::Stored(seq) => {
+                self.messages += 1;
+                around.out.counters.messages_stored += 1;
+                around.recent.push(self.id, index, message.bytes().len());
+                submitted(committed, origin, (message.message_id(), seq), around.out);
+                if self.led {
+                    self.announce(index, Some(message), around);
+                }
+            }
+            Appended::Repeat(seq) => {
+                around.out.counters.sends_repeated += 1;
+                match entry.channel.recent(seq) {
+                    Some(first) => answer_repeat(committed, origin, (first, seq), &message, around.out),
+                    None if origin == Origin::Nobody => {}
+                    None => self.repeats.push(RepeatCheck { origin, channel: index, seq, message }),
+                }
+            }
+            Appended::Exhausted => refuse(origin, Reason::SystemError, around.out),
+        }
+    }
+
+    fn channel_or_new(&mut self, kind: ChannelKind, id: &str) -> Option<u32> {
+        let found = self
+            .channels_by_key
+            .raw_entry()
+            .from_hash(self.hash_of(kind, id), |key| key.kind == kind && *key.id == *id);
+        if let Some((_, index)) = found {
+            return Some(*index);
+        }
+        let key = ChannelKey { kind, id: id.into() };
+        let entry = ChannelEntry::new(key.clone(), Channel::default())?;
+        let index = self.channels.len() as u32;
+        self.channels.push(entry);
+        self.channels_by_key.insert(key, index);
+        Some(index)
+    }
+
+    /// The hash that `ChannelKey` derives, without making a key.
+    fn hash_of(&self, kind: ChannelKind, id: &str) -> u64 {
+        use std::hash::{BuildHasher, Hash, Hasher};
+        let mut hasher = self.map_state.build_hasher();
+        kind.hash(&mut hasher);
+        id.hash(&mut hasher);
+        hasher.finish()
+    }
+
+    fn apply_row(&mut self, row: &RowCommand<'_>, around: &mut Surroundings<'_>) {
+        let Ok(uid) = Uid::parse(row.uid) else { return };
+        let agreed =
+            Row { last_seq: row.last_seq, read_seq: row.read_seq, cursors: row.cursors.clone(), ..Row::default() };
+        let channel = ChannelKey { kind: row.kind, id: row.id.into() };
+        let owed = self.home_or_new(&uid).apply_row(channel.clone(), &agreed);
+        if let Some((place, seq)) = owed {
+            around.out.frame(place, Frame::Notified(Notified { uid, channel, seq }));
+        }
+    }
+
+    // ---- telling the homes ----
+
+    /// Tells every member's home how long the channel is, unless too many wait already: then the retry does.
+    fn announce(&mut self, index: u32, message: Option<StoredMessage>, around: &mut Surroundings<'_>) {
+        let waiting = self.unannounced.len();
+        let entry = &mut self.channels[index as usize];
+        let newly = !entry.listed;
+        if newly {
+            entry.listed = true;
+            self.unannounced.push(index);
+        }
+        if newly && waiting >= around.limits.announce_window {
+            return;
+        }
+        entry.noticed_at = around.now.instant;
+        let seq = entry.channel.last_seq();
+        for member in 0..entry.member_count() {
+            if entry.confirmed[member] >= seq {
+                continue;
+            }
+            let uid = entry.members[member].clone();
+            let to = around.table.leader(around.table.slot(uid.key_hash()));
+            let channel = entry.key.clone();
+            let notice = Notify { uid, channel, seq, message: message.clone(), from: around.out.here };
+            around.out.frame(to, Frame::Notify(notice));
+        }
+    }
+
+    /// A home covers a channel of this slot.
+    pub fn handle_notified(&mut self, notified: &Notified) {
+        let Some(index) = self.channels_by_key.get(&notified.channel) else {
+            return;
+        };
+        let entry = &mut self.channels[*index as usize];
+        let seq = notified.seq.min(entry.channel.last_seq());
+        for member in 0..2 {
+            if entry.members[member] == notified.uid {
+                entry.confirmed[member] = entry.confirmed[member].max(seq);
+            }
+        }
+        let all = entry.confirmed[0].min(entry.confirmed[1]);
+        entry.channel.announced(all);
+    }
+
+    /// The slot leads now: channels that may have been cut short in announcing are announced again.
+    fn begin_leading(&mut self) {
+        for (index, entry) in self.channels.iter_mut().enumerate() {
+            if entry.channel.announced_seq() < entry.channel.last_seq() && !entry.listed {
+                entry.listed = true;
+                self.unannounced.push(index as u32);
+            }
+        }
+    }
+
+    /// Announces again what was not confirmed in time.
+    pub fn retry_announcements(&mut self, around: &mut Surroundings<'_>) {
+        if !self.led {
+            return;
+        }
+        let mut sent = 0;
+        for index in std::mem::take(&mut self.unannounced) {
+            let entry = &mut self.channels[index as usize];
+            if entry.channel.announced_seq() >= entry.channel.last_seq() {
+                entry.listed = false;
+                continue;
+            }
+            self.unannounced.push(index);
+            let late = around.now.instant.since(entry.noticed_at) >= around.limits.announce_retry_after;
+            let never = entry.noticed_at == Instant(0);
+            if (late || never) && sent < around.limits.announce_window {
+                sent += 1;
+                self.announce(index, None, around);
+            }
+        }
+    }
+
+    /// A channel of another slot has grown, or passes a message on; a home here is told. Returns the row's cursor source and
+    /// answers at once where nothing is to be agreed.
+    pub fn handle_notify(&mut self, notify: &Notify, around: &mut Surroundings<'_>) {
+        if notify.seq == 0 {
+            return;
+        }
+        let rows_max = around.limits.rows_per_user_max;
+        let (noticed, dropped) =
+            self.home_or_new(&notify.uid).notice(&notify.channel, notify.seq, notify.from, rows_max);
+        around.out.counters.rows_dropped += dropped;
+        match noticed {
+            Noticed::Dirtied => self.row_dirtied(&notify.uid, &notify.channel, around.now.instant, around.limits),
+            Noticed::Settled => {
+                let notified = Notified { uid: notify.uid.clone(), channel: notify.channel.clone(), seq: notify.seq };
+                around.out.frame(notify.from, Frame::Notified(notified));
+            }
+            Noticed::Waiting => {}
+        }
+    }
+
+    // ---- bodies ----
+
+    /// Forgets the oldest body of a channel; returns its size.
+    pub fn evict_oldest(&mut self, channel: u32) -> usize {
+        self.channels[channel as usize].channel.evict_oldest()
+    }
+
+    /// Drops what lies in journal segments that are gone.
+    pub fn drop_below(&mut self, segment: u32) {
+        for entry in &mut self.channels {
+            self.messages -= entry.channel.drop_below(segment) as u64;
+        }
+    }
+
+    /// Asserts what must hold between steps.
+    pub fn check_invariants(&self) {
+        assert_eq!(self.channels.len(), self.channels_by_key.len());
+        for entry in &self.channels {
+            entry.channel.check_invariants();
+            assert!(entry.confirmed.iter().all(|seq| *seq <= entry.channel.last_seq()));
+        }
+        for home in self.homes.values() {
+            home.check_invariants();
+        }
+        let readable: usize = self.channels.iter().map(|entry| entry.channel.readable()).sum();
+        assert_eq!(readable as u64, self.messages);
+        assert_eq!(self.rows_due.is_some(), !self.dirty_rows.is_empty());
+    }
+}
+
+/// The message is stored: says so to whoever waits.
+fn submitted(_proof: &Committed, origin: Origin, (message_id, message_seq): (i64, u32), out: &mut Outbox) {
+    if let Some(place) = origin.place() {
+        let reason = Reason::Success as u8;
+        out.frame(place, Frame::Submitted(Submitted { origin, message_id, message_seq, reason }));
+    }
+}
+
+/// The message was stored before: the same answer if it is the same, else a conflict.
+fn answer_repeat(
+    proof: &Committed,
+    origin: Origin,
+    (first, seq): (&StoredMessage, u32),
+    repeat: &StoredMessage,
+    out: &mut Outbox,
+) {
+    if first.payload() == repeat.payload() {
+        submitted(proof, origin, (first.message_id(), seq), out);
+    } else {
+        refuse(origin, Reason::IdempotencyConflict, out);
+    }
+}
+
+/// Answers a repeat whose first body was read back from the disk, where it lay committed.
+pub fn answer_checked_repeat(check: &RepeatCheck, first: Option<&StoredMessage>, out: &mut Outbox) {
+    match first {
+        Some(first) => answer_repeat(&Committed(()), check.origin, (first, check.seq), &check.message, out),
+        None => refuse(check.origin, Reason::SystemError, out),
+    }
+}
+
+/// The message is not taken.
+pub fn refuse(origin: Origin, reason: Reason, out: &mut Outbox) {
+    if let Some(place) = origin.place() {
+        let refused = Submitted { origin, message_id: 0, message_seq: 0, reason: reason as u8 };
+        out.frame(place, Frame::Submitted(refused));
+    }
+}
+
+fn answer(waiter: &Waiter, out: &mut Outbox) {
+    if let Waiter::Api(ticket) = waiter {
+        out.answer(*ticket, ApiAnswer::Done);
+    }
+}

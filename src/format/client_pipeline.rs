@@ -7,7 +7,9 @@
 //!                                        └─ CONNACK that refuses comes out; the server closes
 //! ```
 
-use super::packet::{Connack, Connect, Disconnect, EventPacket, HeaderFlags, Packet, Reason, Recv, Send, Sendack, Suback};
+use super::packet::{
+    Connack, Connect, Disconnect, EventPacket, HeaderFlags, Packet, Reason, Recv, Send, Sendack, Suback,
+};
 use super::packet_cipher::{KeyPair, MSG_KEY_BYTES, SALT_BYTES, SessionCipher, parse_public_key, sealed_bytes};
 use super::packet_codec::{self, Decoded};
 use super::pipeline::{Fault, Layer, MSG_KEY_PLACEHOLDER, Scratch, Transport, without_front};
@@ -224,7 +226,9 @@ impl ClientPipeline {
         self.version = self.version.min(connack.server_version.unwrap_or(3));
         let cipher = match (self.plain, connack.server_key) {
             (true, "") => None,
-            (true, _) => return Err(Fault::malformed("server wants a cipher, this client has none")),
+            (true, _) => {
+                return Err(Fault::malformed("server wants a cipher, this client has none"));
+            }
             (false, text) => {
                 let key = parse_public_key(text).map_err(|_| Fault::malformed("server's key is empty or bad"))?;
                 let salt: [u8; SALT_BYTES] = (connack.salt.as_bytes().get(..SALT_BYTES))

@@ -151,10 +151,7 @@ impl StoredMessage {
         if crc32fast::hash(&bytes[8..length]) != u32_at(bytes, 4) {
             return Err(BadMessage::Checksum);
         }
-        let text = usize::from(bytes[30])
-            + usize::from(bytes[31])
-            + u16_at(bytes, 32)
-            + u16_at(bytes, 34);
+        let text = usize::from(bytes[30]) + usize::from(bytes[31]) + u16_at(bytes, 32) + u16_at(bytes, 34);
         if FIXED_BYTES + text > length {
             return Err(BadMessage::Malformed);
         }

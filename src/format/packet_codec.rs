@@ -170,12 +170,7 @@ fn has_stream_fields(setting: Setting, version: u8) -> bool {
     (2..5).contains(&version) && setting.0 & Setting::STREAM != 0
 }
 
-fn decode_body<'a>(
-    kind: u8,
-    flags: HeaderFlags,
-    body: &mut Body<'a>,
-    version: u8,
-) -> Result<Packet<'a>, Malformed> {
+fn decode_body<'a>(kind: u8, flags: HeaderFlags, body: &mut Body<'a>, version: u8) -> Result<Packet<'a>, Malformed> {
     Ok(match kind {
         kind::CONNECT => Packet::Connect(decode_connect(body)?),
         kind::CONNACK => Packet::Connack(decode_connack(flags, body, version)?),
@@ -189,11 +184,9 @@ fn decode_body<'a>(
             client_msg_no: if body.rest.is_empty() { "" } else { body.text()? },
         }),
         kind::RECV => Packet::Recv(decode_recv(flags, body, version)?),
-        kind::RECVACK => Packet::Recvack(Recvack {
-            flags,
-            message_id: body.i64()?,
-            message_seq: body.message_seq(version)?,
-        }),
+        kind::RECVACK => {
+            Packet::Recvack(Recvack { flags, message_id: body.i64()?, message_seq: body.message_seq(version)? })
+        }
         kind::DISCONNECT => Packet::Disconnect(Disconnect { reason: body.u8()?, text: body.text()? }),
         kind::SUB => Packet::Sub(Sub {
             setting: Setting(body.u8()?),
@@ -279,11 +272,7 @@ fn decode_recv<'a>(flags: HeaderFlags, body: &mut Body<'a>, version: u8) -> Resu
         expire: if version >= 3 { body.u32()? } else { 0 },
         client_msg_no: body.text()?,
         stream: if has_stream_fields(setting, version) {
-            Some(StreamFields {
-                stream_flag: body.u8()?,
-                stream_no: body.text()?,
-                stream_id: body.u64()?,
-            })
+            Some(StreamFields { stream_flag: body.u8()?, stream_no: body.text()?, stream_id: body.u64()? })
         } else {
             None
         },

@@ -387,14 +387,7 @@ impl ServerPipeline {
 
     /// Appends a RECV of a stored message. `seq` is 0 when it is not stored; `own` says that the receiver is the
     /// sender's other device.
-    pub fn encode_recv(
-        &self,
-        message: &StoredMessage,
-        seq: u32,
-        own: bool,
-        scratch: &mut Scratch,
-        out: &mut Vec<u8>,
-    ) {
+    pub fn encode_recv(&self, message: &StoredMessage, seq: u32, own: bool, scratch: &mut Scratch, out: &mut Vec<u8>) {
         let flags = message.flags().without(HeaderFlags::DUP);
         let cipher = match &self.agreement {
             Agreement::Agreed(cipher) => cipher.as_ref(),

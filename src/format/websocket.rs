@@ -114,13 +114,7 @@ impl FrameReader {
     /// For the end that we are.
     #[must_use]
     pub fn new(role: Role) -> FrameReader {
-        FrameReader {
-            role,
-            state: State::Header,
-            head: [0; HEADER_BYTES_MAX],
-            head_bytes: 0,
-            message_bytes: None,
-        }
+        FrameReader { role, state: State::Header, head: [0; HEADER_BYTES_MAX], head_bytes: 0, message_bytes: None }
     }
 
     /// Takes bytes as they were read. What binary messages carry is appended to `stream`; answers (pong, close) to
@@ -193,9 +187,13 @@ impl FrameReader {
         let before = match (header.opcode, self.message_bytes) {
             (Opcode::Text, _) => return Err(Broken(status::UNSUPPORTED, "websocket text message")),
             (Opcode::Binary, None) => 0,
-            (Opcode::Binary, Some(_)) => return Err(protocol_error("websocket message begins inside another")),
+            (Opcode::Binary, Some(_)) => {
+                return Err(protocol_error("websocket message begins inside another"));
+            }
             (Opcode::Continuation, Some(before)) => before,
-            (Opcode::Continuation, None) => return Err(protocol_error("websocket continuation of nothing")),
+            (Opcode::Continuation, None) => {
+                return Err(protocol_error("websocket continuation of nothing"));
+            }
             (opcode, _) => {
                 self.state = State::Control { opcode, left: header.length, mask, payload: Vec::new() };
                 return Ok(());
@@ -316,8 +314,12 @@ fn parse_header(bytes: &[u8], role: Role) -> Result<Option<(Header, usize)>, Bro
     let fin = first & 0x80 != 0;
     let masked = second & 0x80 != 0;
     match (role, masked) {
-        (Role::Server, false) => return Err(protocol_error("websocket frame of a client is not masked")),
-        (Role::Client, true) => return Err(protocol_error("websocket frame of a server is masked")),
+        (Role::Server, false) => {
+            return Err(protocol_error("websocket frame of a client is not masked"));
+        }
+        (Role::Client, true) => {
+            return Err(protocol_error("websocket frame of a server is masked"));
+        }
         _ => {}
     }
     let Some((length, length_bytes)) = parse_length(second & 0x7f, rest)? else {

@@ -73,7 +73,9 @@ pub fn check_answer(bytes: &[u8], key: [u8; 16]) -> Result<Option<usize>, Refuse
     let text = match head(bytes) {
         Ok(None) => return Ok(None),
         Ok(Some(text)) => text,
-        Err(_) => return Err(Refused("answer to the websocket upgrade is not HTTP, or endless")),
+        Err(_) => {
+            return Err(Refused("answer to the websocket upgrade is not HTTP, or endless"));
+        }
     };
     if !text.starts_with("HTTP/1.1 101") {
         return Err(Refused("server refused the websocket upgrade"));

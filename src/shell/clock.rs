@@ -14,9 +14,7 @@ impl Clock {
     /// Starts counting; one per process.
     #[must_use]
     pub fn start() -> Clock {
-        Clock {
-            origin: std::time::Instant::now(),
-        }
+        Clock { origin: std::time::Instant::now() }
     }
 
     /// Nanoseconds since the start: for stages.
@@ -28,10 +26,7 @@ impl Clock {
     /// Both clocks. The monotonic one begins at one second, so that subtracting a short span from it stays positive.
     #[must_use]
     pub fn now(&self) -> Now {
-        Now {
-            instant: Clock::instant(self.nanos()),
-            unix: UnixMillis(unix_ms()),
-        }
+        Now { instant: Clock::instant(self.nanos()), unix: UnixMillis(unix_ms()) }
     }
 
     /// The engine's form of a reading of [`Clock::nanos`].
@@ -50,11 +45,7 @@ impl Clock {
 /// Wall-clock milliseconds; zero for a machine whose clock is before 1970.
 #[must_use]
 pub fn unix_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |span| {
-            u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
-        })
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |span| u64::try_from(span.as_millis()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]
@@ -72,9 +63,6 @@ mod tests {
         let deadline = Clock::instant(first) + std::time::Duration::from_millis(1);
         assert_eq!(Clock::until(first, deadline), 1_000_000);
         assert_eq!(Clock::until(second, deadline), 0);
-        assert!(
-            clock.now().unix.0 > 1_600_000_000_000,
-            "the wall clock is in this century"
-        );
+        assert!(clock.now().unix.0 > 1_600_000_000_000, "the wall clock is in this century");
     }
 }

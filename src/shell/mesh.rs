@@ -92,11 +92,7 @@ impl Doorbell {
         }
         // SAFETY: `raw` was just made and nobody else knows it.
         let eventfd = unsafe { OwnedFd::from_raw_fd(raw) };
-        Ok(Doorbell {
-            eventfd,
-            asleep: AtomicBool::new(false),
-            turns: AtomicU64::new(0),
-        })
+        Ok(Doorbell { eventfd, asleep: AtomicBool::new(false), turns: AtomicU64::new(0) })
     }
 
     /// The eventfd: the shard's ring is registered with it, its executor reads it.
@@ -135,8 +131,7 @@ impl Doorbell {
     /// The shard has made a turn.
     pub fn count_turn(&self) {
         // Only the shard writes it, so a load and a store are enough and cheaper than an atomic addition.
-        self.turns
-            .store(self.turns.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        self.turns.store(self.turns.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
 
     /// Turns so far.
@@ -191,12 +186,7 @@ impl MeshSender {
     ///
     /// # Errors
     /// Gives the message back when the inbox stayed full.
-    pub fn send_within(
-        &self,
-        to: ShardId,
-        message: MeshMessage,
-        patience: std::time::Duration,
-    ) -> Result<(), NotSent> {
+    pub fn send_within(&self, to: ShardId, message: MeshMessage, patience: std::time::Duration) -> Result<(), NotSent> {
         let Some(way) = self.ways.get(usize::from(to.0)) else {
             return Err(NotSent::Gone(message));
         };
@@ -211,9 +201,7 @@ impl MeshSender {
     /// How often a shard has turned; the watchdog's evidence.
     #[must_use]
     pub fn turns(&self, shard: ShardId) -> u64 {
-        self.ways
-            .get(usize::from(shard.0))
-            .map_or(0, |way| way.doorbell.turns())
+        self.ways.get(usize::from(shard.0)).map_or(0, |way| way.doorbell.turns())
     }
 
     /// Rings a shard's bell without a message and whatever the shard says of itself: ends glommio's park with
@@ -247,15 +235,10 @@ pub fn build_mesh(shard_count: u16) -> io::Result<Vec<MeshEndpoint>> {
     let mut inboxes = Vec::new();
     for _ in 0..shard_count {
         let (sender, receiver) = flume::bounded(INBOX_BATCHES_MAX);
-        ways.push(Way {
-            inbox: sender,
-            doorbell: Arc::new(Doorbell::new()?),
-        });
+        ways.push(Way { inbox: sender, doorbell: Arc::new(Doorbell::new()?) });
         inboxes.push(receiver);
     }
-    let sender = MeshSender {
-        ways: Arc::from(ways),
-    };
+    let sender = MeshSender { ways: Arc::from(ways) };
     Ok(inboxes
         .into_iter()
         .enumerate()
@@ -280,10 +263,7 @@ impl Outbox {
     /// For the shard `here` of a node with `shard_count`.
     #[must_use]
     pub fn new(here: Place, shard_count: u16) -> Outbox {
-        Outbox {
-            here,
-            waiting: (0..shard_count).map(|_| Vec::new()).collect(),
-        }
+        Outbox { here, waiting: (0..shard_count).map(|_| Vec::new()).collect() }
     }
 
     /// Adds frames behind those that wait for the same shard.
@@ -306,13 +286,7 @@ impl Outbox {
             }
             let to = ShardId(u16::try_from(index).expect("counted from a u16"));
             let frames = std::mem::take(waiting);
-            match mesh.send(
-                to,
-                MeshMessage::Frames {
-                    from: self.here,
-                    frames,
-                },
-            ) {
+            match mesh.send(to, MeshMessage::Frames { from: self.here, frames }) {
                 Ok(()) => {}
                 Err(NotSent::Full(MeshMessage::Frames { frames, .. })) => {
                     *waiting = frames;
@@ -334,18 +308,9 @@ mod tests {
     use std::time::{Duration, Instant};
 
     fn frame(number: u32) -> Frame {
-        let place = Place {
-            node: NodeId(1),
-            shard: ShardId(0),
-        };
-        let session = SessionId {
-            index: number,
-            generation: 0,
-        };
-        Frame::Resume(Resume {
-            address: SessionAddress { place, session },
-            uid: Uid::parse("u").expect("a good uid"),
-        })
+        let place = Place { node: NodeId(1), shard: ShardId(0) };
+        let session = SessionId { index: number, generation: 0 };
+        Frame::Resume(Resume { address: SessionAddress { place, session }, uid: Uid::parse("u").expect("a good uid") })
     }
 
     fn number(frame: &Frame) -> u32 {
@@ -358,10 +323,7 @@ mod tests {
     #[test]
     fn a_full_inbox_keeps_order_and_loses_nothing() {
         let endpoints = build_mesh(2).unwrap();
-        let here = Place {
-            node: NodeId(1),
-            shard: ShardId(0),
-        };
+        let here = Place { node: NodeId(1), shard: ShardId(0) };
         let mut outbox = Outbox::new(here, 2);
         let total = INBOX_BATCHES_MAX as u32 + 50;
         let mut refused = 0;
@@ -371,16 +333,11 @@ mod tests {
                 refused += 1;
             }
         }
-        assert_eq!(
-            refused, 50,
-            "exactly what the inbox cannot hold stays outside"
-        );
+        assert_eq!(refused, 50, "exactly what the inbox cannot hold stays outside");
         let mut seen = Vec::new();
         loop {
             while let Ok(message) = endpoints[1].inbox.try_recv() {
-                let MeshMessage::Frames { from, frames } = message else {
-                    panic!("only frames are sent")
-                };
+                let MeshMessage::Frames { from, frames } = message else { panic!("only frames are sent") };
                 assert_eq!(from, here);
                 seen.extend(frames.iter().map(number));
             }
@@ -420,17 +377,10 @@ mod tests {
             }
             endpoint.doorbell.lie_down();
             if endpoint.inbox.is_empty() {
-                let mut poll = libc::pollfd {
-                    fd: endpoint.doorbell.raw(),
-                    events: libc::POLLIN,
-                    revents: 0,
-                };
+                let mut poll = libc::pollfd { fd: endpoint.doorbell.raw(), events: libc::POLLIN, revents: 0 };
                 // SAFETY: one valid pollfd is given with the count 1.
                 let ready = unsafe { libc::poll(&mut poll, 1, 5_000) };
-                assert_eq!(
-                    ready, 1,
-                    "asleep for 5 s with {received} of {total} received: a wake was lost"
-                );
+                assert_eq!(ready, 1, "asleep for 5 s with {received} of {total} received: a wake was lost");
                 let mut counter = [0u8; 8];
                 // SAFETY: eight writable bytes are given with their length; poll has said that the read will not wait.
                 unsafe { libc::read(endpoint.doorbell.raw(), counter.as_mut_ptr().cast(), 8) };

@@ -38,10 +38,7 @@ struct ShardWatch {
 
 impl Watch {
     fn new(shard_count: u16) -> Watch {
-        Watch {
-            beats: AtomicU64::new(0),
-            shards: (0..shard_count).map(|_| ShardWatch::default()).collect(),
-        }
+        Watch { beats: AtomicU64::new(0), shards: (0..shard_count).map(|_| ShardWatch::default()).collect() }
     }
 
     /// Beats since the start.
@@ -53,18 +50,14 @@ impl Watch {
     /// Times a shard was found standing still for [`STALL_AFTER`] or longer.
     #[must_use]
     pub fn stalls(&self, shard: ShardId) -> u64 {
-        self.shards
-            .get(usize::from(shard.0))
-            .map_or(0, |watch| watch.stalls.load(Ordering::Relaxed))
+        self.shards.get(usize::from(shard.0)).map_or(0, |watch| watch.stalls.load(Ordering::Relaxed))
     }
 
     /// The longest time a shard was seen without a turn.
     #[must_use]
     pub fn longest(&self, shard: ShardId) -> Duration {
-        let longest_ms = self
-            .shards
-            .get(usize::from(shard.0))
-            .map_or(0, |watch| watch.longest_ms.load(Ordering::Relaxed));
+        let longest_ms =
+            self.shards.get(usize::from(shard.0)).map_or(0, |watch| watch.longest_ms.load(Ordering::Relaxed));
         Duration::from_millis(longest_ms)
     }
 }
@@ -93,22 +86,14 @@ impl Metronome {
         Metronome::start_with(mesh, BEAT, STALL_AFTER)
     }
 
-    fn start_with(
-        mesh: MeshSender,
-        beat: Duration,
-        stall_after: Duration,
-    ) -> io::Result<Metronome> {
+    fn start_with(mesh: MeshSender, beat: Duration, stall_after: Duration) -> io::Result<Metronome> {
         let watch = Arc::new(Watch::new(mesh.shard_count()));
         let (stop, stopped) = flume::bounded(1);
         let seen = watch.clone();
         let thread = std::thread::Builder::new()
             .name("metronome".into())
             .spawn(move || run(&mesh, &seen, &stopped, beat, stall_after))?;
-        Ok(Metronome {
-            watch,
-            stop: Some(stop),
-            thread: Some(thread),
-        })
+        Ok(Metronome { watch, stop: Some(stop), thread: Some(thread) })
     }
 
     /// What the watchdog has seen; may be kept after the end.
@@ -128,19 +113,9 @@ impl Drop for Metronome {
     }
 }
 
-fn run(
-    mesh: &MeshSender,
-    watch: &Watch,
-    stopped: &flume::Receiver<()>,
-    beat: Duration,
-    stall_after: Duration,
-) {
+fn run(mesh: &MeshSender, watch: &Watch, stopped: &flume::Receiver<()>, beat: Duration, stall_after: Duration) {
     let mut pulses: Vec<Pulse> = (0..mesh.shard_count())
-        .map(|shard| Pulse {
-            turns: mesh.turns(ShardId(shard)),
-            changed: Instant::now(),
-            reported: false,
-        })
+        .map(|shard| Pulse { turns: mesh.turns(ShardId(shard)), changed: Instant::now(), reported: false })
         .collect();
     while let Err(flume::RecvTimeoutError::Timeout) = stopped.recv_timeout(beat) {
         watch.beats.fetch_add(1, Ordering::Relaxed);
@@ -153,13 +128,7 @@ fn run(
     }
 }
 
-fn check(
-    mesh: &MeshSender,
-    watch: &Watch,
-    shard: ShardId,
-    pulse: &mut Pulse,
-    stall_after: Duration,
-) {
+fn check(mesh: &MeshSender, watch: &Watch, shard: ShardId, pulse: &mut Pulse, stall_after: Duration) {
     let turns = mesh.turns(shard);
     let seen = &watch.shards[usize::from(shard.0)];
     let still = pulse.changed.elapsed();
@@ -167,19 +136,12 @@ fn check(
         if pulse.reported {
             tracing::warn!(%shard, still_ms = still.as_millis(), "the shard turns again");
         }
-        *pulse = Pulse {
-            turns,
-            changed: Instant::now(),
-            reported: false,
-        };
+        *pulse = Pulse { turns, changed: Instant::now(), reported: false };
         return;
     }
     // No turn since the last beat although that beat was a message: whatever the shard believes of itself, ring.
     mesh.nudge(shard);
-    seen.longest_ms.fetch_max(
-        u64::try_from(still.as_millis()).unwrap_or(u64::MAX),
-        Ordering::Relaxed,
-    );
+    seen.longest_ms.fetch_max(u64::try_from(still.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     if still >= stall_after && !pulse.reported {
         pulse.reported = true;
         seen.stalls.fetch_add(1, Ordering::Relaxed);
@@ -195,21 +157,15 @@ mod tests {
     #[test]
     fn it_ticks_every_shard_finds_the_one_that_stands_still_and_ends() {
         let endpoints = build_mesh(2).unwrap();
-        let metronome = Metronome::start_with(
-            endpoints[0].sender.clone(),
-            Duration::from_millis(5),
-            Duration::from_millis(60),
-        )
-        .unwrap();
+        let metronome =
+            Metronome::start_with(endpoints[0].sender.clone(), Duration::from_millis(5), Duration::from_millis(60))
+                .unwrap();
         let watch = metronome.watch();
         let began = Instant::now();
         let mut ticks = 0;
         // Shard 0 turns for each tick, shard 1 never.
         while watch.stalls(ShardId(1)) == 0 {
-            assert!(
-                began.elapsed() < Duration::from_secs(20),
-                "the stall went unseen"
-            );
+            assert!(began.elapsed() < Duration::from_secs(20), "the stall went unseen");
             if let Ok(message) = endpoints[0].inbox.recv_timeout(Duration::from_millis(100)) {
                 assert!(matches!(message, MeshMessage::Tick));
                 ticks += 1;

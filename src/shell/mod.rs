@@ -1,6 +1,7 @@
 //! The only folder that touches the kernel: sockets, files, clocks, threads. It carries out what the engine decides.
 pub mod clock;
 pub mod data_directory;
+mod file_thread;
 pub mod gateway;
 pub mod http;
 pub mod journal_file;

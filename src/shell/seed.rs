@@ -6,9 +6,8 @@ use std::io::{self, Read};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 
-/// Printable characters a salt is made of: 64 of them, so that six bits choose one without bias.
-const SALT_ALPHABET: &[u8; 64] =
-    b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+/// What a salt is made of. WKProto's salts are letters and digits.
+const SALT_ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
 
 /// Secrets of one shard.
 pub struct Secrets {
@@ -37,9 +36,7 @@ impl Secrets {
     /// # Errors
     /// As [`kernel_seed`].
     pub fn from_kernel() -> io::Result<Secrets> {
-        Ok(Secrets {
-            stream: ChaCha20Rng::from_seed(kernel_seed()?),
-        })
+        Ok(Secrets { stream: ChaCha20Rng::from_seed(kernel_seed()?) })
     }
 
     /// Fills a key.
@@ -50,12 +47,20 @@ impl Secrets {
         key
     }
 
-    /// 16 printable ASCII characters, as CONNACK carries the initial vector.
+    /// 16 letters and digits, as CONNACK carries the initial vector.
     #[must_use]
     pub fn salt(&mut self) -> [u8; 16] {
         let mut salt = [0u8; 16];
-        self.stream.fill_bytes(&mut salt);
-        salt.map(|byte| SALT_ALPHABET[usize::from(byte & 63)])
+        let mut filled = 0;
+        while filled < salt.len() {
+            // Six bits choose; the two values without a letter are thrown away, so that no letter is likelier.
+            let choice = (self.stream.next_u32() & 63) as usize;
+            if let Some(&letter) = SALT_ALPHABET.get(choice) {
+                salt[filled] = letter;
+                filled += 1;
+            }
+        }
+        salt
     }
 }
 
@@ -64,13 +69,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn streams_differ_and_salts_are_printable() {
+    fn streams_differ_and_salts_are_letters_and_digits() {
         let mut a = Secrets::from_kernel().unwrap();
         let mut b = Secrets::from_kernel().unwrap();
         assert_ne!(a.key(), b.key());
         assert_ne!(a.key(), a.key());
         for _ in 0..100 {
-            assert!(a.salt().iter().all(u8::is_ascii_graphic));
+            assert!(a.salt().iter().all(u8::is_ascii_alphanumeric));
         }
     }
 }

@@ -100,10 +100,7 @@ impl Stages {
                     .expect("the bounds are constants that the crate accepts")
             })
             .collect();
-        Stages {
-            histograms,
-            sums_nanos: [0; Stage::ALL.len()],
-        }
+        Stages { histograms, sums_nanos: [0; Stage::ALL.len()] }
     }
 
     /// One measurement.
@@ -185,62 +182,17 @@ impl ShellCounters {
     pub fn each(&self, mut visit: impl FnMut(&'static str, &'static str, bool, u64)) {
         visit("turns", "Turns of the shard's loop.", true, self.turns);
         visit("sleeps", "Times the loop went to sleep.", true, self.sleeps);
-        visit(
-            "bytes_read",
-            "Bytes read from clients.",
-            true,
-            self.bytes_read,
-        );
-        visit(
-            "bytes_written",
-            "Bytes given to the kernel for clients.",
-            true,
-            self.bytes_written,
-        );
+        visit("bytes_read", "Bytes read from clients.", true, self.bytes_read);
+        visit("bytes_written", "Bytes given to the kernel for clients.", true, self.bytes_written);
         visit("writes", "Sends given to the kernel.", true, self.writes);
-        visit(
-            "refused_by_address",
-            "Connections refused: too many of one address.",
-            true,
-            self.refused_by_address,
-        );
-        visit(
-            "refused_by_total",
-            "Connections refused: the shard was full.",
-            true,
-            self.refused_by_total,
-        );
-        visit(
-            "closed_slow",
-            "Sessions closed because they read too slowly.",
-            true,
-            self.closed_slow,
-        );
-        visit(
-            "read_buffers_exhausted",
-            "Times the read buffers ran out.",
-            true,
-            self.read_buffers_exhausted,
-        );
-        visit(
-            "frames_without_link",
-            "Frames dropped: no link to their node.",
-            true,
-            self.frames_without_link,
-        );
+        visit("refused_by_address", "Connections refused: too many of one address.", true, self.refused_by_address);
+        visit("refused_by_total", "Connections refused: the shard was full.", true, self.refused_by_total);
+        visit("closed_slow", "Sessions closed because they read too slowly.", true, self.closed_slow);
+        visit("read_buffers_exhausted", "Times the read buffers ran out.", true, self.read_buffers_exhausted);
+        visit("frames_without_link", "Frames dropped: no link to their node.", true, self.frames_without_link);
         visit("sockets", "Open sockets.", false, self.sockets);
-        visit(
-            "outbound_bytes",
-            "Bytes waiting to be written to clients.",
-            false,
-            self.outbound_bytes,
-        );
-        visit(
-            "disk_under_way",
-            "Disk operations under way.",
-            false,
-            self.disk_under_way,
-        );
+        visit("outbound_bytes", "Bytes waiting to be written to clients.", false, self.outbound_bytes);
+        visit("disk_under_way", "Disk operations under way.", false, self.disk_under_way);
     }
 }
 
@@ -309,19 +261,12 @@ mod tests {
         let step = summaries[Stage::Step as usize];
         assert_eq!((step.stage, step.count), (Stage::Step, 1000));
         assert_eq!(step.sum, Duration::from_nanos(500_500_000));
-        for (value, expected_nanos) in [
-            (step.p50, 500_000.0),
-            (step.p99, 990_000.0),
-            (step.max, 1_000_000.0),
-        ] {
+        for (value, expected_nanos) in [(step.p50, 500_000.0), (step.p99, 990_000.0), (step.max, 1_000_000.0)] {
             let error = (value.as_nanos() as f64 - expected_nanos).abs() / expected_nanos;
             assert!(error <= 0.01, "{value:?} instead of {expected_nanos} ns");
         }
         let turn = summaries[Stage::Turn as usize];
-        assert!(
-            turn.count == 1 && turn.max >= Duration::from_secs(59),
-            "too long counts as the longest"
-        );
+        assert!(turn.count == 1 && turn.max >= Duration::from_secs(59), "too long counts as the longest");
     }
 
     #[test]

@@ -1,0 +1,77 @@
+//! Message ids of one slot: positive, rising, unique over all slots. 41 bits of milliseconds since 2020, 14 bits of slot,
+//! 8 bits of counter. The milliseconds may run ahead of the clock when more than 256 messages come within one, and never
+//! go back.
+
+use crate::ids::SlotId;
+use crate::time::UnixMillis;
+
+/// 2020-01-01T00:00:00Z. 41 bits last until 2089.
+const EPOCH_MS: u64 = 1_577_836_800_000;
+
+const SLOT_BITS: u32 = 14;
+const COUNTER_BITS: u32 = 8;
+
+/// Deals out ids.
+#[derive(Clone, Copy, Debug)]
+pub struct MessageIds {
+    slot: SlotId,
+    /// Milliseconds and counter of the last id.
+    last: u64,
+}
+
+impl MessageIds {
+    /// None dealt out yet.
+    #[must_use]
+    pub fn new(slot: SlotId) -> MessageIds {
+        MessageIds { slot, last: 0 }
+    }
+
+    /// The next id.
+    pub fn next(&mut self, now: UnixMillis) -> i64 {
+        let clock = now.0.saturating_sub(EPOCH_MS) << COUNTER_BITS;
+        self.last = clock.max(self.last + 1);
+        let (ms, counter) = (self.last >> COUNTER_BITS, self.last & 0xff);
+        assert!(ms < 1 << 41, "the clock is past 2089");
+        ((ms << (SLOT_BITS + COUNTER_BITS)) | (u64::from(self.slot.0) << COUNTER_BITS) | counter) as i64
+    }
+
+    /// An id of this slot was found in the log: later ones are larger.
+    pub fn observe(&mut self, message_id: i64) {
+        let raw = message_id as u64;
+        let known = (raw >> (SLOT_BITS + COUNTER_BITS)) << COUNTER_BITS | (raw & 0xff);
+        self.last = self.last.max(known);
+    }
+
+    /// For a checkpoint.
+    #[must_use]
+    pub fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// From a checkpoint.
+    pub fn resume(&mut self, last: u64) {
+        self.last = self.last.max(last);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_rise_whatever_the_clock_does() {
+        let mut ids = MessageIds::new(SlotId(16_383));
+        let mut last = 0;
+        for ms in [1_700_000_000_000u64, 1_600_000_000_000, 0, 1_700_000_000_001] {
+            for _ in 0..1000 {
+                let id = ids.next(UnixMillis(ms));
+                assert!(id > last);
+                assert_eq!((id >> 8) & 0x3fff, 16_383);
+                last = id;
+            }
+        }
+        let mut after_restart = MessageIds::new(SlotId(16_383));
+        after_restart.observe(last);
+        assert!(after_restart.next(UnixMillis(0)) > last);
+    }
+}

@@ -1,0 +1,66 @@
+//! What the machines of one step want said: frames to other shards and to this one, answers to API requests, counts. Decides
+//! nothing. A frame for this shard comes back in the same step, as an event would: there is no shortcut.
+
+use std::collections::VecDeque;
+
+use super::counters::Counters;
+use super::effect::{Effect, Effects};
+use super::event::ApiAnswer;
+use crate::format::frame::Frame;
+use crate::ids::Place;
+
+/// Collects; emptied by the shard.
+#[derive(Debug)]
+pub struct Outbox {
+    /// This shard.
+    pub here: Place,
+    /// Frames for this shard, oldest first.
+    pub loopback: VecDeque<Frame>,
+    /// Totals.
+    pub counters: Counters,
+    elsewhere: Vec<(Place, Vec<Frame>)>,
+    answers: Vec<(u64, ApiAnswer)>,
+}
+
+impl Outbox {
+    /// An empty one.
+    #[must_use]
+    pub fn new(here: Place) -> Outbox {
+        Outbox {
+            here,
+            loopback: VecDeque::new(),
+            counters: Counters::default(),
+            elsewhere: Vec::new(),
+            answers: Vec::new(),
+        }
+    }
+
+    /// Says something to a shard.
+    pub fn frame(&mut self, to: Place, frame: Frame) {
+        if to == self.here {
+            self.loopback.push_back(frame);
+            return;
+        }
+        self.counters.frames_sent += 1;
+        match self.elsewhere.iter_mut().find(|(place, _)| *place == to) {
+            Some((_, frames)) => frames.push(frame),
+            None => self.elsewhere.push((to, vec![frame])),
+        }
+    }
+
+    /// Answers an API request of this shard.
+    pub fn answer(&mut self, ticket: u64, answer: ApiAnswer) {
+        self.answers.push((ticket, answer));
+    }
+
+    /// Turns everything but the loopback into effects: one batch per shard. `api_open` falls by the requests answered.
+    pub fn flush(&mut self, api_open: &mut usize, effects: &mut Effects) {
+        for (to, frames) in self.elsewhere.drain(..) {
+            effects.push(Effect::Frames { to, frames });
+        }
+        *api_open -= self.answers.len();
+        for (ticket, answer) in self.answers.drain(..) {
+            effects.push(Effect::Answer { ticket, answer });
+        }
+    }
+}

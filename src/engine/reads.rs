@@ -1,0 +1,210 @@
+//! Reading a channel's messages back, a range at a time: from memory where they are still there, else from the journal, within
+//! a bound of reads under way. Decides what to read and checks what came; whom the messages are for is the shard's
+//! affair.
+//!
+//! ```text
+//!  queued ──(a read is free)──► collecting ──all in memory──► done
+//!                                  │  ▲
+//!                                  ▼  │ ReadDone
+//!                                waiting for the disk
+//! ```
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+
+use super::channel::Channel;
+use super::effect::{Effect, Effects};
+use super::event::DiskFault;
+use super::slot::RepeatCheck;
+use crate::format::frame::Fetch;
+use crate::format::message::{BadMessage, MESSAGE_BYTES_MAX, StoredMessage};
+use crate::ids::{ChannelKey, ChannelKind, SlotId};
+use crate::limits::Limits;
+
+/// Whom a range is for.
+#[derive(Debug)]
+pub enum Purpose {
+    /// A session that lags.
+    Fetch(Fetch),
+    /// An API request; `more` is what to say when everything was read.
+    Api {
+        /// The request.
+        ticket: u64,
+        /// There are messages beyond the range.
+        more: bool,
+    },
+    /// A repeat that must be compared with the first.
+    Repeat(Box<RepeatCheck>),
+}
+
+/// Messages `next..=until` of one channel.
+#[derive(Debug)]
+pub struct RangeRead {
+    /// The channel's slot.
+    pub slot: SlotId,
+    /// Its index within the slot.
+    pub channel: u32,
+    /// The next one wanted.
+    pub next: u32,
+    /// The last one wanted.
+    pub until: u32,
+    /// What was read.
+    pub messages: Vec<(u32, StoredMessage)>,
+    /// Stop after one trip to the disk: a session's window is better served by what is there.
+    pub one_trip: bool,
+    /// Whom it is for.
+    pub purpose: Purpose,
+    /// Messages that could not be read back.
+    pub damaged: u64,
+}
+
+/// One trip to the disk.
+#[derive(Debug)]
+struct Trip {
+    range: RangeRead,
+    /// Offset of the first byte read.
+    base: u32,
+    /// Messages hoped for: up to here.
+    last: u32,
+}
+
+/// What became of a range.
+#[derive(Debug)]
+pub enum Progress {
+    /// Everything wanted is there, or gone.
+    Done(RangeRead),
+    /// It waits for the disk or for its turn.
+    Waiting,
+}
+
+/// Reads under way and waiting.
+#[derive(Debug, Default)]
+pub struct Reads {
+    trips: BTreeMap<u64, Trip>,
+    queue: VecDeque<RangeRead>,
+    next_ticket: u64,
+}
+
+impl Reads {
+    /// Ranges that wait for a turn or for the disk.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.trips.len() + self.queue.len()
+    }
+
+    /// A range that waits for its turn.
+    pub fn queue(&mut self, range: RangeRead) {
+        self.queue.push_back(range);
+    }
+
+    /// A queued range whose turn has come.
+    pub fn take_queued(&mut self, limits: &Limits) -> Option<RangeRead> {
+        if self.trips.len() < limits.reads_max { self.queue.pop_front() } else { None }
+    }
+
+    /// Goes on with a range as far as memory allows, then asks the disk.
+    pub fn advance(
+        &mut self,
+        mut range: RangeRead,
+        channel: &Channel,
+        limits: &Limits,
+        effects: &mut Effects,
+    ) -> Progress {
+        range.next = range.next.max(channel.first_seq());
+        range.until = range.until.min(channel.last_seq());
+        while range.next <= range.until {
+            let Some(message) = channel.recent(range.next) else {
+                break;
+            };
+            range.messages.push((range.next, message.clone()));
+            range.next += 1;
+        }
+        let enough = range.one_trip && !range.messages.is_empty();
+        if range.next > range.until || enough {
+            return Progress::Done(range);
+        }
+        if self.trips.len() >= limits.reads_max {
+            self.queue.push_back(range);
+            return Progress::Waiting;
+        }
+        self.ask(range, channel, limits, effects);
+        Progress::Waiting
+    }
+
+    fn ask(&mut self, range: RangeRead, channel: &Channel, limits: &Limits, effects: &mut Effects) {
+        let first = channel.position(range.next).expect("the range was cut to what is readable");
+        let mut last = range.next;
+        let mut end = first.offset;
+        while last < range.until {
+            let Some(position) = channel.position(last + 1) else {
+                break;
+            };
+            let near = position.offset.saturating_sub(first.offset) <= limits.fetch_bytes_max;
+            if position.segment != first.segment || !near || channel.recent(last + 1).is_some() {
+                break;
+            }
+            last += 1;
+            end = position.offset;
+        }
+        self.next_ticket += 1;
+        effects.push(Effect::Read {
+            ticket: self.next_ticket,
+            segment: first.segment,
+            offset: first.offset,
+            length: end - first.offset + MESSAGE_BYTES_MAX as u32,
+        });
+        self.trips.insert(self.next_ticket, Trip { range, base: first.offset, last });
+    }
+
+    /// The channel of a trip, so that the caller can lend it to [`Reads::handle_done`].
+    #[must_use]
+    pub fn channel_of(&self, ticket: u64) -> Option<(SlotId, u32)> {
+        self.trips.get(&ticket).map(|trip| (trip.range.slot, trip.range.channel))
+    }
+
+    /// The disk has answered: takes what is good; what is not is gone and counted. Nothing unchecked is ever served.
+    pub fn handle_done(
+        &mut self,
+        ticket: u64,
+        result: &Result<Bytes, DiskFault>,
+        key: &ChannelKey,
+        channel: &Channel,
+    ) -> Option<RangeRead> {
+        let Trip { mut range, base, last } = self.trips.remove(&ticket)?;
+        for seq in range.next..=last {
+            range.next = seq + 1;
+            // Retention may have taken it while the disk was busy.
+            let Some(position) = channel.position(seq) else {
+                continue;
+            };
+            let taken = match result {
+                Ok(bytes) if (position.offset - base) as usize <= bytes.len() => {
+                    StoredMessage::take(&bytes.slice((position.offset - base) as usize..))
+                }
+                _ => Err(BadMessage::Cut { need: None }),
+            };
+            match taken {
+                Ok(message) if belongs(&message, key) => range.messages.push((seq, own_copy(&message))),
+                _ => range.damaged += 1,
+            }
+        }
+        Some(range)
+    }
+}
+
+/// Right bytes at the wrong place are as bad as wrong bytes.
+fn belongs(message: &StoredMessage, key: &ChannelKey) -> bool {
+    let (first, second) = key.members();
+    match key.kind {
+        ChannelKind::Pair => {
+            (message.from() == first && message.to() == second) || (message.from() == second && message.to() == first)
+        }
+        ChannelKind::Command => true,
+    }
+}
+
+/// A copy that does not hold the whole read in memory while the message waits for its RECVACK.
+fn own_copy(message: &StoredMessage) -> StoredMessage {
+    StoredMessage::trusted(Bytes::copy_from_slice(message.bytes()))
+}

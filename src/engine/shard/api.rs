@@ -1,0 +1,252 @@
+//! The shard's side of HTTP requests, and of reading ranges back for them and for sessions that lag.
+
+use bytes::Bytes;
+
+use crate::engine::effect::{Effect, Effects};
+use crate::engine::event::{ApiAnswer, ApiRequest, DiskFault};
+use crate::engine::reads::{Progress, Purpose, RangeRead};
+use crate::engine::slot::{self, RepeatCheck};
+use crate::format::frame::{Fetch, Frame, Origin, Submit};
+use crate::format::packet::HeaderFlags;
+use crate::ids::{ChannelKey, DeviceLevel, SlotId, Uid};
+use crate::time::Now;
+
+use super::Shard;
+
+impl Shard {
+    pub(super) fn handle_api(&mut self, now: Now, ticket: u64, request: ApiRequest, effects: &mut Effects) {
+        if self.api_open >= self.config.limits.api_requests_max || self.stopping {
+            effects.push(Effect::Answer { ticket, answer: ApiAnswer::Busy });
+            return;
+        }
+        self.api_open += 1;
+        self.out.counters.api_requests += 1;
+        match request {
+            ApiRequest::SetToken { uid, flag, level, token } => {
+                let Some(place) = self.writable_home(&uid, ticket) else {
+                    return;
+                };
+                let limits = self.config.limits;
+                self.with_slot(place, now, |slot, _, _| {
+                    slot.propose_token(ticket, (&uid, flag, level, &token), &limits);
+                });
+                if level == DeviceLevel::Master {
+                    self.end_devices(place, &uid, Some(flag), "account is logged in on other devices");
+                }
+            }
+            ApiRequest::QuitDevice { uid, flag } => {
+                let Some(place) = self.writable_home(&uid, ticket) else {
+                    return;
+                };
+                let limits = self.config.limits;
+                self.with_slot(place, now, |slot, _, _| slot.propose_quit(ticket, &uid, flag, &limits));
+                self.end_devices(place, &uid, flag, "");
+            }
+            ApiRequest::OnlineStatus { uids } => {
+                let online = uids.iter().flat_map(|uid| self.online_of(uid)).collect();
+                self.out.answer(ticket, ApiAnswer::Online(online));
+            }
+            ApiRequest::Send { from, to, flags, setting, expire_s, body } => {
+                let command = flags.contains(HeaderFlags::SYNC_ONCE);
+                let channel = if command { ChannelKey::command(&to) } else { ChannelKey::pair(&from, &to) };
+                let origin = Origin::Api { place: self.config.place, ticket };
+                let leader = self.table.leader(self.table.slot(channel.key_hash()));
+                let submit = Submit { origin, channel, from, to, device_tag: 0, flags, setting, expire_s, body };
+                self.out.frame(leader, Frame::Submit(Box::new(submit)));
+            }
+            ApiRequest::MessageSync { login, peer, start_seq, end_seq, limit, newer } => {
+                let channel = ChannelKey::pair(&login, &peer);
+                self.handle_message_sync(ticket, &channel, (start_seq, end_seq, limit, newer), effects);
+            }
+        }
+    }
+
+    /// The slot of a user's home when it is led here and the disk takes writes; else the request is answered.
+    fn writable_home(&mut self, uid: &Uid, ticket: u64) -> Option<usize> {
+        let place = self.leading(self.table.slot(uid.key_hash()));
+        if place.is_none() || !self.journal.writable() {
+            self.out.answer(ticket, ApiAnswer::Busy);
+            return None;
+        }
+        place
+    }
+
+    fn online_of(&self, uid: &Uid) -> Vec<(Uid, crate::ids::DeviceFlag)> {
+        let home = self.leading(self.table.slot(uid.key_hash())).and_then(|place| self.hosted[place].slot.home(uid));
+        home.map_or(Vec::new(), |home| home.online().iter().map(|online| (uid.clone(), online.flag)).collect())
+    }
+
+    /// History paging (`wkapi.md`, section 3.6).
+    fn handle_message_sync(
+        &mut self,
+        ticket: u64,
+        channel: &ChannelKey,
+        (start_seq, end_seq, limit, newer): (u32, u32, u32, bool),
+        effects: &mut Effects,
+    ) {
+        let slot = self.table.slot(channel.key_hash());
+        let Some(place) = self.leading(slot) else {
+            self.out.answer(ticket, ApiAnswer::Busy);
+            return;
+        };
+        let found = self.hosted[place].slot.channel_index(channel);
+        let entry = found.map(|index| (index, &self.hosted[place].slot.channels()[index as usize].channel));
+        let range = entry.and_then(|(index, channel)| {
+            let bounds = (channel.first_seq(), channel.last_seq());
+            page(bounds, start_seq, end_seq, limit, newer).map(|range| (index, range))
+        });
+        let Some((index, (next, until, more))) = range else {
+            self.out.answer(ticket, ApiAnswer::Messages { messages: Vec::new(), more: false });
+            return;
+        };
+        let purpose = Purpose::Api { ticket, more };
+        let range =
+            RangeRead { slot, channel: index, next, until, messages: Vec::new(), one_trip: false, purpose, damaged: 0 };
+        self.advance_range(range, effects);
+    }
+
+    pub(super) fn read_for_fetch(&mut self, place: usize, channel: u32, fetch: Fetch, effects: &mut Effects) {
+        let wanted = fetch.messages_max.clamp(1, self.config.limits.fetch_messages_max);
+        let range = RangeRead {
+            slot: self.hosted[place].slot.id(),
+            channel,
+            next: fetch.from_seq,
+            until: fetch.from_seq.saturating_add(wanted - 1),
+            messages: Vec::new(),
+            one_trip: true,
+            purpose: Purpose::Fetch(fetch),
+            damaged: 0,
+        };
+        self.advance_range(range, effects);
+    }
+
+    pub(super) fn queue_repeat_check(&mut self, slot: SlotId, check: RepeatCheck) {
+        let range = RangeRead {
+            slot,
+            channel: check.channel,
+            next: check.seq,
+            until: check.seq,
+            messages: Vec::new(),
+            one_trip: false,
+            purpose: Purpose::Repeat(Box::new(check)),
+            damaged: 0,
+        };
+        self.reads.queue(range);
+    }
+
+    pub(super) fn start_queued_reads(&mut self, effects: &mut Effects) {
+        for _ in 0..self.config.limits.reads_max {
+            let Some(range) = self.reads.take_queued(&self.config.limits) else {
+                break;
+            };
+            self.advance_range(range, effects);
+        }
+    }
+
+    fn advance_range(&mut self, range: RangeRead, effects: &mut Effects) {
+        let Some(place) = self.place_of(range.slot) else {
+            return;
+        };
+        let channel = &self.hosted[place].slot.channels()[range.channel as usize].channel;
+        let before = range.messages.len();
+        match self.reads.advance(range, channel, &self.config.limits, effects) {
+            Progress::Done(range) => {
+                self.out.counters.fetches_recent += u64::from(before == 0);
+                self.finish_range(place, range);
+            }
+            Progress::Waiting => {}
+        }
+    }
+
+    pub(super) fn handle_read_done(&mut self, ticket: u64, result: &Result<Bytes, DiskFault>, effects: &mut Effects) {
+        let Some((slot, channel)) = self.reads.channel_of(ticket) else {
+            return;
+        };
+        let Some(place) = self.place_of(slot) else {
+            return;
+        };
+        let entry = &self.hosted[place].slot.channels()[channel as usize];
+        let Some(range) = self.reads.handle_done(ticket, result, &entry.key, &entry.channel) else {
+            return;
+        };
+        self.out.counters.fetches_disk += 1;
+        if range.one_trip {
+            self.finish_range(place, range);
+        } else {
+            self.advance_range(range, effects);
+        }
+    }
+
+    fn finish_range(&mut self, place: usize, range: RangeRead) {
+        self.out.counters.messages_damaged += range.damaged;
+        let last_seq = self.hosted[place].slot.channels()[range.channel as usize].channel.last_seq();
+        match range.purpose {
+            Purpose::Fetch(fetch) => self.answer_fetch(&fetch, range.messages, range.next, last_seq),
+            Purpose::Api { ticket, more } => {
+                self.out.answer(ticket, ApiAnswer::Messages { messages: range.messages, more });
+            }
+            Purpose::Repeat(check) => {
+                let first = range.messages.first().map(|(_, message)| message);
+                slot::answer_checked_repeat(&check, first, &mut self.out);
+            }
+        }
+    }
+
+    pub(super) fn handle_stop(&mut self, effects: &mut Effects) {
+        if self.stopping {
+            return;
+        }
+        self.stopping = true;
+        let open: Vec<_> = self.sessions.iter().flatten().map(|session| session.id).collect();
+        for id in open {
+            self.close(id, effects);
+        }
+    }
+}
+
+/// The positions a page covers, and whether there are others in its direction; `None` when it is empty.
+///
+/// * start = end = 0: the newest `limit`, whatever the direction;
+/// * older: `end < seq <= start`, the newest `limit` of them;
+/// * newer: `start <= seq < end` (end 0: no bound), the oldest `limit` of them.
+fn page((first, last): (u32, u32), start_seq: u32, end_seq: u32, limit: u32, newer: bool) -> Option<(u32, u32, bool)> {
+    if last == 0 || limit == 0 || first > last {
+        return None;
+    }
+    let (from, to, keep_newest) = match (start_seq, end_seq, newer) {
+        (0, 0, _) => (first, last, true),
+        (start, end, false) => (first.max(end.saturating_add(1)), last.min(start), true),
+        (start, 0, true) => (first.max(start), last, false),
+        (start, end, true) => (first.max(start), last.min(end.saturating_sub(1)), false),
+    };
+    if from > to {
+        return None;
+    }
+    let more = to - from >= limit;
+    match (more, keep_newest) {
+        (false, _) => Some((from, to, false)),
+        (true, true) => Some((to - limit + 1, to, true)),
+        (true, false) => Some((from, from + limit - 1, true)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::page;
+
+    #[test]
+    fn pages_follow_the_sheet() {
+        let all = (1, 10);
+        assert_eq!(page(all, 0, 0, 3, false), Some((8, 10, true)));
+        assert_eq!(page(all, 0, 0, 3, true), Some((8, 10, true)));
+        assert_eq!(page(all, 7, 0, 3, false), Some((5, 7, true)), "older, from 7 on downwards");
+        assert_eq!(page(all, 7, 5, 3, false), Some((6, 7, false)), "the end is left out");
+        assert_eq!(page(all, 5, 7, 3, false), None);
+        assert_eq!(page(all, 0, 7, 3, false), None);
+        assert_eq!(page(all, 4, 0, 3, true), Some((4, 6, true)));
+        assert_eq!(page(all, 4, 6, 3, true), Some((4, 5, false)));
+        assert_eq!(page(all, 11, 0, 3, true), None);
+        assert_eq!(page((5, 10), 6, 0, 9, false), Some((5, 6, false)), "what retention took is gone");
+        assert_eq!(page((1, 0), 0, 0, 9, false), None);
+    }
+}

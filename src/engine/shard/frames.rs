@@ -1,0 +1,360 @@
+//! The shard's side of frames: each is handed to the one machine it is for. A frame for a slot that is not led here is dropped: its sender
+//! repeats what matters.
+
+use crate::engine::delivery::Arrival;
+use crate::engine::devices::{self, Conflict};
+use crate::engine::effect::{Effect, Effects, ServerPacket};
+use crate::engine::event::ApiAnswer;
+use crate::engine::home::Online;
+use crate::engine::session::Phase;
+use crate::engine::slot;
+use crate::format::frame::{
+    Backlog, BacklogRow, Deliver, Fetch, Fetched, Frame, Kick, KickNotice, Notify, Origin, Received, Register,
+    Registered, Resume, Submit, Submitted, Unregister,
+};
+use crate::format::packet::{HeaderFlags, Reason};
+use crate::ids::{ChannelKey, DeviceFlag, DeviceLevel, SessionAddress, Uid};
+use crate::time::Now;
+
+use super::{OfflineMode, Shard};
+
+impl Shard {
+    pub(super) fn handle_frame(&mut self, now: Now, frame: Frame, effects: &mut Effects) {
+        match frame {
+            Frame::Submit(submit) => self.handle_submit(now, &submit),
+            Frame::Submitted(submitted) => self.handle_submitted(submitted, effects),
+            Frame::Notify(notify) => self.handle_notify(now, &notify),
+            Frame::Notified(notified) => {
+                if let Some(place) = self.leading(self.table.slot(notified.channel.key_hash())) {
+                    self.hosted[place].slot.handle_notified(&notified);
+                }
+            }
+            Frame::Register(register) => self.handle_register(now, &register),
+            Frame::Registered(registered) => self.handle_registered(now, registered, effects),
+            Frame::Unregister(unregister) => self.handle_unregister(&unregister),
+            Frame::Deliver(deliver) => self.handle_deliver(now, deliver),
+            Frame::Received(received) => self.handle_received(now, &received),
+            Frame::Resume(resume) => self.handle_resume(&resume),
+            Frame::Backlog(backlog) => self.handle_backlog(now, backlog),
+            Frame::Fetch(fetch) => self.handle_fetch(fetch, effects),
+            Frame::Fetched(fetched) => self.handle_fetched(now, fetched),
+            Frame::Kick(kick) => self.handle_kick(now, kick, effects),
+        }
+    }
+
+    fn handle_submit(&mut self, now: Now, submit: &Submit) {
+        let slot = self.table.slot(submit.channel.key_hash());
+        let Some(place) = self.leading(slot) else {
+            slot::refuse(submit.origin, Reason::NodeNotMatch, &mut self.out);
+            return;
+        };
+        // Asked here too: the journal that matters is the channel's, not the sender's.
+        let stored = !submit.flags.contains(HeaderFlags::NO_PERSIST);
+        if stored && !self.journal.writable() {
+            slot::refuse(submit.origin, Reason::SystemError, &mut self.out);
+            return;
+        }
+        if stored && self.journal.pending_bytes() >= self.config.limits.journal_refuse_bytes {
+            slot::refuse(submit.origin, Reason::RateLimit, &mut self.out);
+            return;
+        }
+        self.with_slot(place, now, |slot, _, around| slot.handle_submit(submit, around));
+    }
+
+    fn handle_submitted(&mut self, submitted: Submitted, effects: &mut Effects) {
+        let Submitted { origin, message_id, message_seq, reason } = submitted;
+        match origin {
+            Origin::Session { address, client_seq, flags } => {
+                self.answer_send(address.session, client_seq, flags, (message_id, message_seq, reason), effects);
+            }
+            Origin::Api { ticket, .. } if reason == Reason::Success as u8 => {
+                self.out.answer(ticket, ApiAnswer::Sent { message_id, message_seq });
+            }
+            Origin::Api { ticket, .. } if reason == Reason::IdempotencyConflict as u8 => {
+                let text = "client_msg_no was used before with another payload";
+                self.out.answer(ticket, ApiAnswer::Refused { reason, text });
+            }
+            Origin::Api { ticket, .. } => self.out.answer(ticket, ApiAnswer::Busy),
+            Origin::Nobody => {}
+        }
+    }
+
+    fn handle_notify(&mut self, now: Now, notify: &Notify) {
+        let Some(place) = self.leading(self.table.slot(notify.uid.key_hash())) else {
+            return;
+        };
+        self.with_slot(place, now, |slot, _, around| slot.handle_notify(notify, around));
+        let Some(home) = self.hosted[place].slot.home(&notify.uid) else {
+            return;
+        };
+        let row = home.row(&notify.channel);
+        for online in home.online() {
+            let cursor = match (self.config.offline, row) {
+                (OfflineMode::Push, Some(row)) => row.cursor(online.flag),
+                (OfflineMode::Sync, _) => notify.seq.saturating_sub(1),
+                (OfflineMode::Push, None) => 0,
+            };
+            let deliver = Deliver {
+                session: online.address.session,
+                channel: notify.channel.clone(),
+                seq: notify.seq,
+                cursor,
+                message: notify.message.clone(),
+            };
+            self.out.frame(online.address.place, Frame::Deliver(deliver));
+        }
+    }
+
+    fn handle_deliver(&mut self, now: Now, deliver: Deliver) {
+        let limits = self.config.limits;
+        let mut deferred = false;
+        self.push_with(deliver.session, |delivery, out| {
+            let Deliver { channel, seq, cursor, message, .. } = deliver;
+            match (seq, message) {
+                (0, Some(message)) => deferred = !delivery.handle_transient(message, &limits, out),
+                (0, None) => {}
+                (seq, message) => {
+                    let arrival = Arrival { channel: &channel, seq, cursor, message };
+                    deferred = !delivery.handle_arrival(now.instant, arrival, &limits, out);
+                }
+            }
+        });
+        self.out.counters.deliveries_deferred += u64::from(deferred);
+    }
+
+    // ---- the home's part ----
+
+    fn handle_register(&mut self, now: Now, register: &Register) {
+        let Register { address, uid, flag, device_id, token } = register;
+        let refused =
+            |reason: Reason| Registered { session: address.session, reason: reason as u8, level: DeviceLevel::Slave };
+        let Some(place) = self.leading(self.table.slot(uid.key_hash())) else {
+            self.out.frame(address.place, Frame::Registered(refused(Reason::SystemError)));
+            return;
+        };
+        let home = self.hosted[place].slot.home_or_new(uid);
+        let level = match devices::admit(home.devices(), *flag, token, self.config.token_auth) {
+            Ok(level) => level,
+            Err(devices::WrongToken) => {
+                self.hosted[place].slot.forget_empty_home(uid);
+                self.out.frame(address.place, Frame::Registered(refused(Reason::AuthFailed)));
+                return;
+            }
+        };
+        self.end_conflicting(place, register, level);
+        let slot = &mut self.hosted[place].slot;
+        let home = slot.home_or_new(uid);
+        let new_flag = !home.flags().contains(flag);
+        let online = Online { address: *address, flag: *flag, level, device_id: device_id.clone() };
+        home.register(online);
+        if new_flag {
+            let limits = self.config.limits;
+            self.with_slot(place, now, |slot, _, _| slot.propose_new_flag(uid, *flag, &limits));
+        }
+        let registered = Registered { session: address.session, reason: Reason::Success as u8, level };
+        self.out.frame(address.place, Frame::Registered(registered));
+        if self.config.offline == OfflineMode::Push {
+            self.send_backlog(place, *address, uid, *flag);
+        }
+    }
+
+    /// Ends the connections that a new one replaces or kicks, and the oldest one when there are too many.
+    fn end_conflicting(&mut self, place: usize, register: &Register, level: DeviceLevel) {
+        let home = self.hosted[place].slot.home_or_new(&register.uid);
+        let new = (register.flag, level, &*register.device_id);
+        let mut ended: Vec<(SessionAddress, Option<&'static str>)> = Vec::new();
+        for known in home.online() {
+            match devices::conflict(new, (known.flag, &known.device_id)) {
+                Conflict::None => {}
+                Conflict::Replaced => ended.push((known.address, None)),
+                Conflict::Kicked => ended.push((known.address, Some("login in other device"))),
+            }
+        }
+        let staying = home.online().len() - ended.len();
+        if staying >= self.config.limits.sessions_per_user_max {
+            let oldest = home.online().iter().find(|known| ended.iter().all(|(address, _)| *address != known.address));
+            if let Some(oldest) = oldest {
+                ended.push((oldest.address, Some("too many connections of this user")));
+            }
+        }
+        for (address, text) in ended {
+            self.end_session(place, &register.uid, address, text);
+        }
+    }
+
+    /// Takes a connection off its home and tells its gateway to end it.
+    fn end_session(&mut self, place: usize, uid: &Uid, address: SessionAddress, text: Option<&str>) {
+        self.hosted[place].slot.home_or_new(uid).unregister(address);
+        let notice = text.map(|text| KickNotice { reason: Reason::Kicked as u8, text: text.into() });
+        self.out.frame(address.place, Frame::Kick(Kick { session: address.session, notice }));
+    }
+
+    /// Ends a user's connections of one flag or of all.
+    pub(super) fn end_devices(&mut self, place: usize, uid: &Uid, flag: Option<DeviceFlag>, text: &str) {
+        let Some(home) = self.hosted[place].slot.home(uid) else {
+            return;
+        };
+        let matching = home.online().iter().filter(|online| flag.is_none_or(|flag| flag == online.flag));
+        let ended: Vec<SessionAddress> = matching.map(|online| online.address).collect();
+        for address in ended {
+            self.end_session(place, uid, address, Some(text));
+        }
+    }
+
+    fn send_backlog(&mut self, place: usize, address: SessionAddress, uid: &Uid, flag: DeviceFlag) {
+        let Some(home) = self.hosted[place].slot.home(uid) else {
+            return;
+        };
+        let (rows, more) = home.lagging(flag, self.config.limits.backlog_rows_max);
+        if rows.is_empty() {
+            return;
+        }
+        let rows =
+            rows.into_iter().map(|(channel, cursor, last_seq)| BacklogRow { channel, cursor, last_seq }).collect();
+        self.out.frame(address.place, Frame::Backlog(Backlog { session: address.session, rows, more }));
+    }
+
+    fn handle_unregister(&mut self, unregister: &Unregister) {
+        let Some(place) = self.leading(self.table.slot(unregister.uid.key_hash())) else {
+            return;
+        };
+        let slot = &mut self.hosted[place].slot;
+        if slot.home(&unregister.uid).is_some() {
+            slot.home_or_new(&unregister.uid).unregister(unregister.address);
+            slot.forget_empty_home(&unregister.uid);
+        }
+    }
+
+    fn handle_received(&mut self, now: Now, received: &Received) {
+        let Received { uid, flag, channel, seq } = received;
+        let Some(place) = self.leading(self.table.slot(uid.key_hash())) else {
+            return;
+        };
+        let limits = self.config.limits;
+        self.with_slot(place, now, |slot, _, _| {
+            if slot.home(uid).is_some() && slot.home_or_new(uid).receive(channel, *flag, *seq) {
+                slot.row_dirtied(uid, channel, now.instant, &limits);
+            }
+        });
+    }
+
+    fn handle_resume(&mut self, resume: &Resume) {
+        let Some(place) = self.leading(self.table.slot(resume.uid.key_hash())) else {
+            return;
+        };
+        let Some(home) = self.hosted[place].slot.home(&resume.uid) else {
+            return;
+        };
+        let known = home.online().iter().find(|online| online.address == resume.address);
+        let Some(flag) = known.map(|online| online.flag) else {
+            return;
+        };
+        let (rows, more) = home.lagging(flag, self.config.limits.backlog_rows_max);
+        let rows =
+            rows.into_iter().map(|(channel, cursor, last_seq)| BacklogRow { channel, cursor, last_seq }).collect();
+        let backlog = Backlog { session: resume.address.session, rows, more };
+        self.out.frame(resume.address.place, Frame::Backlog(backlog));
+    }
+
+    // ---- the gateway's part ----
+
+    fn handle_registered(&mut self, now: Now, registered: Registered, effects: &mut Effects) {
+        let Some(session) = self.session(registered.session) else {
+            return;
+        };
+        if session.phase != Phase::Registering {
+            return;
+        }
+        let Some(identity) = session.identity.as_deref_mut() else {
+            return;
+        };
+        let client_timestamp_ms = identity.client_timestamp_ms;
+        if registered.reason != Reason::Success as u8 {
+            let auth = registered.reason == Reason::AuthFailed as u8;
+            // Not registered: there is nothing to unregister when it closes.
+            session.identity = None;
+            let reason = if auth { Reason::AuthFailed } else { Reason::SystemError };
+            self.refuse_connect(now, registered.session, client_timestamp_ms, reason, effects);
+            return;
+        }
+        identity.level = registered.level;
+        session.phase = Phase::Live;
+        session.counted_live = true;
+        self.live_count += 1;
+        self.out.counters.connects_accepted += 1;
+        let packet = ServerPacket::Connack {
+            reason: Reason::Success as u8,
+            time_diff_ms: (now.unix.0 as i64).wrapping_sub(client_timestamp_ms),
+            node_id: u64::from(self.config.place.node.0),
+        };
+        effects.push(Effect::Send { session: registered.session, packet });
+    }
+
+    fn handle_backlog(&mut self, now: Now, backlog: Backlog) {
+        let limits = self.config.limits;
+        let rows: Vec<(ChannelKey, u32, u32)> =
+            backlog.rows.into_iter().map(|row| (row.channel, row.cursor, row.last_seq)).collect();
+        self.push_with(backlog.session, |delivery, out| {
+            delivery.handle_backlog(now.instant, &rows, backlog.more, &limits, out);
+        });
+    }
+
+    fn handle_fetched(&mut self, now: Now, fetched: Fetched) {
+        let limits = self.config.limits;
+        let Fetched { session, channel, messages, next_seq, last_seq } = fetched;
+        self.push_with(session, |delivery, out| {
+            delivery.handle_fetched(now.instant, &channel, (messages, next_seq, last_seq), &limits, out);
+        });
+    }
+
+    fn handle_kick(&mut self, now: Now, kick: Kick, effects: &mut Effects) {
+        let close_at = now.instant + self.config.limits.kick_close_after;
+        let Some(session) = self.session(kick.session) else {
+            return;
+        };
+        if session.phase == Phase::Closing {
+            return;
+        }
+        self.out.counters.sessions_kicked += 1;
+        match kick.notice {
+            None => self.close(kick.session, effects),
+            Some(notice) => {
+                let session = self.session(kick.session).expect("it was just seen");
+                session.close_later(close_at);
+                let packet = ServerPacket::Disconnect { reason: notice.reason, text: notice.text };
+                effects.push(Effect::Send { session: kick.session, packet });
+            }
+        }
+    }
+
+    // ---- the channel's part ----
+
+    fn handle_fetch(&mut self, fetch: Fetch, effects: &mut Effects) {
+        let slot = self.table.slot(fetch.channel.key_hash());
+        let Some(place) = self.leading(slot) else {
+            // An empty answer frees the session to ask again.
+            let next_seq = fetch.from_seq;
+            self.answer_fetch(&fetch, Vec::new(), next_seq, 0);
+            return;
+        };
+        match self.hosted[place].slot.channel_index(&fetch.channel) {
+            Some(channel) => self.read_for_fetch(place, channel, fetch, effects),
+            None => {
+                let next_seq = fetch.from_seq;
+                self.answer_fetch(&fetch, Vec::new(), next_seq, 0);
+            }
+        }
+    }
+
+    pub(super) fn answer_fetch(
+        &mut self,
+        fetch: &Fetch,
+        messages: Vec<(u32, crate::format::message::StoredMessage)>,
+        next_seq: u32,
+        last_seq: u32,
+    ) {
+        let fetched =
+            Fetched { session: fetch.address.session, channel: fetch.channel.clone(), messages, next_seq, last_seq };
+        self.out.frame(fetch.address.place, Frame::Fetched(fetched));
+    }
+}

@@ -1,0 +1,158 @@
+//! What a shard does by the clock and for its disk: raft's beats, changed rows, announcements, checkpoints, retention, and the
+//! journal's answers.
+
+use crate::engine::checkpoint;
+use crate::engine::effect::{Effect, Effects};
+use crate::engine::event::DiskFault;
+use crate::ids::SlotId;
+use crate::time::Now;
+
+use super::Shard;
+
+impl Shard {
+    pub(super) fn fire_timers(&mut self, now: Now, effects: &mut Effects) {
+        self.flush_due_rows(now);
+        if now.instant >= self.tick_at {
+            self.tick_at = now.instant + self.config.limits.raft_tick;
+            for place in 0..self.hosted.len() {
+                self.with_slot(place, now, |slot, _, _| slot.tick());
+            }
+        }
+        if now.instant >= self.retry_at {
+            self.retry_at = now.instant + self.config.limits.announce_retry_after;
+            for place in 0..self.hosted.len() {
+                self.with_slot(place, now, |slot, _, around| slot.retry_announcements(around));
+            }
+        }
+        if now.instant >= self.sweep_at {
+            self.sweep_at = now.instant + self.config.limits.sweep_every;
+            self.sweep_sessions(now, effects);
+            self.note_closed_segments(now);
+            self.make_checkpoints(effects);
+            self.apply_retention(now, effects);
+        }
+    }
+
+    fn flush_due_rows(&mut self, now: Now) {
+        let limits = self.config.limits;
+        while let Some(place) = self.row_slots.front().copied() {
+            let hosted = &mut self.hosted[place as usize];
+            if hosted.slot.rows_due().is_some_and(|due| due > now.instant) {
+                break;
+            }
+            self.row_slots.pop_front();
+            hosted.rows_listed = false;
+            self.with_slot(place as usize, now, |slot, _, _| slot.flush_rows(&limits));
+        }
+    }
+
+    pub(super) fn handle_written(&mut self, now: Now, flush: u64, bytes: Vec<u8>, result: Result<(), DiskFault>) {
+        match result {
+            Ok(()) => {
+                self.out.counters.journal_flushes += 1;
+                self.out.counters.journal_bytes += bytes.len() as u64;
+            }
+            Err(_) => self.out.counters.journal_faults += 1,
+        }
+        self.journal.handle_written(now.instant, flush, bytes, result);
+        self.take_durable();
+    }
+
+    /// Tells the groups whose entries are durable now. True when there was one.
+    pub(super) fn take_durable(&mut self) -> bool {
+        let durable = self.journal.durable_flush();
+        let mut any = false;
+        while let Some((flush, place)) = self.awaiting.front().copied() {
+            if flush > durable {
+                break;
+            }
+            self.awaiting.pop_front();
+            let hosted = &mut self.hosted[place as usize];
+            hosted.slot.handle_durable(durable);
+            if !hosted.dirty {
+                hosted.dirty = true;
+                self.dirty_slots.push(place);
+            }
+            any = true;
+        }
+        any
+    }
+
+    /// Bytes that the journal has taken in its whole life.
+    pub(super) fn journal_mark(&self) -> u64 {
+        let position = self.journal.position();
+        u64::from(position.segment) * u64::from(self.config.geometry.segment_bytes) + u64::from(position.offset)
+    }
+
+    /// Checkpoints the slots whose last one is oldest, so that a replay never reads more than `replay_bytes_max`: begun at half
+    /// of it, a quarter of the slots in a sweep at most.
+    fn make_checkpoints(&mut self, effects: &mut Effects) {
+        let mark = self.journal_mark();
+        let at_once = self.hosted.len() / 4 + 1;
+        let under_way = self.hosted.iter().filter(|hosted| hosted.checkpointing.is_some()).count();
+        let half = self.config.limits.replay_bytes_max / 2;
+        let mut due: Vec<(u64, usize)> = self
+            .hosted
+            .iter()
+            .enumerate()
+            .filter(|(_, hosted)| hosted.checkpointing.is_none() && mark - hosted.checkpoint_mark >= half)
+            .map(|(place, hosted)| (hosted.checkpoint_mark, place))
+            .collect();
+        due.sort_unstable();
+        for (_, place) in due.into_iter().take(at_once.saturating_sub(under_way)) {
+            let hosted = &mut self.hosted[place];
+            let replay_segment = hosted.slot.group().replay_segment(&self.journal);
+            hosted.checkpointing = Some((replay_segment, mark));
+            let bytes = checkpoint::encode(&hosted.slot, &self.journal);
+            effects.push(Effect::Checkpoint { slot: hosted.slot.id(), bytes });
+        }
+    }
+
+    pub(super) fn handle_checkpoint_written(&mut self, slot: SlotId, written: bool) {
+        let Some(place) = self.place_of(slot) else {
+            return;
+        };
+        let hosted = &mut self.hosted[place];
+        let Some((replay_segment, mark)) = hosted.checkpointing.take() else {
+            return;
+        };
+        if written {
+            hosted.replay_segment = replay_segment;
+            hosted.checkpoint_mark = mark;
+            self.out.counters.checkpoints += 1;
+        }
+    }
+
+    fn note_closed_segments(&mut self, now: Now) {
+        let open = self.journal.position().segment;
+        let mut next = self.segment_times.back().map_or(self.journal.segments().0, |(segment, _)| segment + 1);
+        while next < open {
+            self.segment_times.push_back((next, now.unix.0));
+            next += 1;
+        }
+    }
+
+    /// Gives up the oldest segments that are too old or too many and that no replay needs.
+    fn apply_retention(&mut self, now: Now, effects: &mut Effects) {
+        let retention = self.config.retention;
+        let (first, last) = self.journal.segments();
+        let needed = self.hosted.iter().map(|hosted| hosted.replay_segment).min().unwrap_or(first);
+        let mut keep = first;
+        while let Some((segment, closed_ms)) = self.segment_times.front().copied() {
+            let held = u64::from(last - segment + 1) * u64::from(self.config.geometry.segment_bytes);
+            let too_many = retention.bytes > 0 && held > retention.bytes;
+            let too_old = retention.age_ms > 0 && now.unix.0.saturating_sub(closed_ms) > retention.age_ms;
+            if segment >= needed || !(too_many || too_old) {
+                break;
+            }
+            self.segment_times.pop_front();
+            keep = segment + 1;
+        }
+        if keep > first {
+            for hosted in &mut self.hosted {
+                hosted.slot.drop_below(keep);
+            }
+            self.journal.trim(keep, effects);
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! What an operator does and sees: start, stop, wrong configuration, two processes on one directory, a busy port, the chat
+//! client, and a README that agrees with the code. Every refusal is one clear line and a non-zero exit.
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use jindou::format::packet::HeaderFlags;
+
+use crate::client::{Client, Login, SOON};
+use crate::node::{Node, binary};
+
+/// Runs a command that must end by itself; kills it when it does not.
+fn ends(command: &mut Command, within: Duration) -> Output {
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let deadline = Instant::now() + within;
+    while child.try_wait().expect("our own child can be asked").is_none() {
+        if Instant::now() > deadline {
+            child.kill().ok();
+            let output = child.wait_with_output().expect("a killed child can be read");
+            panic!("still running after {within:?}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    child.wait_with_output().expect("an ended child can be read")
+}
+
+/// Demands a refusal whose message has one line with all of `words`.
+fn is_refused(command: &mut Command, words: &[&str]) {
+    let output = ends(command, SOON);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success(), "it should have failed: {said}");
+    let told = said.lines().any(|line| words.iter().all(|word| line.contains(word)));
+    assert!(told, "no line with {words:?} in:\n{said}");
+    assert!(!said.contains("panicked"), "a refusal is not a panic:\n{said}");
+    assert!(said.lines().count() <= 3, "one clear line is enough:\n{said}");
+}
+
+#[test]
+fn bad_configuration_is_one_clear_line() {
+    let node = Node::prepare("config", &[]);
+    let file = node.folder().join("jindou.toml");
+    for (text, words) in [
+        ("[listen]\ntpc = \"127.0.0.1:1\"\n", ["listen.tpc", "unknown"]),
+        ("[nodes]\nid = 1\n", ["nodes", "unknown"]),
+        ("[node]\nslots = 3\n", ["node.slots", "3"]),
+        ("[node\n", ["line 1", "jindou.toml"]),
+    ] {
+        std::fs::write(&file, text).expect("the folder can be written");
+        is_refused(binary().arg("--config").arg(&file), &words);
+        is_refused(binary().arg("--check-config").arg("--config").arg(&file), &words);
+    }
+    is_refused(binary().env("JINDOU_NODE_ID", "zero"), &["JINDOU_NODE_ID", "node.id"]);
+    is_refused(binary().args(["--set", "journal.durability=maybe"]), &["journal.durability", "maybe"]);
+    std::fs::write(&file, "[node]\nid = 7\n").expect("the folder can be written");
+    let good = ends(binary().arg("--check-config").arg("--config").arg(&file), SOON);
+    assert!(good.status.success(), "{}", String::from_utf8_lossy(&good.stderr));
+}
+
+#[test]
+fn a_second_process_on_the_same_data_is_refused_and_the_first_unhurt() {
+    let node = Node::start("second", &[]);
+    let mut ana = Client::connect(&node, &Login::tcp("ana"));
+    let other = Node::prepare("second_other", &[]);
+    let data = format!("node.data_dir={}", node.folder().join("data").display());
+    is_refused(other.command().arg("--set").arg(data), &["data"]);
+    ana.lives();
+}
+
+#[test]
+fn a_busy_port_and_a_foreign_directory_are_refused() {
+    let node = Node::prepare("busy", &[]);
+    let taken = TcpListener::bind(node.tcp()).expect("the address is ours");
+    let port = node.tcp().to_string();
+    is_refused(&mut node.command(), &[&port]);
+    drop(taken);
+    let taken = TcpListener::bind(node.http()).expect("the address is ours");
+    let port = node.http().to_string();
+    is_refused(&mut node.command(), &[&port]);
+    drop(taken);
+
+    let foreign = node.folder().join("foreign");
+    std::fs::create_dir_all(&foreign).expect("the folder can be written");
+    std::fs::write(foreign.join("holiday.jpg"), b"not ours").expect("the folder can be written");
+    let setting = format!("node.data_dir={}", foreign.display());
+    is_refused(node.command().arg("--set").arg(setting), &["foreign"]);
+    let file = node.folder().join("a-file");
+    std::fs::write(&file, b"").expect("the folder can be written");
+    is_refused(node.command().arg("--set").arg(format!("node.data_dir={}/data", file.display())), &["a-file"]);
+}
+
+#[test]
+fn sigterm_flushes_and_ends_with_zero() {
+    let mut node = Node::start("sigterm", &["node.shards=2"]);
+    let mut ana = Client::connect(&node, &Login::tcp("ana"));
+    let mut bo = Client::connect(&node, &Login::ws("bo"));
+    ana.send("bo", "n", b"hello", HeaderFlags::RED_DOT).expect("the connection lives");
+    assert_eq!(ana.ack().reason, 1);
+    bo.received();
+    let status = node.terminate(Duration::from_secs(8)).expect("it ends in bounded time");
+    assert!(status.success(), "{status}\n{}", node.log());
+    assert!(!node.accepts(), "nobody listens any more");
+    ana.is_closed_within(SOON);
+    bo.is_closed_within(SOON);
+    node.launch();
+    node.wait_ready();
+    let mut cy = Client::connect(&node, &Login { flag: 2, device: "pc".to_owned(), ..Login::tcp("bo") });
+    assert_eq!(cy.received().number, "n", "what was acknowledged is there after a clean stop");
+}
+
+#[test]
+fn the_banner_says_where_things_are() {
+    let node = Node::start("banner", &[]);
+    let log = node.log();
+    for word in [node.tcp().to_string(), node.ws().to_string(), node.http().to_string(), "fsync".to_owned()] {
+        assert!(log.contains(&word), "the banner does not name {word}\n{log}");
+    }
+}
+
+#[test]
+fn the_chat_client_talks() {
+    let node = Node::start("chat", &[]);
+    let mut bo = Client::connect(&node, &Login::tcp("bo"));
+    let mut chat = binary()
+        .args(["chat", "--as", "alice", "--to", "bo", "--server", &node.tcp().to_string()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let mut input = chat.stdin.take().expect("it was piped");
+    input.write_all("good morning\n".as_bytes()).expect("it reads");
+    let got = bo.received();
+    assert_eq!(got.from, "alice");
+    assert!(String::from_utf8_lossy(&got.payload).contains("good morning"));
+    bo.send("alice", "n", br#"{"type":1,"content":"good evening"}"#, HeaderFlags::RED_DOT)
+        .expect("the connection lives");
+    assert_eq!(bo.ack().reason, 1);
+    std::thread::sleep(Duration::from_millis(300));
+    drop(input);
+    let deadline = Instant::now() + SOON;
+    while chat.try_wait().expect("our own child can be asked").is_none() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    chat.kill().ok();
+    let mut said = String::new();
+    chat.stdout.take().expect("it was piped").read_to_string(&mut said).expect("it wrote text");
+    chat.wait().expect("our own child can be waited for");
+    assert!(said.contains("good evening"), "the chat printed {said:?}");
+}
+
+#[test]
+fn the_readmes_table_is_the_codes() {
+    let output = ends(binary().arg("--print-config-table"), SOON);
+    let table = String::from_utf8(output.stdout).expect("it prints text");
+    assert!(table.lines().count() > 10, "{table}");
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).expect("there is a README");
+    assert!(
+        readme.contains(table.trim()),
+        "the README's table of settings is not what the code says; paste the output of `jindou --print-config-table`:\n{table}"
+    );
+}
