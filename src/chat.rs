@@ -373,10 +373,7 @@ impl<O: Write, N: Write> Chat<'_, O, N> {
             connection.agreed = true;
         }
         self.retry_after = RETRY_AFTER[0];
-        self.note(&format!(
-            "connected as {}; lines go to {}; /quit or Ctrl-D ends",
-            self.options.uid, self.options.to
-        ));
+        self.note(&format!("connected as {}; lines go to {}; /quit or Ctrl-D ends", self.options.uid, self.options.to));
         let left: Vec<u32> = self.unanswered.keys().copied().collect();
         for seq in left {
             self.send(seq);

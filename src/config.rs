@@ -125,12 +125,7 @@ impl Default for Config {
         let any = |port| SocketAddr::from(([0, 0, 0, 0], port));
         let limits = Limits::PRODUCTION;
         Config {
-            node: Node {
-                id: 1,
-                data_dir: PathBuf::from("./data"),
-                shards: ShardCount::Auto,
-                slots: 256,
-            },
+            node: Node { id: 1, data_dir: PathBuf::from("./data"), shards: ShardCount::Auto, slots: 256 },
             listen: Listen {
                 tcp: any(5100),
                 ws: any(5200),
@@ -138,18 +133,10 @@ impl Default for Config {
                 tcp_mode: ListenMode::Cipher,
                 ws_mode: ListenMode::Cipher,
             },
-            external: External {
-                tcp_addr: String::new(),
-                ws_addr: String::new(),
-                wss_addr: String::new(),
-            },
-            http: Http {
-                token: String::new(),
-            },
+            external: External { tcp_addr: String::new(), ws_addr: String::new(), wss_addr: String::new() },
+            http: Http { token: String::new() },
             auth: Auth { token: false },
-            delivery: Delivery {
-                offline: OfflineMode::Push,
-            },
+            delivery: Delivery { offline: OfflineMode::Push },
             journal: Journal {
                 durability: Durability::Fsync,
                 segment_bytes: ByteSize(64 << 20),
@@ -171,10 +158,7 @@ impl Default for Config {
                 replay_bytes: ByteSize(limits.replay_bytes_max),
                 api_requests: limits.api_requests_max,
             },
-            log: Log {
-                level: "info".to_owned(),
-                format: LogFormat::Auto,
-            },
+            log: Log { level: "info".to_owned(), format: LogFormat::Auto },
         }
     }
 }
@@ -259,7 +243,7 @@ settings! {
     limits.recent_bytes, "1MiB to 1TiB", "Memory of one shard for recent message bodies; older ones are read from disk.", |v| (1 << 20..=1 << 40).contains(&v.0);
     limits.replay_bytes, "16MiB to 1TiB", "Journal bytes of one shard that a start may have to replay: what a checkpoint is made for.", |v| (16 << 20..=1 << 40).contains(&v.0);
     limits.api_requests, "1 to 1000000", "API requests under way on one shard. Beyond it HTTP answers 503.", |v| (1..=1_000_000).contains(v);
-    log.level, "error, warn, info, debug, trace, or a filter as in RUST_LOG", "What is logged to standard error. RUST_LOG wins over it.", value::is_log_filter;
+    log.level, "error, warn, info, debug, trace, or a filter as in RUST_LOG", "What is logged to standard error. RUST_LOG wins over it.", |v| value::is_log_filter(v);
     log.format, "\"auto\", \"plain\" or \"colour\"", "`auto` colours the log when it goes to a terminal.", |_| true;
 }
 
@@ -301,30 +285,19 @@ impl Config {
 
     /// Sets one key from text.
     fn put(&mut self, key: &str, text: &str, place: &str) -> Result<(), BadConfig> {
-        let setting = SETTINGS
-            .iter()
-            .find(|s| s.key == key)
-            .ok_or_else(|| unknown_key(key, place))?;
+        let setting = SETTINGS.iter().find(|s| s.key == key).ok_or_else(|| unknown_key(key, place))?;
         if (setting.put)(self, text) {
             Ok(())
         } else {
-            Err(BadConfig(format!(
-                "{place}: {key} = {text:?} is not allowed; allowed: {}",
-                setting.allowed
-            )))
+            Err(BadConfig(format!("{place}: {key} = {text:?} is not allowed; allowed: {}", setting.allowed)))
         }
     }
 
     /// Takes a TOML text; `place` names it in errors.
     fn apply_file(&mut self, text: &str, place: &str) -> Result<(), BadConfig> {
         let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
-            let line = error
-                .span()
-                .map_or(0, |span| text[..span.start].lines().count().max(1));
-            BadConfig(format!(
-                "{place}: line {line}: {}",
-                error.message().replace('\n', " ")
-            ))
+            let line = error.span().map_or(0, |span| text[..span.start].lines().count().max(1));
+            BadConfig(format!("{place}: line {line}: {}", error.message().replace('\n', " ")))
         })?;
         for (section, content) in &table {
             let toml::Value::Table(keys) = content else {
@@ -348,14 +321,8 @@ impl Config {
 
     /// Takes what is named `JINDOU_SECTION_KEY`. Names of other sections are left alone: orchestrators put addresses of
     /// services into variables such as `JINDOU_PORT`.
-    fn apply_environment(
-        &mut self,
-        environment: impl IntoIterator<Item = (String, String)>,
-    ) -> Result<(), BadConfig> {
-        let mut ours: Vec<_> = environment
-            .into_iter()
-            .filter(|(name, _)| name.starts_with("JINDOU_"))
-            .collect();
+    fn apply_environment(&mut self, environment: impl IntoIterator<Item = (String, String)>) -> Result<(), BadConfig> {
+        let mut ours: Vec<_> = environment.into_iter().filter(|(name, _)| name.starts_with("JINDOU_")).collect();
         ours.sort();
         for (name, value) in ours {
             let place = format!("environment variable {name}");
@@ -383,10 +350,7 @@ impl Config {
                 self.node.slots
             )));
         }
-        let (kept, least) = (
-            self.journal.retention_bytes.0,
-            self.journal.segment_bytes.0 * 4,
-        );
+        let (kept, least) = (self.journal.retention_bytes.0, self.journal.segment_bytes.0 * 4);
         if kept != 0 && kept < least {
             return Err(BadConfig(format!(
                 "journal.retention_bytes = {} is not allowed; allowed: 0 or at least four segments, {}",
@@ -434,10 +398,7 @@ impl Config {
     #[must_use]
     pub fn retention(&self, shard_count: u16) -> Retention {
         let age_ms = u64::try_from(self.journal.retention_age.0.as_millis()).unwrap_or(u64::MAX);
-        Retention {
-            bytes: self.journal.retention_bytes.0 / u64::from(shard_count.max(1)),
-            age_ms,
-        }
+        Retention { bytes: self.journal.retention_bytes.0 / u64::from(shard_count.max(1)), age_ms }
     }
 }
 
@@ -447,29 +408,18 @@ fn section_of(key: &str) -> &str {
 
 fn unknown_key(key: &str, place: &str) -> BadConfig {
     let section = section_of(key);
-    let known: Vec<&str> = SETTINGS
-        .iter()
-        .filter(|s| section_of(s.key) == section)
-        .map(|s| &s.key[section.len() + 1..])
-        .collect();
+    let known: Vec<&str> =
+        SETTINGS.iter().filter(|s| section_of(s.key) == section).map(|s| &s.key[section.len() + 1..]).collect();
     if known.is_empty() {
         let mut sections: Vec<&str> = SETTINGS.iter().map(|s| section_of(s.key)).collect();
         sections.dedup();
-        return BadConfig(format!(
-            "{place}: unknown section [{section}]; known: {}",
-            sections.join(", ")
-        ));
+        return BadConfig(format!("{place}: unknown section [{section}]; known: {}", sections.join(", ")));
     }
     let name = key.strip_suffix('.').unwrap_or(key);
     if key.contains('.') {
-        BadConfig(format!(
-            "{place}: unknown key {name}; [{section}] knows {}",
-            known.join(", ")
-        ))
+        BadConfig(format!("{place}: unknown key {name}; [{section}] knows {}", known.join(", ")))
     } else {
-        BadConfig(format!(
-            "{place}: {section} must be a section: write [{section}] and its keys below"
-        ))
+        BadConfig(format!("{place}: {section} must be a section: write [{section}] and its keys below"))
     }
 }
 
@@ -477,8 +427,7 @@ fn unknown_key(key: &str, place: &str) -> BadConfig {
 #[must_use]
 pub fn config_table_markdown() -> String {
     let defaults = Config::default();
-    let mut out =
-        String::from("| key | default | allowed | meaning |\n| --- | --- | --- | --- |\n");
+    let mut out = String::from("| key | default | allowed | meaning |\n| --- | --- | --- | --- |\n");
     for setting in SETTINGS {
         let row = format!(
             "| `{}` | `{}` | {} | {} |\n",
@@ -507,15 +456,8 @@ pub fn config_file_text() -> String {
             section = section_of(setting.key);
             out.push_str(&format!("\n[{section}]\n"));
         }
-        out.push_str(&format!(
-            "# {}\n# Allowed: {}.\n",
-            setting.meaning, setting.allowed
-        ));
-        out.push_str(&format!(
-            "{} = {}\n",
-            &setting.key[section.len() + 1..],
-            setting.show(&defaults)
-        ));
+        out.push_str(&format!("# {}\n# Allowed: {}.\n", setting.meaning, setting.allowed));
+        out.push_str(&format!("{} = {}\n", &setting.key[section.len() + 1..], setting.show(&defaults)));
     }
     out
 }
@@ -526,9 +468,7 @@ mod tests {
 
     fn error_of(file: &str) -> String {
         let mut config = Config::default();
-        let result = config
-            .apply_file(file, "f.toml")
-            .and_then(|()| config.hold_together());
+        let result = config.apply_file(file, "f.toml").and_then(|()| config.hold_together());
         result.expect_err("a mistake is refused").to_string()
     }
 
@@ -536,22 +476,11 @@ mod tests {
     fn the_shipped_file_is_the_defaults_in_words() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tuning/jindou.toml");
         let text = std::fs::read_to_string(&path).unwrap();
-        assert_eq!(
-            text,
-            config_file_text(),
-            "write it anew: jindou --print-config-file"
-        );
-        assert_eq!(
-            Config::load(Some(&path), [], &[]).unwrap(),
-            Config::default()
-        );
+        assert_eq!(text, config_file_text(), "write it anew: jindou --print-config-file");
+        assert_eq!(Config::load(Some(&path), [], &[]).unwrap(), Config::default());
         for setting in SETTINGS {
             let key = setting.key.split_once('.').unwrap().1;
-            assert!(
-                text.contains(&format!("\n{key} = ")),
-                "{} is missing",
-                setting.key
-            );
+            assert!(text.contains(&format!("\n{key} = ")), "{} is missing", setting.key);
         }
     }
 
@@ -561,9 +490,7 @@ mod tests {
         for setting in SETTINGS {
             let shown = setting.show(&Config::default());
             let mut config = Config::default();
-            config
-                .put(setting.key, shown.trim_matches('"'), "test")
-                .unwrap();
+            config.put(setting.key, shown.trim_matches('"'), "test").unwrap();
             assert_eq!(config, Config::default(), "{}", setting.key);
         }
     }
@@ -571,26 +498,17 @@ mod tests {
     #[test]
     fn a_mistake_is_one_line_that_names_key_value_and_what_is_allowed() {
         for (file, wanted) in [
-            (
-                "[node]\nid = 0",
-                "f.toml: node.id = \"0\" is not allowed; allowed: 1 to 65535",
-            ),
+            ("[node]\nid = 0", "f.toml: node.id = \"0\" is not allowed; allowed: 1 to 65535"),
             (
                 "[node]\nslots = 300",
                 "f.toml: node.slots = \"300\" is not allowed; allowed: a power of two from 1 to 16384",
             ),
-            (
-                "[listen]\ntcp = 5100",
-                "f.toml: listen.tcp = \"5100\" is not allowed; allowed: ADDRESS:PORT",
-            ),
+            ("[listen]\ntcp = 5100", "f.toml: listen.tcp = \"5100\" is not allowed; allowed: ADDRESS:PORT"),
             (
                 "[listen]\ntpc = \"x\"",
                 "f.toml: unknown key listen.tpc; [listen] knows tcp, ws, http, tcp_mode, ws_mode",
             ),
-            (
-                "node = 3",
-                "f.toml: node must be a section: write [node] and its keys below",
-            ),
+            ("node = 3", "f.toml: node must be a section: write [node] and its keys below"),
             (
                 "[delivery]\noffline = [1]",
                 "f.toml: delivery.offline = \"[1]\" is not allowed; allowed: \"push\" or \"sync\"",
@@ -602,15 +520,10 @@ mod tests {
         ] {
             assert_eq!(error_of(file), wanted);
         }
-        assert!(
-            error_of("[nodes]\nid = 1").contains("unknown section [nodes]; known: node, listen")
-        );
+        assert!(error_of("[nodes]\nid = 1").contains("unknown section [nodes]; known: node, listen"));
         assert!(error_of("[nodes]").contains("unknown section [nodes]"));
         assert!(error_of("[node]\nid = ").starts_with("f.toml: line 2: "));
-        assert!(
-            error_of("[journal]\nretention_bytes = \"1MiB\"")
-                .contains("at least four segments, 256MiB")
-        );
+        assert!(error_of("[journal]\nretention_bytes = \"1MiB\"").contains("at least four segments, 256MiB"));
         for file in ["[node]\nid = ", "x", "[node]\nid = 1979-05-27"] {
             assert_eq!(error_of(file).lines().count(), 1);
         }
@@ -619,25 +532,14 @@ mod tests {
     #[test]
     fn the_environment_wins_over_the_file_and_flags_over_both() {
         let mut config = Config::default();
-        config
-            .apply_file("[node]\nid = 2\nslots = 16\n[log]\nlevel = \"warn\"", "f")
-            .unwrap();
+        config.apply_file("[node]\nid = 2\nslots = 16\n[log]\nlevel = \"warn\"", "f").unwrap();
         let variable = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         config
-            .apply_environment([
-                variable("JINDOU_NODE_ID", "3"),
-                variable("JINDOU_PORT_5100_TCP", "tcp://x"),
-            ])
+            .apply_environment([variable("JINDOU_NODE_ID", "3"), variable("JINDOU_PORT_5100_TCP", "tcp://x")])
             .unwrap();
         assert_eq!((config.node.id, config.node.slots), (3, 16));
-        let error = config
-            .apply_environment([variable("JINDOU_NODE_IDD", "3")])
-            .unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .starts_with("environment variable JINDOU_NODE_IDD: unknown key node.idd;")
-        );
+        let error = config.apply_environment([variable("JINDOU_NODE_IDD", "3")]).unwrap_err();
+        assert!(error.to_string().starts_with("environment variable JINDOU_NODE_IDD: unknown key node.idd;"));
         let environment = [variable("JINDOU_NODE_ID", "3")];
         let flags = [variable("node.id", "4")];
         assert_eq!(Config::load(None, environment, &flags).unwrap().node.id, 4);

@@ -73,16 +73,12 @@ impl Arguments {
             ("node.shards", &self.shards),
             ("journal.durability", &self.durability),
         ];
-        let mut settings: Vec<(String, String)> = named
-            .into_iter()
-            .filter_map(|(key, value)| Some((key.to_owned(), value.clone()?)))
-            .collect();
+        let mut settings: Vec<(String, String)> =
+            named.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value.clone()?))).collect();
         for set in &self.sets {
-            let (key, value) = set.split_once('=').ok_or_else(|| {
-                format!(
-                    "the command line: --set {set:?} is not allowed; allowed: SECTION.KEY=VALUE"
-                )
-            })?;
+            let (key, value) = set
+                .split_once('=')
+                .ok_or_else(|| format!("the command line: --set {set:?} is not allowed; allowed: SECTION.KEY=VALUE"))?;
             settings.push((key.trim().to_owned(), value.trim().to_owned()));
         }
         Ok(settings)
@@ -106,8 +102,7 @@ fn main() -> ExitCode {
         };
     }
     let config = arguments.settings().and_then(|flags| {
-        Config::load(arguments.config.as_deref(), environment(), &flags)
-            .map_err(|error| error.to_string())
+        Config::load(arguments.config.as_deref(), environment(), &flags).map_err(|error| error.to_string())
     });
     let config = match config {
         Ok(config) => config,
@@ -125,8 +120,7 @@ fn main() -> ExitCode {
 
 /// The environment as text; what is not UTF-8 cannot name one of our keys or hold one of our values.
 fn environment() -> impl Iterator<Item = (String, String)> {
-    std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }
 
 fn fail(line: &str, code: u8) -> ExitCode {

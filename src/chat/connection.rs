@@ -86,11 +86,7 @@ impl Connection {
     }
 
     /// Takes bytes, gives packets to `sink`, and acknowledges what it asks to.
-    pub(super) fn feed(
-        &mut self,
-        bytes: &[u8],
-        mut sink: impl FnMut(FromServer<'_>, &mut Acks),
-    ) -> io::Result<()> {
+    pub(super) fn feed(&mut self, bytes: &[u8], mut sink: impl FnMut(FromServer<'_>, &mut Acks)) -> io::Result<()> {
         self.heard = Instant::now();
         let mut reply = Vec::new();
         let mut acks = Acks::new();

@@ -50,7 +50,13 @@ fn message(payload: &[u8]) -> StoredMessage {
 
 /// One connection: answers until the client closes, or hangs up at the first SEND. Gives the (number, payload) of SENDs
 /// and the positions of RECVACKs.
-fn serve(stream: &mut TcpStream, transport: Transport, plain: bool, connack: u8, answer: Answer) -> (Vec<(String, String)>, Vec<u64>) {
+fn serve(
+    stream: &mut TcpStream,
+    transport: Transport,
+    plain: bool,
+    connack: u8,
+    answer: Answer,
+) -> (Vec<(String, String)>, Vec<u64>) {
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let mut pipeline = ServerPipeline::new(transport, plain);
     let mut scratch = Scratch::default();
@@ -77,7 +83,13 @@ fn serve(stream: &mut TcpStream, transport: Transport, plain: bool, connack: u8,
             .unwrap();
         if opened {
             let success = connack == Reason::Success as u8;
-            let answer = ConnackAnswer { reason: connack, time_diff_ms: 0, node_id: 1, secret: [3; 32], salt: *b"0123456789abcdef" };
+            let answer = ConnackAnswer {
+                reason: connack,
+                time_diff_ms: 0,
+                node_id: 1,
+                secret: [3; 32],
+                salt: *b"0123456789abcdef",
+            };
             pipeline.encode_connack(&answer, &mut out);
             if success {
                 // Twice: a message that is delivered again is printed once and acknowledged each time.
@@ -92,7 +104,14 @@ fn serve(stream: &mut TcpStream, transport: Transport, plain: bool, connack: u8,
                 Answer::Refuse(reason) => (reason, 0),
                 Answer::Hang => return (sends, acks),
             };
-            let sendack = Sendack { flags: HeaderFlags::RED_DOT, message_id: 1, client_seq, client_msg_no: "", message_seq, reason };
+            let sendack = Sendack {
+                flags: HeaderFlags::RED_DOT,
+                message_id: 1,
+                client_seq,
+                client_msg_no: "",
+                message_seq,
+                reason,
+            };
             pipeline.encode(&Packet::Sendack(sendack), &mut out);
         }
         stream.write_all(&out).unwrap();

@@ -28,11 +28,9 @@ pub(super) fn between(span: &Span, from_s: u64, to_s: u64) -> bool {
 
 /// Whether this is a level, or a filter in the language of RUST_LOG. A lone word must be a level: the language itself would
 /// take `inof` for the name of a module.
-pub(super) fn is_log_filter(text: &String) -> bool {
+pub(super) fn is_log_filter(text: &str) -> bool {
     let parsed = text.parse::<tracing_subscriber::EnvFilter>().is_ok();
-    parsed
-        && (text.contains('=')
-            || ["error", "warn", "info", "debug", "trace", "off"].contains(&text.as_str()))
+    parsed && (text.contains('=') || ["error", "warn", "info", "debug", "trace", "off"].contains(&text))
 }
 
 fn quoted(text: &str) -> String {
@@ -109,10 +107,7 @@ impl Value for ByteSize {
         text.parse().ok().map(ByteSize)
     }
     fn show(&self) -> String {
-        if BYTE_UNITS
-            .iter()
-            .any(|(unit, _)| self.to_string().ends_with(unit))
-        {
+        if BYTE_UNITS.iter().any(|(unit, _)| self.to_string().ends_with(unit)) {
             quoted(&self.to_string())
         } else {
             self.to_string()
@@ -124,34 +119,24 @@ impl Value for ByteSize {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span(pub Duration);
 
-const SPAN_UNITS: [(&str, u64); 5] = [
-    ("ms", 1),
-    ("d", 86_400_000),
-    ("h", 3_600_000),
-    ("m", 60_000),
-    ("s", 1000),
-];
+const SPAN_UNITS: [(&str, u64); 5] = [("ms", 1), ("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000)];
 
 impl Value for Span {
     fn parse(text: &str) -> Option<Self> {
         for (unit, unit_ms) in SPAN_UNITS {
             if let Some(number) = text.strip_suffix(unit) {
                 let number: u64 = number.trim_end().parse().ok()?;
-                return number
-                    .checked_mul(unit_ms)
-                    .map(|ms| Span(Duration::from_millis(ms)));
+                return number.checked_mul(unit_ms).map(|ms| Span(Duration::from_millis(ms)));
             }
         }
         let seconds: u64 = text.parse().ok()?;
-        seconds
-            .checked_mul(1000)
-            .map(|ms| Span(Duration::from_millis(ms)))
+        seconds.checked_mul(1000).map(|ms| Span(Duration::from_millis(ms)))
     }
     fn show(&self) -> String {
         let ms = self.0.as_millis();
         if ms == 0 {
             "0".to_owned()
-        } else if ms % 1000 == 0 {
+        } else if ms.is_multiple_of(1000) {
             quoted(&format!("{}s", ms / 1000))
         } else {
             quoted(&format!("{ms}ms"))
@@ -177,9 +162,7 @@ impl Value for ShardCount {
             return Some(ShardCount::Auto);
         }
         let count: u16 = text.parse().ok()?;
-        (1..=SHARD_COUNT_MAX)
-            .contains(&count)
-            .then_some(ShardCount::Exactly(count))
+        (1..=SHARD_COUNT_MAX).contains(&count).then_some(ShardCount::Exactly(count))
     }
     fn show(&self) -> String {
         match self {
@@ -238,13 +221,7 @@ mod tests {
 
     #[test]
     fn sizes_and_spans_are_read_and_written() {
-        for (text, bytes) in [
-            ("0", 0),
-            ("512", 512),
-            ("4KiB", 4096),
-            ("64MiB", 64 << 20),
-            ("1 TiB", 1 << 40),
-        ] {
+        for (text, bytes) in [("0", 0), ("512", 512), ("4KiB", 4096), ("64MiB", 64 << 20), ("1 TiB", 1 << 40)] {
             assert_eq!(ByteSize::parse(text), Some(ByteSize(bytes)));
         }
         for text in ["", "MiB", "-1", "1MB", "99999999TiB", "1.5GiB"] {
@@ -252,12 +229,7 @@ mod tests {
         }
         assert_eq!(ByteSize(64 << 20).show(), "\"64MiB\"");
         assert_eq!(ByteSize(1000).show(), "1000");
-        for (text, ms) in [
-            ("8", 8000),
-            ("500ms", 500),
-            ("3m", 180_000),
-            ("7d", 604_800_000),
-        ] {
+        for (text, ms) in [("8", 8000), ("500ms", 500), ("3m", 180_000), ("7d", 604_800_000)] {
             assert_eq!(Span::parse(text), Some(Span(Duration::from_millis(ms))));
         }
         assert_eq!(Span::parse("soon"), None);

@@ -141,7 +141,9 @@ mod tests {
         assert_eq!(locked_memory_is_enough(2, 8 << 20, false), Ok(()));
         assert_eq!(locked_memory_is_enough(64, 512 << 10, true), Ok(()));
         let line = locked_memory_is_enough(64, 8 << 20, false).unwrap_err().to_string();
-        assert!(line.starts_with("8192 KiB of locked memory are allowed and 64 shards need 16384 KiB: `ulimit -l 16384`"));
+        assert!(
+            line.starts_with("8192 KiB of locked memory are allowed and 64 shards need 16384 KiB: `ulimit -l 16384`")
+        );
         assert!(locked_memory_is_enough(1, 400 << 10, true).is_err());
     }
 

@@ -21,7 +21,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::clock::Clock;
 use super::data_directory::{DataDirectory, StartError, Wanted};
-use super::gateway::{GatewayLimits, Listener, ListenerKind};
+use super::gateway::{GatewayLimits, Listener};
 use super::http::{Api, HttpThread, NodeState, PublicAddresses};
 use super::listen::{BoundAddress, bind_shared, dialable, listen_alone};
 use super::machine;
@@ -31,6 +31,7 @@ use super::seed::kernel_seed;
 use super::shard_loop::{Ready, ShardRuntimeConfig, run_shard};
 use crate::config::{Config, ListenMode, LogFormat, ShardCount};
 use crate::engine::shard::{Durability, ShardConfig};
+use crate::format::pipeline::Transport;
 use crate::ids::{NodeId, Place, ShardId};
 
 /// From the first signal to the end. Beyond it the process goes without what is not flushed: nothing acknowledged, as
@@ -69,14 +70,8 @@ pub fn run(config: &Config) -> Result<(), StartError> {
 
     let state = Arc::new(NodeState::new(shards));
     let addresses = public_addresses(config, &tcp, &ws);
-    let api = Api::new(
-        mesh.clone(),
-        state.clone(),
-        directory.slot_depth(),
-        addresses,
-        config.http.token.clone(),
-        seed()?,
-    );
+    let api =
+        Api::new(mesh.clone(), state.clone(), directory.slot_depth(), addresses, config.http.token.clone(), seed()?);
     let http = HttpThread::start(http, api).map_err(kernel_refused("the HTTP thread"))?;
     let banner = Banner {
         tcp: format!("{} ({})", tcp.address, mode_name(config.listen.tcp_mode)),
@@ -141,7 +136,9 @@ impl Node {
                 Ok(Happening::Ended { shard, panicked }) => {
                     self.running -= 1;
                     let how = if panicked { "has panicked" } else { "has ended by itself" };
-                    break Err(StartError(format!("shard {shard} {how}: the node stops; the journal has what was acknowledged")));
+                    break Err(StartError(format!(
+                        "shard {shard} {how}: the node stops; the journal has what was acknowledged"
+                    )));
                 }
                 Err(_) => break Err(StartError("nobody is left who could wake the node".to_owned())),
             }
@@ -259,20 +256,22 @@ fn start_shards(
             gateway: GatewayLimits {
                 sessions_max: config.limits.sessions_per_shard,
                 sessions_per_address_max: config.limits.connections_per_address,
+                events_max: config.engine_limits().events_per_step_max,
+                shard_count: directory.shards(),
             },
             cpu: pinned.then(|| processors[usize::from(shard.0)]),
             io_memory_bytes: machine::IO_MEMORY_BYTES,
             directory: directory.shard_path(shard),
             clock,
         };
-        let listener = |socket: socket2::Socket, kind, mode| Listener {
+        let listener = |socket: socket2::Socket, transport, mode| Listener {
             socket: OwnedFd::from(socket),
-            kind,
+            transport,
             plain: mode == ListenMode::Plain,
         };
         let listeners = vec![
-            listener(tcp, ListenerKind::Tcp, config.listen.tcp_mode),
-            listener(ws, ListenerKind::WebSocket, config.listen.ws_mode),
+            listener(tcp, Transport::Tcp, config.listen.tcp_mode),
+            listener(ws, Transport::WebSocket, config.listen.ws_mode),
         ];
         let (ready, readiness) = flume::bounded(1);
         let thread = run_shard(runtime, endpoint, listeners, ready).map_err(kernel_refused("a shard's thread"))?;

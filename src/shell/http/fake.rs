@@ -53,36 +53,22 @@ impl Default for Fake {
 
 fn usual_answer(_: ShardId, request: &ApiRequest) -> ApiAnswer {
     match request {
-        ApiRequest::Send { .. } => ApiAnswer::Sent {
-            message_id: 7_000_000_000_000_000_001,
-            message_seq: 9,
-        },
+        ApiRequest::Send { .. } => ApiAnswer::Sent { message_id: 7_000_000_000_000_000_001, message_seq: 9 },
         _ => ApiAnswer::Done,
     }
 }
 
 /// What a log of so many messages answers, by the words of the API's description and none of its code.
 pub fn log_answer(length: u32, request: &ApiRequest) -> ApiAnswer {
-    let ApiRequest::MessageSync {
-        start_seq,
-        end_seq,
-        limit,
-        newer,
-        ..
-    } = request
-    else {
+    let ApiRequest::MessageSync { start_seq, end_seq, limit, newer, .. } = request else {
         panic!("only history is asked: {request:?}")
     };
     let all: Vec<u32> = if (*start_seq, *end_seq) == (0, 0) {
         (1..=length).collect()
     } else if *newer {
-        (1..=length)
-            .filter(|seq| seq >= start_seq && (*end_seq == 0 || seq < end_seq))
-            .collect()
+        (1..=length).filter(|seq| seq >= start_seq && (*end_seq == 0 || seq < end_seq)).collect()
     } else {
-        (1..=length)
-            .filter(|seq| seq > end_seq && seq <= start_seq)
-            .collect()
+        (1..=length).filter(|seq| seq > end_seq && seq <= start_seq).collect()
     };
     let many = *limit as usize;
     let more = all.len() > many;
@@ -123,10 +109,7 @@ impl Fake {
     }
 
     fn snapshot(&self, shard: ShardId) -> ShardSnapshot {
-        let counters = Counters {
-            sends: 11 + u64::from(shard.0),
-            ..Counters::default()
-        };
+        let counters = Counters { sends: 11 + u64::from(shard.0), ..Counters::default() };
         let view = ShardView {
             counters: &counters,
             sessions: 3,
@@ -156,10 +139,7 @@ impl Fake {
             match endpoint.inbox.recv() {
                 Ok(MeshMessage::Api { request, reply }) => {
                     let answer = (self.answer)(endpoint.shard, &request);
-                    self.seen
-                        .lock()
-                        .unwrap()
-                        .push((endpoint.shard, request));
+                    self.seen.lock().unwrap().push((endpoint.shard, request));
                     let _ = reply.send(answer);
                 }
                 Ok(MeshMessage::Snapshot { reply }) => {
@@ -176,11 +156,7 @@ impl Fake {
         let mesh = endpoints[0].sender.clone();
         let node = Arc::new(NodeState::new(SHARD_COUNT));
         (0..self.ready).for_each(|shard| node.set_ready(ShardId(shard), true));
-        let addresses = PublicAddresses {
-            tcp: "h:5100".to_owned(),
-            ws: "ws://h:5200".to_owned(),
-            wss: String::new(),
-        };
+        let addresses = PublicAddresses { tcp: "h:5100".to_owned(), ws: "ws://h:5200".to_owned(), wss: String::new() };
         let token = self.token.to_owned();
         let api = Api::new(mesh.clone(), node, SLOT_DEPTH, addresses, token, kernel_seed().unwrap());
         if self.gone {
@@ -190,10 +166,7 @@ impl Fake {
             for endpoint in &endpoints {
                 scope.spawn(|| self.serve(endpoint));
             }
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_time()
-                .build()
-                .unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
             let answer = runtime.block_on(async {
                 let response = router(api).oneshot(request).await.unwrap();
                 let status = response.status().as_u16();

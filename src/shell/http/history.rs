@@ -88,18 +88,12 @@ impl Reading {
         let (Some(lowest), Some(highest)) = (page.first(), page.last()) else {
             return false;
         };
-        self.left = self
-            .left
-            .saturating_sub(u32::try_from(page.len()).unwrap_or(u32::MAX));
+        self.left = self.left.saturating_sub(u32::try_from(page.len()).unwrap_or(u32::MAX));
         if self.start_seq == 0 && self.end_seq == 0 {
             // The newest were asked for, which are read backwards whatever the mode says.
             self.newer = false;
         }
-        self.start_seq = if self.newer {
-            highest.0.saturating_add(1)
-        } else {
-            lowest.0.saturating_sub(1)
-        };
+        self.start_seq = if self.newer { highest.0.saturating_add(1) } else { lowest.0.saturating_sub(1) };
         more && self.left > 0 && self.start_seq > 0
     }
 
@@ -108,10 +102,7 @@ impl Reading {
         let mut bytes = 0;
         loop {
             let (page, more) = self.page(api).await?;
-            bytes += page
-                .iter()
-                .map(|(_, message)| message.bytes().len())
-                .sum::<usize>();
+            bytes += page.iter().map(|(_, message)| message.bytes().len()).sum::<usize>();
             let go_on = self.advance(&page, more) && bytes < ANSWER_BYTES_MAX;
             if self.newer {
                 all.extend(page);
@@ -126,10 +117,7 @@ impl Reading {
 }
 
 /// The call.
-pub async fn message_sync(
-    State(api): State<Arc<Api>>,
-    Asked(asked): Asked<SyncRequest>,
-) -> Result<Response, ApiError> {
+pub async fn message_sync(State(api): State<Arc<Api>>, Asked(asked): Asked<SyncRequest>) -> Result<Response, ApiError> {
     person_channel(asked.channel_type)?;
     let login = uid("login_uid", &asked.login_uid)?;
     let peer = uid("channel_id", &asked.channel_id)?;
@@ -137,28 +125,17 @@ pub async fn message_sync(
         0 => false,
         1 => true,
         other => {
-            return Err(ApiError::bad(format!(
-                "pull_mode {other} is not allowed; allowed: 0 (older) or 1 (newer)"
-            )));
+            return Err(ApiError::bad(format!("pull_mode {other} is not allowed; allowed: 0 (older) or 1 (newer)")));
         }
     };
     let limit = match asked.limit {
         ..=0 => LIMIT_DEFAULT,
         more => u32::try_from(more).unwrap_or(LIMIT_MAX).min(LIMIT_MAX),
     };
-    let reading = Reading {
-        login,
-        peer,
-        start_seq: asked.start_message_seq,
-        end_seq: asked.end_message_seq,
-        left: limit,
-        newer,
-    };
+    let reading =
+        Reading { login, peer, start_seq: asked.start_message_seq, end_seq: asked.end_message_seq, left: limit, newer };
     let (messages, more) = reading.everything(&api).await?;
-    let messages = messages
-        .iter()
-        .map(|(seq, message)| MessageObject::of_person(*seq, message))
-        .collect();
+    let messages = messages.iter().map(|(seq, message)| MessageObject::of_person(*seq, message)).collect();
     Ok(Reply(SyncAnswer {
         start_message_seq: asked.start_message_seq,
         end_message_seq: asked.end_message_seq,
@@ -176,10 +153,7 @@ mod tests {
 
     /// A shard that holds a log of 300 messages.
     fn log() -> Fake {
-        Fake {
-            answer: |_, request| log_answer(300, request),
-            ..Fake::default()
-        }
+        Fake { answer: |_, request| log_answer(300, request), ..Fake::default() }
     }
 
     fn seqs(fake: &Fake, start: u32, end: u32, limit: i64, mode: u8) -> (Vec<u64>, u64) {
@@ -190,10 +164,7 @@ mod tests {
         let (status, answer) = post(fake, "/channel/messagesync", &body.to_string());
         assert_eq!(status, 200, "{answer}");
         let messages = answer["messages"].as_array().unwrap();
-        let seqs = messages
-            .iter()
-            .map(|m| m["message_seq"].as_u64().unwrap())
-            .collect();
+        let seqs = messages.iter().map(|m| m["message_seq"].as_u64().unwrap()).collect();
         (seqs, answer["more"].as_u64().unwrap())
     }
 
@@ -244,32 +215,17 @@ mod tests {
             "client_msg_no": "n2", "message_seq": 2, "from_uid": "", "channel_id": "bob", "channel_type": 1,
             "expire": 0, "timestamp": 1_700_000_002, "payload": "aGk=",
         });
-        assert_eq!(
-            answer,
-            json!({"start_message_seq": 2, "end_message_seq": 3, "more": 0, "messages": [message]})
-        );
+        assert_eq!(answer, json!({"start_message_seq": 2, "end_message_seq": 3, "more": 0, "messages": [message]}));
     }
 
     #[test]
     fn groups_and_bad_forms_are_refused() {
         let fake = log();
         for (body, word) in [
-            (
-                r#"{"login_uid":"a","channel_id":"g","channel_type":2}"#,
-                "group",
-            ),
-            (
-                r#"{"login_uid":"","channel_id":"b","channel_type":1}"#,
-                "login_uid",
-            ),
-            (
-                r#"{"login_uid":"a","channel_id":"","channel_type":1}"#,
-                "channel_id",
-            ),
-            (
-                r#"{"login_uid":"a","channel_id":"b","channel_type":1,"pull_mode":2}"#,
-                "pull_mode 2",
-            ),
+            (r#"{"login_uid":"a","channel_id":"g","channel_type":2}"#, "group"),
+            (r#"{"login_uid":"","channel_id":"b","channel_type":1}"#, "login_uid"),
+            (r#"{"login_uid":"a","channel_id":"","channel_type":1}"#, "channel_id"),
+            (r#"{"login_uid":"a","channel_id":"b","channel_type":1,"pull_mode":2}"#, "pull_mode 2"),
         ] {
             let (status, answer) = post(&fake, "/channel/messagesync", body);
             assert_eq!(status, 400);

@@ -21,9 +21,7 @@ use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
 use super::Api;
-use super::shapes::{
-    ApiError, Asked, DoneWith, Header, PERSON, Reply, SYSTEM_UID, or_default, person_channel, uid,
-};
+use super::shapes::{ApiError, Asked, DoneWith, Header, PERSON, Reply, SYSTEM_UID, or_default, person_channel, uid};
 use crate::engine::event::{ApiAnswer, ApiRequest};
 use crate::format::frame::SendBody;
 use crate::format::packet::{HeaderFlags, Setting};
@@ -81,11 +79,7 @@ struct Outgoing {
 
 impl Outgoing {
     fn check(asked: &SendRequest, client_msg_no: &str) -> Result<Outgoing, ApiError> {
-        let from = if asked.from_uid.is_empty() {
-            SYSTEM_UID
-        } else {
-            &asked.from_uid
-        };
+        let from = if asked.from_uid.is_empty() { SYSTEM_UID } else { &asked.from_uid };
         let from = uid("from_uid", from)?;
         let payload = STANDARD
             .decode(&asked.payload)
@@ -96,22 +90,15 @@ impl Outgoing {
                 payload.len()
             )));
         }
-        for (field, text, most) in [
-            ("client_msg_no", client_msg_no, CLIENT_MSG_NO_BYTES_MAX),
-            ("topic", &asked.topic, TOPIC_BYTES_MAX),
-        ] {
+        for (field, text, most) in
+            [("client_msg_no", client_msg_no, CLIENT_MSG_NO_BYTES_MAX), ("topic", &asked.topic, TOPIC_BYTES_MAX)]
+        {
             if text.len() > most {
-                return Err(ApiError::bad(format!(
-                    "{field} is longer than {most} bytes"
-                )));
+                return Err(ApiError::bad(format!("{field} is longer than {most} bytes")));
             }
         }
         // Of the caller's setting only the receipt bit means something to receivers; the topic bit follows the topic.
-        let topic_bit = if asked.topic.is_empty() {
-            0
-        } else {
-            Setting::TOPIC
-        };
+        let topic_bit = if asked.topic.is_empty() { 0 } else { Setting::TOPIC };
         Ok(Outgoing {
             from,
             flags: asked.header.flags(),
@@ -143,23 +130,13 @@ impl Outgoing {
 }
 
 /// The call.
-pub async fn send(
-    State(api): State<Arc<Api>>,
-    Asked(asked): Asked<SendRequest>,
-) -> Result<Response, ApiError> {
-    let client_msg_no = if asked.client_msg_no.is_empty() {
-        api.fresh_client_msg_no()
-    } else {
-        asked.client_msg_no.clone()
-    };
+pub async fn send(State(api): State<Arc<Api>>, Asked(asked): Asked<SendRequest>) -> Result<Response, ApiError> {
+    let client_msg_no =
+        if asked.client_msg_no.is_empty() { api.fresh_client_msg_no() } else { asked.client_msg_no.clone() };
     let outgoing = Arc::new(Outgoing::check(&asked, &client_msg_no)?);
     let recipients = recipients(&asked, &outgoing)?;
     let (message_id, message_seq) = send_to_all(&api, &outgoing, recipients).await?;
-    let data = Sent {
-        message_id,
-        client_msg_no,
-        message_seq,
-    };
+    let data = Sent { message_id, client_msg_no, message_seq };
     Ok(Reply(DoneWith { status: 200, data }).into_response())
 }
 
@@ -168,9 +145,7 @@ fn recipients(asked: &SendRequest, outgoing: &Outgoing) -> Result<Vec<Uid>, ApiE
     let command = outgoing.flags.contains(HeaderFlags::SYNC_ONCE);
     match (asked.channel_id.is_empty(), asked.subscribers.is_empty()) {
         (true, true) => Err(ApiError::bad("channel_id and subscribers are both empty")),
-        (false, false) => Err(ApiError::bad(
-            "channel_id and subscribers exclude each other",
-        )),
+        (false, false) => Err(ApiError::bad("channel_id and subscribers exclude each other")),
         (true, false) => {
             if !command {
                 return Err(ApiError::bad("subscribers needs header.sync_once = 1"));
@@ -193,10 +168,7 @@ fn recipients(asked: &SendRequest, outgoing: &Outgoing) -> Result<Vec<Uid>, ApiE
 /// Checks a list and drops repeats.
 fn subscribers(texts: &[String]) -> Result<Vec<Uid>, ApiError> {
     if texts.len() > SUBSCRIBERS_MAX {
-        return Err(ApiError::bad(format!(
-            "{} subscribers in one call; allowed: {SUBSCRIBERS_MAX}",
-            texts.len()
-        )));
+        return Err(ApiError::bad(format!("{} subscribers in one call; allowed: {SUBSCRIBERS_MAX}", texts.len())));
     }
     let mut seen = std::collections::BTreeSet::new();
     let mut uids = Vec::with_capacity(texts.len());
@@ -211,11 +183,7 @@ fn subscribers(texts: &[String]) -> Result<Vec<Uid>, ApiError> {
 
 /// One request per recipient, some at a time. Returns id and position of the first. When some fail the caller gets the
 /// first failure and may repeat the call with the same `client_msg_no`: those who have it do not get it twice.
-async fn send_to_all(
-    api: &Arc<Api>,
-    outgoing: &Arc<Outgoing>,
-    recipients: Vec<Uid>,
-) -> Result<(i64, u32), ApiError> {
+async fn send_to_all(api: &Arc<Api>, outgoing: &Arc<Outgoing>, recipients: Vec<Uid>) -> Result<(i64, u32), ApiError> {
     let mut first = None;
     let mut failure = None;
     let mut under_way = JoinSet::new();
@@ -226,13 +194,7 @@ async fn send_to_all(
                 break;
             };
             let (api, outgoing) = (api.clone(), outgoing.clone());
-            under_way.spawn(async move {
-                (
-                    at,
-                    api.ask(outgoing.shard(&api, &to), outgoing.request(&to))
-                        .await,
-                )
-            });
+            under_way.spawn(async move { (at, api.ask(outgoing.shard(&api, &to), outgoing.request(&to)).await) });
         }
         match under_way.join_next().await {
             None => break,
@@ -247,23 +209,14 @@ async fn send_to_all(
     }
     match (failure, first) {
         (Some(error), _) => Err(error),
-        (
-            None,
-            Some(ApiAnswer::Sent {
-                message_id,
-                message_seq,
-            }),
-        ) => Ok((message_id, message_seq)),
+        (None, Some(ApiAnswer::Sent { message_id, message_seq })) => Ok((message_id, message_seq)),
         (None, _) => Err(internal()),
     }
 }
 
 /// An answer of another kind than the question's: our own fault.
 pub(super) fn internal() -> ApiError {
-    ApiError::new(
-        StatusCode::INTERNAL_SERVER_ERROR,
-        "the shard's answer does not fit the request",
-    )
+    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "the shard's answer does not fit the request")
 }
 
 // The type on the wire is the only one that this file builds keys for.
@@ -289,19 +242,9 @@ mod tests {
             .requests()
             .into_iter()
             .map(|(shard, request)| match request {
-                ApiRequest::Send {
-                    from,
-                    to,
-                    flags,
-                    body,
-                    ..
-                } => (
-                    shard,
-                    from.to_string(),
-                    to.to_string(),
-                    flags.0,
-                    body.client_msg_no().to_owned(),
-                ),
+                ApiRequest::Send { from, to, flags, body, .. } => {
+                    (shard, from.to_string(), to.to_string(), flags.0, body.client_msg_no().to_owned())
+                }
                 other => panic!("{other:?}"),
             })
             .collect();
@@ -315,10 +258,7 @@ mod tests {
         let body = r#"{"header":{"no_persist":0,"red_dot":1,"sync_once":0},"setting":192,"from_uid":"alice",
             "channel_id":"bob","channel_type":1,"stream_no":"","subscribers":null,"payload":"aGk=","client_msg_no":"n1"}"#;
         let data = json!({"message_id": 7_000_000_000_000_000_001i64, "client_msg_no": "n1", "message_seq": 9});
-        assert_eq!(
-            post(&fake, "/message/send", body),
-            (200, json!({"status": 200, "data": data}))
-        );
+        assert_eq!(post(&fake, "/message/send", body), (200, json!({"status": 200, "data": data})));
         let shard = shard_of_channel(&ChannelKey::pair(&u("alice"), &u("bob")));
         assert_eq!(
             fake.requests(),
@@ -345,19 +285,13 @@ mod tests {
         assert_eq!(status, 200);
         let number = first["data"]["client_msg_no"].as_str().unwrap();
         assert_eq!(number.len(), 33);
-        assert_ne!(
-            first["data"]["client_msg_no"],
-            second["data"]["client_msg_no"]
-        );
+        assert_ne!(first["data"]["client_msg_no"], second["data"]["client_msg_no"]);
         assert_eq!(sends(&fake)[0].1, "____system");
     }
 
     #[test]
     fn a_command_goes_to_the_queues_of_both_sides() {
-        for (header, bits) in [
-            (r#"{"sync_once":1}"#, 4),
-            (r#"{"sync_once":1,"no_persist":1}"#, 5),
-        ] {
+        for (header, bits) in [(r#"{"sync_once":1}"#, 4), (r#"{"sync_once":1,"no_persist":1}"#, 5)] {
             let fake = Fake::default();
             let body = format!(
                 r#"{{"header":{header},"from_uid":"alice","channel_id":"bob","channel_type":1,"payload":"aGk=","client_msg_no":"n"}}"#
@@ -366,21 +300,12 @@ mod tests {
             let home = |name: &str| shard_of_channel(&ChannelKey::command(&u(name)));
             let wanted: Vec<_> = ["alice", "bob"]
                 .iter()
-                .map(|to| {
-                    (
-                        home(to),
-                        "alice".to_owned(),
-                        (*to).to_owned(),
-                        bits,
-                        "n".to_owned(),
-                    )
-                })
+                .map(|to| (home(to), "alice".to_owned(), (*to).to_owned(), bits, "n".to_owned()))
                 .collect();
             assert_eq!(sends(&fake), wanted);
         }
         let fake = Fake::default();
-        let body =
-            r#"{"header":{"sync_once":1},"channel_id":"bob","channel_type":1,"payload":"aGk="}"#;
+        let body = r#"{"header":{"sync_once":1},"channel_id":"bob","channel_type":1,"payload":"aGk="}"#;
         assert_eq!(post(&fake, "/message/send", body).0, 200);
         assert_eq!(sends(&fake).len(), 1, "the node itself has no queue");
     }
@@ -394,10 +319,7 @@ mod tests {
         let sends = sends(&fake);
         assert_eq!(sends.len(), 150);
         for (shard, _, to, bits, _) in sends {
-            assert_eq!(
-                (shard, bits),
-                (shard_of_channel(&ChannelKey::command(&u(&to))), 4)
-            );
+            assert_eq!((shard, bits), (shard_of_channel(&ChannelKey::command(&u(&to))), 4));
         }
     }
 
@@ -407,59 +329,26 @@ mod tests {
         let big = STANDARD.encode(vec![b'x'; PAYLOAD_BYTES_MAX + 1]);
         let many = vec!["u"; 1001];
         for (body, word) in [
-            (
-                json!({"channel_id": "bob", "channel_type": 2, "payload": "aGk="}),
-                "group",
-            ),
-            (
-                json!({"channel_id": "bob", "channel_type": 9, "payload": "aGk="}),
-                "channel_type 9",
-            ),
-            (
-                json!({"channel_id": "b@b", "channel_type": 1, "payload": "aGk="}),
-                "channel_id",
-            ),
-            (
-                json!({"from_uid": "a&", "channel_id": "b", "channel_type": 1, "payload": "aGk="}),
-                "from_uid",
-            ),
-            (
-                json!({"channel_id": "bob", "channel_type": 1, "payload": "a"}),
-                "payload",
-            ),
+            (json!({"channel_id": "bob", "channel_type": 2, "payload": "aGk="}), "group"),
+            (json!({"channel_id": "bob", "channel_type": 9, "payload": "aGk="}), "channel_type 9"),
+            (json!({"channel_id": "b@b", "channel_type": 1, "payload": "aGk="}), "channel_id"),
+            (json!({"from_uid": "a&", "channel_id": "b", "channel_type": 1, "payload": "aGk="}), "from_uid"),
+            (json!({"channel_id": "bob", "channel_type": 1, "payload": "a"}), "payload"),
             (json!({"channel_id": "bob", "channel_type": 1}), "payload"),
-            (
-                json!({"channel_id": "bob", "channel_type": 1, "payload": big}),
-                "payload",
-            ),
+            (json!({"channel_id": "bob", "channel_type": 1, "payload": big}), "payload"),
             (
                 json!({"channel_id": "bob", "channel_type": 1, "payload": "aGk=", "client_msg_no": "n".repeat(257)}),
                 "client_msg_no",
             ),
             (json!({"payload": "aGk="}), "channel_id and subscribers"),
-            (
-                json!({"subscribers": ["u"], "payload": "aGk="}),
-                "sync_once",
-            ),
-            (
-                json!({"subscribers": ["u"], "channel_id": "c", "channel_type": 1, "payload": "aGk="}),
-                "exclude",
-            ),
-            (
-                json!({"subscribers": many, "header": {"sync_once": 1}, "payload": "aGk="}),
-                "1001",
-            ),
-            (
-                json!({"subscribers": ["u", ""], "header": {"sync_once": 1}, "payload": "aGk="}),
-                "subscribers[1]",
-            ),
+            (json!({"subscribers": ["u"], "payload": "aGk="}), "sync_once"),
+            (json!({"subscribers": ["u"], "channel_id": "c", "channel_type": 1, "payload": "aGk="}), "exclude"),
+            (json!({"subscribers": many, "header": {"sync_once": 1}, "payload": "aGk="}), "1001"),
+            (json!({"subscribers": ["u", ""], "header": {"sync_once": 1}, "payload": "aGk="}), "subscribers[1]"),
         ] {
             let (status, answer) = post(&fake, "/message/send", &body.to_string());
             assert_eq!((status, &answer["status"]), (400, &json!(400)), "{word}");
-            assert!(
-                answer["msg"].as_str().unwrap().contains(word),
-                "{answer} without {word}"
-            );
+            assert!(answer["msg"].as_str().unwrap().contains(word), "{answer} without {word}");
         }
         assert!(fake.requests().is_empty());
     }
@@ -467,22 +356,13 @@ mod tests {
     #[test]
     fn a_refusal_is_400_in_the_shards_words_and_a_full_shard_503() {
         let fake = Fake {
-            answer: |_, _| ApiAnswer::Refused {
-                reason: 28,
-                text: "another payload under this number",
-            },
+            answer: |_, _| ApiAnswer::Refused { reason: 28, text: "another payload under this number" },
             ..Fake::default()
         };
         let body = r#"{"channel_id":"bob","channel_type":1,"payload":"aGk="}"#;
         let msg = "another payload under this number (reason 28)";
-        assert_eq!(
-            post(&fake, "/message/send", body),
-            (400, json!({"msg": msg, "status": 400}))
-        );
-        let fake = Fake {
-            answer: |_, _| ApiAnswer::Busy,
-            ..Fake::default()
-        };
+        assert_eq!(post(&fake, "/message/send", body), (400, json!({"msg": msg, "status": 400})));
+        let fake = Fake { answer: |_, _| ApiAnswer::Busy, ..Fake::default() };
         assert_eq!(post(&fake, "/message/send", body).0, 503);
     }
 }

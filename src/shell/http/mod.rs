@@ -91,10 +91,7 @@ impl Api {
 
     /// A number for a message that came without: 32 hex digits, and one that says that it was made here.
     fn fresh_client_msg_no(&self) -> String {
-        let mut chance = self
-            .chance
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut chance = self.chance.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         format!("{:016x}{:016x}0", chance.next_u64(), chance.next_u64())
     }
 }
@@ -124,15 +121,10 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
 }
 
 /// Ends a request that takes too long and counts answers by class.
-async fn bounded_and_counted(
-    State(api): State<Arc<Api>>,
-    request: Request,
-    next: Next,
-) -> Response {
+async fn bounded_and_counted(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
     let response = match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
         Ok(response) => response,
-        Err(_) => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "the request took too long")
-            .into_response(),
+        Err(_) => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "the request took too long").into_response(),
     };
     let class = usize::from(response.status().as_u16() / 100).clamp(1, 5) - 1;
     api.responses[class].fetch_add(1, Ordering::Relaxed);
@@ -140,26 +132,15 @@ async fn bounded_and_counted(
 }
 
 /// Asks for the token where one is configured.
-async fn check_token(
-    State(api): State<Arc<Api>>,
-    headers: HeaderMap,
-    request: Request,
-    next: Next,
-) -> Response {
+async fn check_token(State(api): State<Arc<Api>>, headers: HeaderMap, request: Request, next: Next) -> Response {
     if api.token.is_empty() {
         return next.run(request).await;
     }
-    let given = headers
-        .get("token")
-        .map_or(&b""[..], |value| value.as_bytes());
+    let given = headers.get("token").map_or(&b""[..], |value| value.as_bytes());
     if same_bytes(given, api.token.as_bytes()) {
         next.run(request).await
     } else {
-        ApiError::new(
-            StatusCode::UNAUTHORIZED,
-            "the header `token` is missing or wrong",
-        )
-        .into_response()
+        ApiError::new(StatusCode::UNAUTHORIZED, "the header `token` is missing or wrong").into_response()
     }
 }
 
@@ -181,24 +162,16 @@ impl HttpThread {
     /// What the kernel said no to.
     pub fn start(listener: TcpListener, api: Arc<Api>) -> std::io::Result<HttpThread> {
         listener.set_nonblocking(true)?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_io()
-            .enable_time()
-            .build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let thread = std::thread::Builder::new()
-            .name("http".to_owned())
-            .spawn(move || {
-                runtime.block_on(async move {
-                    if let Err(error) = serve(listener, api, stopped).await {
-                        tracing::error!(%error, "the HTTP API has stopped");
-                    }
-                });
-            })?;
-        Ok(HttpThread {
-            stop: Some(stop),
-            thread,
-        })
+        let thread = std::thread::Builder::new().name("http".to_owned()).spawn(move || {
+            runtime.block_on(async move {
+                if let Err(error) = serve(listener, api, stopped).await {
+                    tracing::error!(%error, "the HTTP API has stopped");
+                }
+            });
+        })?;
+        Ok(HttpThread { stop: Some(stop), thread })
     }
 
     /// Takes no new connections, lets requests under way end for a bounded time, and waits for the thread.

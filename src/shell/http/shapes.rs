@@ -31,10 +31,7 @@ pub struct ApiError {
 
 impl ApiError {
     pub fn new(status: StatusCode, msg: impl Into<String>) -> ApiError {
-        ApiError {
-            status,
-            msg: msg.into(),
-        }
+        ApiError { status, msg: msg.into() }
     }
 
     /// The caller's fault.
@@ -51,10 +48,7 @@ struct ErrorBody<'a> {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let body = ErrorBody {
-            msg: &self.msg,
-            status: self.status.as_u16(),
-        };
+        let body = ErrorBody { msg: &self.msg, status: self.status.as_u16() };
         (self.status, Reply(body)).into_response()
     }
 }
@@ -96,20 +90,16 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Asked<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Asked<T>, ApiError> {
-        let body = Bytes::from_request(request, state)
-            .await
-            .map_err(|rejection| {
-                let msg = match rejection.status() {
-                    StatusCode::PAYLOAD_TOO_LARGE => "the body is larger than 1 MiB".to_owned(),
-                    _ => format!("the body could not be read: {}", rejection.body_text()),
-                };
-                ApiError::new(rejection.status(), msg)
-            })?;
-        serde_json::from_slice(&body).map(Asked).map_err(|error| {
-            ApiError::bad(format!(
-                "the body is not the JSON this path expects: {error}"
-            ))
-        })
+        let body = Bytes::from_request(request, state).await.map_err(|rejection| {
+            let msg = match rejection.status() {
+                StatusCode::PAYLOAD_TOO_LARGE => "the body is larger than 1 MiB".to_owned(),
+                _ => format!("the body could not be read: {}", rejection.body_text()),
+            };
+            ApiError::new(rejection.status(), msg)
+        })?;
+        serde_json::from_slice(&body)
+            .map(Asked)
+            .map_err(|error| ApiError::bad(format!("the body is not the JSON this path expects: {error}")))
     }
 }
 
@@ -131,23 +121,15 @@ pub fn uid(field: &str, text: &str) -> Result<Uid, ApiError> {
 pub fn device_flag(field: &str, number: i64) -> Result<crate::ids::DeviceFlag, ApiError> {
     u8::try_from(number)
         .map(crate::ids::DeviceFlag)
-        .map_err(|_| {
-            ApiError::bad(format!(
-                "{field} {number} is not allowed; allowed: 0 to 255"
-            ))
-        })
+        .map_err(|_| ApiError::bad(format!("{field} {number} is not allowed; allowed: 0 to 255")))
 }
 
 /// Refuses everything that is not a person channel.
 pub fn person_channel(channel_type: u8) -> Result<(), ApiError> {
     match channel_type {
         PERSON => Ok(()),
-        2 => Err(ApiError::bad(
-            "channel_type 2 (group) is not served by this version; person channels (1) are",
-        )),
-        other => Err(ApiError::bad(format!(
-            "channel_type {other} is not served; person channels (1) are"
-        ))),
+        2 => Err(ApiError::bad("channel_type 2 (group) is not served by this version; person channels (1) are")),
+        other => Err(ApiError::bad(format!("channel_type {other} is not served; person channels (1) are"))),
     }
 }
 
@@ -171,9 +153,7 @@ impl Header {
             (self.red_dot, HeaderFlags::RED_DOT),
             (self.sync_once, HeaderFlags::SYNC_ONCE),
         ];
-        bits.into_iter()
-            .filter(|(set, _)| *set != 0)
-            .fold(HeaderFlags::default(), |all, (_, bit)| all.with(bit))
+        bits.into_iter().filter(|(set, _)| *set != 0).fold(HeaderFlags::default(), |all, (_, bit)| all.with(bit))
     }
 
     fn from_flags(flags: HeaderFlags) -> Header {
@@ -215,11 +195,7 @@ impl MessageObject {
             message_idstr: message.message_id().to_string(),
             client_msg_no: message.client_msg_no().to_owned(),
             message_seq: seq,
-            from_uid: if from == SYSTEM_UID {
-                String::new()
-            } else {
-                from.to_owned()
-            },
+            from_uid: if from == SYSTEM_UID { String::new() } else { from.to_owned() },
             channel_id: message.to().to_owned(),
             channel_type: PERSON,
             topic: message.topic().to_owned(),
@@ -237,13 +213,9 @@ mod tests {
     #[test]
     fn null_absent_and_unknown_are_all_fine() {
         for text in [r#"{}"#, r#"{"red_dot":null,"new":[1]}"#] {
-            assert_eq!(
-                serde_json::from_str::<Header>(text).unwrap(),
-                Header::default()
-            );
+            assert_eq!(serde_json::from_str::<Header>(text).unwrap(), Header::default());
         }
-        let header: Header =
-            serde_json::from_str(r#"{"no_persist":1,"red_dot":1,"sync_once":1}"#).unwrap();
+        let header: Header = serde_json::from_str(r#"{"no_persist":1,"red_dot":1,"sync_once":1}"#).unwrap();
         assert_eq!(header.flags(), HeaderFlags(7));
         assert_eq!(Header::from_flags(HeaderFlags(7)), header);
     }

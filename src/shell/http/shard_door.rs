@@ -33,10 +33,7 @@ impl NodeState {
     /// Nothing is ready.
     #[must_use]
     pub fn new(shard_count: u16) -> NodeState {
-        NodeState {
-            ready: (0..shard_count).map(|_| AtomicBool::new(false)).collect(),
-            watch: OnceLock::new(),
-        }
+        NodeState { ready: (0..shard_count).map(|_| AtomicBool::new(false)).collect(), watch: OnceLock::new() }
     }
 
     /// A shard serves, or serves no more.
@@ -49,9 +46,7 @@ impl NodeState {
     /// Whether it serves.
     #[must_use]
     pub fn is_ready(&self, shard: ShardId) -> bool {
-        self.ready
-            .get(usize::from(shard.0))
-            .is_some_and(|flag| flag.load(Ordering::Acquire))
+        self.ready.get(usize::from(shard.0)).is_some_and(|flag| flag.load(Ordering::Acquire))
     }
 
     /// The metronome has begun; what its watchdog sees goes into the metrics.
@@ -87,33 +82,19 @@ impl Api {
     }
 
     /// Asks a shard and waits. A refusal comes back as an error with the shard's own words.
-    pub(super) async fn ask(
-        &self,
-        shard: ShardId,
-        request: ApiRequest,
-    ) -> Result<ApiAnswer, ApiError> {
+    pub(super) async fn ask(&self, shard: ShardId, request: ApiRequest) -> Result<ApiAnswer, ApiError> {
         if !self.node.is_ready(shard) {
             return Err(unavailable("the shard is not ready"));
         }
         let (reply, answer) = flume::bounded(1);
-        if self
-            .mesh
-            .send(shard, MeshMessage::Api { request, reply })
-            .is_err()
-        {
+        if self.mesh.send(shard, MeshMessage::Api { request, reply }).is_err() {
             return Err(unavailable("the shard takes no requests now"));
         }
         match tokio::time::timeout(SHARD_ANSWERS_WITHIN, answer.recv_async()).await {
-            Err(_) => Err(unavailable(
-                "the shard did not answer in time; the request may still be carried out",
-            )),
+            Err(_) => Err(unavailable("the shard did not answer in time; the request may still be carried out")),
             Ok(Err(_)) => Err(unavailable("the shard has stopped")),
-            Ok(Ok(ApiAnswer::Busy)) => Err(unavailable(
-                "too many requests are under way; try again later",
-            )),
-            Ok(Ok(ApiAnswer::Refused { reason, text })) => {
-                Err(ApiError::bad(format!("{text} (reason {reason})")))
-            }
+            Ok(Ok(ApiAnswer::Busy)) => Err(unavailable("too many requests are under way; try again later")),
+            Ok(Ok(ApiAnswer::Refused { reason, text })) => Err(ApiError::bad(format!("{text} (reason {reason})"))),
             Ok(Ok(answer)) => Ok(answer),
         }
     }

@@ -31,20 +31,13 @@ pub struct TokenRequest {
 }
 
 /// `POST /user/token`: stores a device's token and level.
-pub async fn set_token(
-    State(api): State<Arc<Api>>,
-    Asked(asked): Asked<TokenRequest>,
-) -> Result<Response, ApiError> {
+pub async fn set_token(State(api): State<Arc<Api>>, Asked(asked): Asked<TokenRequest>) -> Result<Response, ApiError> {
     let uid = uid("uid", &asked.uid)?;
     if uid.as_str() == SYSTEM_UID {
-        return Err(ApiError::bad(format!(
-            "uid {SYSTEM_UID:?} is not allowed: it is the node's own"
-        )));
+        return Err(ApiError::bad(format!("uid {SYSTEM_UID:?} is not allowed: it is the node's own")));
     }
     if asked.token.is_empty() || asked.token.len() > TOKEN_BYTES_MAX {
-        return Err(ApiError::bad(format!(
-            "token is not allowed; allowed: 1 to {TOKEN_BYTES_MAX} bytes"
-        )));
+        return Err(ApiError::bad(format!("token is not allowed; allowed: 1 to {TOKEN_BYTES_MAX} bytes")));
     }
     let level = match asked.device_level {
         0 => DeviceLevel::Slave,
@@ -57,16 +50,7 @@ pub async fn set_token(
     };
     let flag = device_flag("device_flag", asked.device_flag)?;
     let shard = api.home_shard(&uid);
-    api.ask(
-        shard,
-        ApiRequest::SetToken {
-            uid,
-            flag,
-            level,
-            token: asked.token.into(),
-        },
-    )
-    .await?;
+    api.ask(shard, ApiRequest::SetToken { uid, flag, level, token: asked.token.into() }).await?;
     Ok(DONE.into_response())
 }
 
@@ -81,10 +65,7 @@ pub struct QuitRequest {
 }
 
 /// `POST /user/device_quit`: blanks tokens and ends connections. A device that never was is a success.
-pub async fn quit_device(
-    State(api): State<Arc<Api>>,
-    Asked(asked): Asked<QuitRequest>,
-) -> Result<Response, ApiError> {
+pub async fn quit_device(State(api): State<Arc<Api>>, Asked(asked): Asked<QuitRequest>) -> Result<Response, ApiError> {
     let uid = uid("uid", &asked.uid)?;
     let flag = match asked.device_flag {
         -1 => None,
@@ -109,10 +90,7 @@ pub async fn online_status(
 ) -> Result<Response, ApiError> {
     let asked = asked.unwrap_or_default();
     if asked.len() > ONLINE_UIDS_MAX {
-        return Err(ApiError::bad(format!(
-            "{} uids in one call; allowed: {ONLINE_UIDS_MAX}",
-            asked.len()
-        )));
+        return Err(ApiError::bad(format!("{} uids in one call; allowed: {ONLINE_UIDS_MAX}", asked.len())));
     }
     let mut per_shard: BTreeMap<ShardId, Vec<Uid>> = BTreeMap::new();
     for (at, text) in asked.iter().enumerate() {
@@ -121,9 +99,7 @@ pub async fn online_status(
     }
     let mut online = Vec::new();
     for (shard, uids) in per_shard {
-        if let ApiAnswer::Online(devices) =
-            api.ask(shard, ApiRequest::OnlineStatus { uids }).await?
-        {
+        if let ApiAnswer::Online(devices) = api.ask(shard, ApiRequest::OnlineStatus { uids }).await? {
             online.extend(devices.into_iter().map(|(uid, flag)| OnlineDevice {
                 uid: uid.as_str().to_owned(),
                 device_flag: flag.0,
@@ -150,16 +126,9 @@ mod tests {
     fn a_token_reaches_the_home_of_its_user() {
         let fake = Fake::default();
         let body = r#"{"uid":"u1","token":"t","device_level":1,"device_flag":2,"new":null}"#;
-        assert_eq!(
-            post(&fake, "/user/token", body),
-            (200, json!({"status": 200}))
-        );
-        let wanted = ApiRequest::SetToken {
-            uid: u("u1"),
-            flag: DeviceFlag(2),
-            level: DeviceLevel::Master,
-            token: "t".into(),
-        };
+        assert_eq!(post(&fake, "/user/token", body), (200, json!({"status": 200})));
+        let wanted =
+            ApiRequest::SetToken { uid: u("u1"), flag: DeviceFlag(2), level: DeviceLevel::Master, token: "t".into() };
         assert_eq!(fake.requests(), [(shard_of(&u("u1"), 4, 2), wanted)]);
     }
 
@@ -171,14 +140,8 @@ mod tests {
             (r#"{"uid":"a#b","token":"t"}"#, "uid \"a#b\""),
             (r#"{"uid":"____system","token":"t"}"#, "____system"),
             (r#"{"uid":"u"}"#, "token"),
-            (
-                r#"{"uid":"u","token":"t","device_level":2}"#,
-                "device_level 2",
-            ),
-            (
-                r#"{"uid":"u","token":"t","device_flag":-1}"#,
-                "device_flag -1",
-            ),
+            (r#"{"uid":"u","token":"t","device_level":2}"#, "device_level 2"),
+            (r#"{"uid":"u","token":"t","device_flag":-1}"#, "device_flag -1"),
         ] {
             let (status, answer) = post(&fake, "/user/token", body);
             assert_eq!(status, 400, "{body}");
@@ -190,24 +153,8 @@ mod tests {
     #[test]
     fn quitting_names_one_flag_or_all() {
         let fake = Fake::default();
-        assert_eq!(
-            post(
-                &fake,
-                "/user/device_quit",
-                r#"{"uid":"u1","device_flag":-1}"#
-            )
-            .0,
-            200
-        );
-        assert_eq!(
-            post(
-                &fake,
-                "/user/device_quit",
-                r#"{"uid":"u1","device_flag":1}"#
-            )
-            .0,
-            200
-        );
+        assert_eq!(post(&fake, "/user/device_quit", r#"{"uid":"u1","device_flag":-1}"#).0, 200);
+        assert_eq!(post(&fake, "/user/device_quit", r#"{"uid":"u1","device_flag":1}"#).0, 200);
         let flags: Vec<_> = fake
             .requests()
             .into_iter()
@@ -224,33 +171,19 @@ mod tests {
         let fake = Fake {
             answer: |_, request| match request {
                 ApiRequest::OnlineStatus { uids } => ApiAnswer::Online(
-                    uids.iter()
-                        .filter(|uid| uid.as_str() != "u3")
-                        .map(|uid| (uid.clone(), DeviceFlag(1)))
-                        .collect(),
+                    uids.iter().filter(|uid| uid.as_str() != "u3").map(|uid| (uid.clone(), DeviceFlag(1))).collect(),
                 ),
                 _ => ApiAnswer::Busy,
             },
             ..Fake::default()
         };
-        let (status, answer) = post(
-            &fake,
-            "/user/onlinestatus",
-            r#"["u1","u2","u3","u4","u5","u6"]"#,
-        );
+        let (status, answer) = post(&fake, "/user/onlinestatus", r#"["u1","u2","u3","u4","u5","u6"]"#);
         assert_eq!(status, 200);
         let mut online: Vec<_> = answer.as_array().unwrap().clone();
         online.sort_by_key(|entry| entry["uid"].as_str().unwrap().to_owned());
         assert_eq!(online.len(), 5);
-        assert_eq!(
-            online[0],
-            json!({"uid": "u1", "device_flag": 1, "online": 1})
-        );
-        let shards: Vec<_> = fake
-            .requests()
-            .into_iter()
-            .map(|(shard, _)| shard)
-            .collect();
+        assert_eq!(online[0], json!({"uid": "u1", "device_flag": 1, "online": 1}));
+        let shards: Vec<_> = fake.requests().into_iter().map(|(shard, _)| shard).collect();
         assert_eq!(shards, [ShardId(0), ShardId(1)], "each shard is asked once");
         assert_eq!(post(&fake, "/user/onlinestatus", "[]"), (200, json!([])));
         let many = serde_json::to_string(&vec!["u"; 1001]).unwrap();
@@ -259,15 +192,9 @@ mod tests {
 
     #[test]
     fn a_shard_that_is_busy_or_gone_is_503() {
-        let fake = Fake {
-            answer: |_, _| ApiAnswer::Busy,
-            ..Fake::default()
-        };
+        let fake = Fake { answer: |_, _| ApiAnswer::Busy, ..Fake::default() };
         assert_eq!(post(&fake, "/user/device_quit", r#"{"uid":"u1"}"#).0, 503);
-        let fake = Fake {
-            gone: true,
-            ..Fake::default()
-        };
+        let fake = Fake { gone: true, ..Fake::default() };
         let (status, answer) = post(&fake, "/user/device_quit", r#"{"uid":"u1"}"#);
         assert_eq!((status, &answer["status"]), (503, &json!(503)));
     }
