@@ -47,7 +47,7 @@ pub enum Effect {
     },
     /// Write to the journal and sync. One at a time.
     JournalWrite(JournalWrite),
-    /// Make a segment: pre-written with zeroes or recycled.
+    /// Make a segment: pre-written with zeroes or recycled. One of that name that exists is replaced.
     JournalSegment {
         /// Its number.
         segment: u32,

@@ -31,6 +31,8 @@ use crate::ids::SlotId;
 use crate::limits::Limits;
 use crate::time::Instant;
 
+#[cfg(test)]
+mod crash_tests;
 mod replay;
 #[cfg(test)]
 mod tests;
@@ -194,10 +196,11 @@ impl Journal {
         if self.closed.is_empty() && self.open.records > 0 && self.open.place.segment <= self.ready_segment {
             self.close();
         }
-        if self.closed.front().is_some_and(|batch| batch.place.segment <= self.ready_segment) {
-            if let Some(batch) = self.closed.pop_front() {
-                self.write(batch.flush, batch.place, batch.bytes, false, effects);
-            }
+        let due = |batch: &Pending| batch.place.segment <= self.ready_segment;
+        if self.closed.front().is_some_and(due)
+            && let Some(batch) = self.closed.pop_front()
+        {
+            self.write(batch.flush, batch.place, batch.bytes, false, effects);
         }
     }
 

@@ -416,7 +416,7 @@ mod tests {
             at in any::<prop::sample::Index>(),
             bit in 0u8..8,
         ) {
-            let mut bytes = sealed(&[data.clone()], 512);
+            let mut bytes = sealed(std::slice::from_ref(&data), 512);
             let end = BATCH_HEADER_BYTES + entry_bytes(data.len()) + HARD_STATE_BYTES;
             let at = at.index(end);
             prop_assert!(read_batch(&bytes[..at], 0xfeed, 3).is_err());

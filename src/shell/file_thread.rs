@@ -146,10 +146,8 @@ impl Drop for FileThread {
     fn drop(&mut self) {
         self.stopping.store(true, Ordering::Relaxed);
         self.tasks = None;
-        if let Some(thread) = self.thread.take() {
-            if thread.join().is_err() {
-                tracing::error!("the files thread had panicked");
-            }
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the files thread had panicked");
         }
     }
 }

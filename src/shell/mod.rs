@@ -5,6 +5,8 @@ mod file_thread;
 pub mod gateway;
 pub mod http;
 pub mod journal_file;
+pub mod listen;
+pub mod machine;
 pub mod mesh;
 pub mod metronome;
 pub mod node;
