@@ -12,3 +12,5 @@ pub mod seed;
 pub mod shard_loop;
 pub mod socket_ring;
 pub mod stages;
+#[cfg(test)]
+mod test_client;

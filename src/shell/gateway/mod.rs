@@ -316,7 +316,11 @@ impl Gateway {
     /// Carries out the engine's `HandOver`: the engine has forgotten the session.
     pub fn hand_over(&mut self, session: SessionId, to: ShardId) {
         let token = token(session);
-        if let Some(connection) = self.desk.find(token) {
+        let Some(connection) = self.desk.find(token) else { return };
+        if connection.stage == Stage::Deaf {
+            // It sent garbage behind its CONNECT: nothing to move.
+            self.ring.close(token);
+        } else {
             connection.stage = Stage::Leaving(to);
             self.ring.detach(token);
         }
