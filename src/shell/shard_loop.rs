@@ -321,10 +321,10 @@ impl Loop {
         let departures = self.gateway.departures();
         for _ in 0..departures.len() {
             let (to, parcel) = departures.remove(0);
-            match self.mesh.sender.send(to, MeshMessage::HandOver(parcel)) {
-                Err(NotSent::Full(MeshMessage::HandOver(parcel))) => departures.push((to, parcel)),
-                // Gone: the node is stopping, and dropping the parcel closes the socket.
-                Ok(()) | Err(_) => {}
+            let outcome = self.mesh.sender.send(to, MeshMessage::HandOver(parcel));
+            // A shard that is gone means that the node is stopping; dropping the parcel closes the socket.
+            if let Err(NotSent::Full(MeshMessage::HandOver(parcel))) = outcome {
+                departures.push((to, parcel));
             }
         }
     }

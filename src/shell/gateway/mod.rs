@@ -480,10 +480,10 @@ impl Desk {
         let (shard_count, sample) = (self.limits.shard_count, &mut self.path_sample);
         let replies_from = self.replies.len();
         let outcome = pipeline.feed(bytes, &mut self.scratch, &mut self.replies, &mut |inbound| {
-            if let Inbound::Send(send) = &inbound {
-                if sample.is_none_or(|taken| read_nanos > taken.read_nanos + SAMPLE_NANOS_MAX) {
-                    *sample = Some(PathSample { session, client_seq: send.client_seq, read_nanos, step_nanos: None });
-                }
+            if let Inbound::Send(send) = &inbound
+                && sample.is_none_or(|taken| read_nanos > taken.read_nanos + SAMPLE_NANOS_MAX)
+            {
+                *sample = Some(PathSample { session, client_seq: send.client_seq, read_nanos, step_nanos: None });
             }
             let packet = client_packet(inbound);
             match (early.as_deref_mut(), &packet) {
