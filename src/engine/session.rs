@@ -150,10 +150,10 @@ impl Session {
     /// CONNECT is well-formed; its home is being asked.
     pub fn begin(&mut self, uid: Uid, connect: &ConnectPacket, home: Place) {
         assert_eq!(self.phase, Phase::Fresh, "a session connects once");
-        // The uid is part of it: two users whose app gives every device the same id are still two devices.
         let tag_of = xxhash_rust::xxh3::xxh3_64_with_seed;
-        let of_user = uid.key_hash().0 ^ u64::from(connect.device_flag);
-        let device_tag = tag_of(connect.device_id.as_bytes(), of_user).max(1);
+        // With the user in it: one phone may hold two accounts, and what they send each other must arrive.
+        let seed = uid.key_hash().0 ^ u64::from(connect.device_flag);
+        let device_tag = tag_of(connect.device_id.as_bytes(), seed).max(1);
         self.phase = Phase::Registering;
         self.identity = Some(Box::new(Identity {
             uid,
