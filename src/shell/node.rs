@@ -9,7 +9,6 @@
 //! It knows nothing of messages, users or sockets of clients.
 
 use std::fmt::Write;
-use std::io::IsTerminal;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -17,7 +16,6 @@ use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use tracing_subscriber::EnvFilter;
 
 use super::clock::Clock;
 use super::data_directory::{DataDirectory, StartError, Wanted};
@@ -27,9 +25,9 @@ use super::listen::{BoundAddress, bind_shared, dialable, listen_alone};
 use super::machine;
 use super::mesh::{MeshEndpoint, MeshMessage, MeshSender, build_mesh};
 use super::metronome::Metronome;
-use super::seed::kernel_seed;
+use super::seed::{Secrets, kernel_seed};
 use super::shard_loop::{Ready, ShardRuntimeConfig, run_shard};
-use crate::config::{Config, ListenMode, LogFormat, ShardCount};
+use crate::config::{Config, ListenMode, ShardCount};
 use crate::engine::shard::{Durability, ShardConfig};
 use crate::format::pipeline::Transport;
 use crate::ids::{NodeId, Place, ShardId};
@@ -50,7 +48,6 @@ const EXIT_SECOND_SIGNAL: i32 = 130;
 /// Why it cannot start, or what has broken.
 pub fn run(config: &Config) -> Result<(), StartError> {
     let began = Instant::now();
-    begin_log(config);
     machine::check_kernel()?;
     let processors = machine::processors();
     let directory = open_directory(config, processors.len())?;
@@ -70,8 +67,9 @@ pub fn run(config: &Config) -> Result<(), StartError> {
 
     let state = Arc::new(NodeState::new(shards));
     let addresses = public_addresses(config, &tcp, &ws);
+    let secrets = Secrets::from_kernel().map_err(kernel_refused("random bytes"))?;
     let api =
-        Api::new(mesh.clone(), state.clone(), directory.slot_depth(), addresses, config.http.token.clone(), seed()?);
+        Api::new(mesh.clone(), state.clone(), directory.slot_depth(), addresses, config.http.token.clone(), secrets);
     let http = HttpThread::start(http, api).map_err(kernel_refused("the HTTP thread"))?;
     let banner = Banner {
         tcp: format!("{} ({})", tcp.address, mode_name(config.listen.tcp_mode)),
@@ -189,19 +187,6 @@ fn kernel_refused(what: &'static str) -> impl Fn(std::io::Error) -> StartError {
 
 fn seed() -> Result<[u8; 32], StartError> {
     kernel_seed().map_err(kernel_refused("random bytes"))
-}
-
-fn begin_log(config: &Config) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(&config.log.level));
-    let coloured = match config.log.format {
-        LogFormat::Auto => std::io::stderr().is_terminal(),
-        LogFormat::Plain => false,
-        LogFormat::Colour => true,
-    };
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(coloured);
-    if log.try_init().is_err() {
-        tracing::debug!("somebody else has set up the log; it stays as it is");
-    }
 }
 
 fn open_directory(config: &Config, processors: usize) -> Result<DataDirectory, StartError> {
