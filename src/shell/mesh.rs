@@ -26,6 +26,7 @@ use crate::engine::event::{ApiAnswer, ApiRequest};
 use crate::format::frame::Frame;
 use crate::ids::{Place, ShardId};
 
+use super::clock::Clock;
 use super::gateway::HandOver;
 use super::stages::ShardSnapshot;
 
@@ -43,6 +44,8 @@ pub enum MeshMessage {
         from: Place,
         /// What.
         frames: Vec<Frame>,
+        /// When it was sent, by the node's clock.
+        sent_nanos: u64,
     },
     /// A client's socket whose home is here.
     HandOver(Box<HandOver>),
@@ -276,9 +279,15 @@ impl Outbox {
         }
     }
 
+    /// True when nothing waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.waiting.iter().all(Vec::is_empty)
+    }
+
     /// Sends one batch to each shard for which frames wait. True when nothing is left; what met a full inbox stays, in
     /// order, for the next turn.
-    pub fn flush(&mut self, mesh: &MeshSender) -> bool {
+    pub fn flush(&mut self, mesh: &MeshSender, clock: Clock) -> bool {
         let mut all_gone = true;
         for (index, waiting) in self.waiting.iter_mut().enumerate() {
             if waiting.is_empty() {
@@ -286,7 +295,8 @@ impl Outbox {
             }
             let to = ShardId(u16::try_from(index).expect("counted from a u16"));
             let frames = std::mem::take(waiting);
-            match mesh.send(to, MeshMessage::Frames { from: self.here, frames }) {
+            let sent_nanos = clock.nanos();
+            match mesh.send(to, MeshMessage::Frames { from: self.here, frames, sent_nanos }) {
                 Ok(()) => {}
                 Err(NotSent::Full(MeshMessage::Frames { frames, .. })) => {
                     *waiting = frames;
@@ -325,11 +335,12 @@ mod tests {
         let endpoints = build_mesh(2).unwrap();
         let here = Place { node: NodeId(1), shard: ShardId(0) };
         let mut outbox = Outbox::new(here, 2);
+        let clock = Clock::start();
         let total = INBOX_BATCHES_MAX as u32 + 50;
         let mut refused = 0;
         for n in 0..total {
             outbox.push(ShardId(1), vec![frame(n)]);
-            if !outbox.flush(&endpoints[0].sender) {
+            if !outbox.flush(&endpoints[0].sender, clock) {
                 refused += 1;
             }
         }
@@ -337,11 +348,11 @@ mod tests {
         let mut seen = Vec::new();
         loop {
             while let Ok(message) = endpoints[1].inbox.try_recv() {
-                let MeshMessage::Frames { from, frames } = message else { panic!("only frames are sent") };
+                let MeshMessage::Frames { from, frames, .. } = message else { panic!("only frames are sent") };
                 assert_eq!(from, here);
                 seen.extend(frames.iter().map(number));
             }
-            if outbox.flush(&endpoints[0].sender) && endpoints[1].inbox.is_empty() {
+            if outbox.flush(&endpoints[0].sender, clock) && endpoints[1].inbox.is_empty() {
                 break;
             }
         }

@@ -203,6 +203,7 @@ pub struct EngineSnapshot {
     pub counters: Counters,
     pub sessions: usize,
     pub sessions_live: usize,
+    pub slots_hosted: usize,
     pub slots_led: usize,
     pub channels: usize,
     pub homes: usize,
@@ -210,6 +211,7 @@ pub struct EngineSnapshot {
     pub recent_bytes: usize,
     pub journal_pending_bytes: usize,
     pub journal_segments: (u32, u32),
+    pub reads_waiting: usize,
     pub writable: bool,
 }
 
@@ -221,6 +223,7 @@ impl EngineSnapshot {
             counters: *view.counters,
             sessions: view.sessions,
             sessions_live: view.sessions_live,
+            slots_hosted: view.slots_hosted,
             slots_led: view.slots_led,
             channels: view.channels,
             homes: view.homes,
@@ -228,6 +231,7 @@ impl EngineSnapshot {
             recent_bytes: view.recent_bytes,
             journal_pending_bytes: view.journal_pending_bytes,
             journal_segments: view.journal_segments,
+            reads_waiting: view.reads_waiting,
             writable: view.writable,
         }
     }

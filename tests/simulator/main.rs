@@ -1,1 +1,223 @@
-fn main() {}
+//! The simulator: the main test of jindou. Real shards, real codecs and the real journal over fake disks, sockets and clocks, a
+//! whole node in one thread under virtual time. See `world` for how it is put together, `faults` for what a seed
+//! draws, `checkers` for what is promised, `sabotage` for how each checker is itself checked.
+//!
+//! ```text
+//! cargo test --release --test simulator                        scenarios, canaries, and the usual seeds
+//! cargo test --release --test simulator -- --seed N            one seed, as a failure says
+//! cargo test --release --test simulator -- --seeds A..B        many
+//! cargo test --release --test simulator -- --count N --from S  many
+//! cargo test --release --test simulator -- --sabotage NAME [--seed N]
+//! cargo test --release --test simulator -- --scenario NAME
+//! cargo test --release --test simulator -- --list
+//! ```
+//! Exit codes: 127 a panic, 128 no rest, 129 a broken promise, 0 none of them.
+
+mod backend;
+mod chance;
+mod checkers;
+mod client;
+mod disk;
+mod faults;
+mod gateway;
+mod ledger;
+mod network;
+mod node;
+mod people;
+mod rest;
+mod sabotage;
+mod scenarios;
+mod self_test;
+mod shard_host;
+mod stage;
+mod trace;
+mod trial;
+mod wire;
+mod world;
+
+use std::process::exit;
+use std::time::Instant;
+
+use sabotage::Sabotage;
+use trial::{Verdict, run_seed};
+
+/// Seeds of an ordinary run.
+const SEEDS: u64 = 300;
+
+/// Every so many of them runs twice, to compare histories.
+const TWICE_EVERY: u64 = 20;
+
+/// Seeds in which a canary may find its occasion.
+const CANARY_SEEDS: u64 = 30;
+
+/// What the command line asks for.
+#[derive(Default)]
+struct Arguments {
+    seed: Option<u64>,
+    from: Option<u64>,
+    count: Option<u64>,
+    sabotage: Option<String>,
+    scenario: Option<String>,
+    list: bool,
+    verbose: bool,
+    self_test: bool,
+    keep_going: bool,
+}
+
+fn parse_arguments() -> Arguments {
+    let mut arguments = Arguments::default();
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        let mut number = || words.next().and_then(|text| text.parse().ok());
+        match word.as_str() {
+            "--seed" => arguments.seed = number(),
+            "--from" => arguments.from = number(),
+            "--count" => arguments.count = number(),
+            "--seeds" => {
+                let range = words.next().unwrap_or_default();
+                if let Some((from, to)) = range.split_once("..") {
+                    arguments.from = from.parse().ok();
+                    arguments.count = to.parse::<u64>().ok().zip(arguments.from).map(|(to, from)| to.saturating_sub(from));
+                }
+            }
+            "--sabotage" => arguments.sabotage = words.next(),
+            "--scenario" => arguments.scenario = words.next(),
+            "--list" => arguments.list = true,
+            "--verbose" => arguments.verbose = true,
+            "--self-test" => arguments.self_test = true,
+            "--keep-going" => arguments.keep_going = true,
+            // What the standard test harness understands (`--nocapture`, `--test-threads`, filters) has no meaning here.
+            _ => {}
+        }
+    }
+    arguments
+}
+
+/// Totals of a run.
+#[derive(Default)]
+struct Totals {
+    passed: u64,
+    failed: u64,
+    exit: i32,
+    virtual_ns: u128,
+    dispatched: u64,
+    accepted: u64,
+}
+
+impl Totals {
+    fn take(&mut self, verdict: &Verdict) -> bool {
+        self.virtual_ns += u128::from(verdict.virtual_ns);
+        self.dispatched += verdict.dispatched;
+        self.accepted += verdict.accepted;
+        if verdict.failure.is_none() {
+            self.passed += 1;
+            return true;
+        }
+        self.failed += 1;
+        self.exit = self.exit.max(verdict.exit_code());
+        verdict.report();
+        false
+    }
+
+    fn note(&mut self, what: &str, result: Result<String, String>) {
+        match result {
+            Ok(text) => {
+                self.passed += 1;
+                println!("ok      {what}: {text}");
+            }
+            Err(text) => {
+                self.failed += 1;
+                self.exit = self.exit.max(129);
+                println!("FAILED  {what}: {text}");
+            }
+        }
+    }
+}
+
+fn main() {
+    let arguments = parse_arguments();
+    trial::quiet_panics();
+    if arguments.list {
+        scenarios::ALL.iter().for_each(|(name, _)| println!("scenario {name}"));
+        Sabotage::ALL.iter().for_each(|one| println!("sabotage {} (caught by {})", one.name(), one.caught_by().name()));
+        return;
+    }
+    let began = Instant::now();
+    let mut totals = Totals::default();
+    if let Some(name) = &arguments.sabotage {
+        run_sabotage(name, &arguments, &mut totals);
+    } else if let Some(name) = &arguments.scenario {
+        run_scenario(name, arguments.verbose, &mut totals);
+    } else if let Some(seed) = arguments.seed {
+        totals.take(&run_seed(seed, None, arguments.verbose));
+    } else if arguments.self_test {
+        run_self_tests(&mut totals);
+    } else if arguments.count.is_some() || arguments.from.is_some() {
+        run_seeds(arguments.from.unwrap_or(0), arguments.count.unwrap_or(SEEDS), arguments.keep_going, &mut totals);
+    } else {
+        run_everything(&mut totals);
+    }
+    let real = began.elapsed().as_secs_f64();
+    let simulated = totals.virtual_ns as f64 / 1e9;
+    println!(
+        "simulated {simulated:.0} s in {real:.1} s: {:.0} s per second; {} things happened, {} messages were accepted",
+        simulated / real.max(1e-9),
+        totals.dispatched,
+        totals.accepted
+    );
+    println!("{} passed, {} failed", totals.passed, totals.failed);
+    exit(totals.exit);
+}
+
+fn run_everything(totals: &mut Totals) {
+    run_self_tests(totals);
+    for (name, _) in scenarios::ALL {
+        run_scenario(name, false, totals);
+    }
+    for sabotage in Sabotage::ALL {
+        totals.note(&format!("canary {}", sabotage.name()), trial::canary(sabotage, CANARY_SEEDS));
+    }
+    run_seeds(0, SEEDS, false, totals);
+}
+
+fn run_self_tests(totals: &mut Totals) {
+    for (name, test) in self_test::ALL {
+        let result = std::panic::catch_unwind(test).map_err(|_| trial::last_panic());
+        totals.note(&format!("self-test {name}"), result.map(|()| "holds".to_owned()));
+    }
+}
+
+fn run_scenario(name: &str, verbose: bool, totals: &mut Totals) {
+    let Some((name, script)) = scenarios::ALL.iter().find(|(known, _)| *known == name) else {
+        return totals.note(name, Err("no such scenario".to_owned()));
+    };
+    let result = trial::run_script(*script, verbose);
+    totals.note(&format!("scenario {name}"), result);
+}
+
+fn run_sabotage(name: &str, arguments: &Arguments, totals: &mut Totals) {
+    let Some(sabotage) = Sabotage::parse(name) else {
+        return totals.note(name, Err("no such sabotage".to_owned()));
+    };
+    match arguments.seed {
+        Some(seed) => {
+            totals.take(&run_seed(seed, Some(sabotage), arguments.verbose));
+        }
+        None => totals.note(&format!("canary {name}"), trial::canary(sabotage, CANARY_SEEDS)),
+    }
+}
+
+fn run_seeds(from: u64, count: u64, keep_going: bool, totals: &mut Totals) {
+    for seed in from..from + count {
+        let verdict = run_seed(seed, None, false);
+        if !totals.take(&verdict) && !keep_going {
+            break;
+        }
+        if seed % TWICE_EVERY == 0 {
+            let again = run_seed(seed, None, false);
+            if let Some(text) = trial::differs(&verdict, &again) {
+                totals.note(&format!("replay of seed {seed}"), Err(text));
+            }
+        }
+    }
+}

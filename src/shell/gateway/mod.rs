@@ -98,6 +98,8 @@ struct PathSample {
     session: SessionId,
     client_seq: u32,
     read_nanos: u64,
+    /// Beginning of the step that took it.
+    step_nanos: Option<u64>,
 }
 
 fn session(token: Token) -> SessionId {
@@ -268,6 +270,13 @@ impl Gateway {
         self.ring.read_on(token);
     }
 
+    /// The engine is about to step: for the sample whose SEND is among the events.
+    pub fn note_step(&mut self, now_nanos: u64) {
+        if let Some(sample) = &mut self.desk.path_sample {
+            sample.step_nanos.get_or_insert(now_nanos);
+        }
+    }
+
     /// Carries out the engine's `Send`.
     pub fn send(&mut self, to: SessionId, packet: &ServerPacket, now_nanos: u64, stages: &mut Stages) {
         let token = token(to);
@@ -292,6 +301,9 @@ impl Gateway {
             let ours = |sample: &mut PathSample| sample.session == to && sample.client_seq == client_seq;
             if let Some(sample) = self.desk.path_sample.take_if(ours) {
                 stages.record(Timed::WholePath, now_nanos.saturating_sub(sample.read_nanos));
+                if let Some(step_nanos) = sample.step_nanos {
+                    stages.record(Timed::Commit, now_nanos.saturating_sub(step_nanos));
+                }
             }
         }
     }
@@ -466,7 +478,7 @@ impl Desk {
         let outcome = pipeline.feed(bytes, &mut self.scratch, &mut self.replies, &mut |inbound| {
             if let Inbound::Send(send) = &inbound {
                 if sample.is_none_or(|taken| read_nanos > taken.read_nanos + SAMPLE_NANOS_MAX) {
-                    *sample = Some(PathSample { session, client_seq: send.client_seq, read_nanos });
+                    *sample = Some(PathSample { session, client_seq: send.client_seq, read_nanos, step_nanos: None });
                 }
             }
             let packet = client_packet(inbound);

@@ -1,0 +1,243 @@
+//! The course of a simulation: everything may fail for a while; then everything heals, every device connects and stays, and the
+//! world must come to rest within a bound; then the last questions are asked. Coming to no rest is a failure, not a note.
+
+use std::time::Duration;
+
+use jindou::engine::shard::OfflineMode;
+
+use crate::checkers::{Promise, Violation, endings, lost, presence};
+use crate::node::NodeFault;
+use crate::world::{Action, HostRef, World};
+
+/// How often what is overdue is looked for.
+const WATCH_EVERY: Duration = Duration::from_millis(100);
+
+/// How often rest is looked for.
+const SETTLE_STEP: Duration = Duration::from_millis(50);
+
+/// Faults that come by themselves.
+const FAULTS: [NodeFault; 7] = [
+    NodeFault::Crash,
+    NodeFault::Stop,
+    NodeFault::SlowDisk,
+    NodeFault::FullDisk,
+    NodeFault::DiskError,
+    NodeFault::Damage,
+    NodeFault::ClockJump,
+];
+
+impl World {
+    /// Starts every node, the watch, the backends and the faults.
+    pub fn begin(&mut self) {
+        for node in 0..self.nodes.len() {
+            self.start_node(node);
+            for fault in FAULTS {
+                self.plan_fault(node, fault);
+            }
+        }
+        self.after(WATCH_EVERY, Action::Watch);
+        self.after(Duration::from_millis(1), Action::BackendTick);
+        self.after(Duration::from_millis(5), Action::RubbishTick);
+    }
+
+    /// A whole simulation as drawn.
+    ///
+    /// # Errors
+    /// The first broken promise.
+    pub fn live(&mut self) -> Result<(), Violation> {
+        self.populate();
+        self.begin();
+        self.run_for(self.plan.safety)?;
+        self.conclude()
+    }
+
+    /// Everything heals, comes to rest and is questioned.
+    ///
+    /// # Errors
+    /// The first broken promise.
+    pub fn conclude(&mut self) -> Result<(), Violation> {
+        self.heal();
+        self.settle()?;
+        let limits = &self.plan.limits;
+        self.run_for(2 * limits.announce_retry_after + 2 * limits.sweep_every)?;
+        self.question()
+    }
+
+    /// Faults end; devices become calm and stay.
+    pub fn heal(&mut self) {
+        self.healed = true;
+        self.say(|| "everything heals".to_owned());
+        for node in 0..self.nodes.len() {
+            for shard in 0..usize::from(self.plan.shards) {
+                let host = HostRef { node, shard };
+                self.fault_ends(host, NodeFault::SlowDisk);
+                self.fault_ends(host, NodeFault::FullDisk);
+                self.nodes[node].disks[shard].fail_next = false;
+            }
+        }
+        let mut seats = std::collections::BTreeSet::new();
+        for index in 0..self.devices.len() {
+            let (uid, flag) = (self.devices[index].uid.clone(), self.devices[index].flag);
+            // Two apps of a master family would end each other for ever: one stays.
+            let retired = self.backend.is_master(&uid, flag) && !seats.insert((uid, flag));
+            let device = &mut self.devices[index];
+            device.calm = true;
+            device.away_until_ns = self.now_ns;
+            device.retired = retired;
+            if retired {
+                self.client_closes(index, 0);
+            }
+        }
+    }
+
+    /// How long coming to rest may take.
+    fn settle_bound(&self) -> Duration {
+        let limits = &self.plan.limits;
+        let redeliveries = limits.redeliver_after * (u32::from(limits.redeliver_tries) + 2);
+        limits.idle_timeout + redeliveries + Duration::from_secs(30)
+    }
+
+    fn settle(&mut self) -> Result<(), Violation> {
+        let until_ns = self.now_ns + self.settle_bound().as_nanos() as u64;
+        let mut open = String::new();
+        while self.now_ns < until_ns {
+            self.run_for(SETTLE_STEP)?;
+            match self.unrest() {
+                None => return Ok(()),
+                Some(text) => open = text,
+            }
+        }
+        // If only messages are missing, say so by their promise.
+        if self.unrest_besides_messages().is_none() {
+            self.judge(Promise::AckedNeverLost, lost::arrived(&self.ledger));
+        }
+        self.judge(Promise::Rest, Err(format!("no rest after {:?}: {open}", self.settle_bound())));
+        match self.checkers.violation.clone() {
+            Some(violation) => Err(violation),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether devices must see everything that was acknowledged.
+    fn pushes_everything(&self) -> bool {
+        self.plan.offline == OfflineMode::Push && !self.plan.forgets() && !self.damaged
+    }
+
+    fn unrest(&self) -> Option<String> {
+        self.unrest_besides_messages().or_else(|| {
+            if self.pushes_everything() { lost::arrived(&self.ledger).err() } else { None }
+        })
+    }
+
+    fn unrest_besides_messages(&self) -> Option<String> {
+        for (index, node) in self.nodes.iter().enumerate() {
+            if !node.up {
+                return Some(format!("node {index} is down"));
+            }
+            if !node.is_idle() {
+                return Some(format!("node {index} is busy"));
+            }
+            for host in &node.hosts {
+                for (id, session) in host.gate.iter() {
+                    if let Some(client_seq) = session.sends.keys().next() {
+                        return Some(format!("SEND {client_seq} of session {id} has no answer"));
+                    }
+                    let device = self.connections[session.connection].device;
+                    let waiting = session.window.waiting(&self.plan.limits).0;
+                    if device.is_some() && waiting > 0 && !self.connections[session.connection].cut {
+                        return Some(format!("{waiting} RECVs of session {id} have no RECVACK"));
+                    }
+                    if self.connections[session.connection].cut {
+                        return Some(format!("session {id} is dead and open"));
+                    }
+                }
+            }
+        }
+        for device in self.devices.iter().filter(|device| !device.retired) {
+            if !device.is_live() {
+                return Some(format!("device {} has no connection", device.index));
+            }
+            if !device.is_done() {
+                return Some(format!("device {} has {} SENDs without an answer", device.index, device.queue.len()));
+            }
+        }
+        let calls = self.backend.calls().count();
+        if calls > 0 { Some(format!("{calls} questions of backends are open")) } else { None }
+    }
+
+    /// The last questions, at rest.
+    fn question(&mut self) -> Result<(), Violation> {
+        if let Some(text) = self.unrest() {
+            self.judge(Promise::Rest, Err(format!("rest did not last: {text}")));
+        }
+        let online = self.who_is_online()?;
+        let real = self.really_online();
+        self.judge(Promise::Presence, presence::agree(online, real));
+        let whole = !self.plan.forgets() && !self.damaged;
+        for a in 0..self.uids.len() {
+            for b in a + 1..self.uids.len() {
+                let found = self.read_log(a, b)?;
+                let log = crate::ledger::pair_log(a, b);
+                if whole {
+                    self.checkers.log_read(self.now_ns, log, &found, false);
+                    self.checkers.log_complete(self.now_ns, log, &found, &self.ledger);
+                }
+            }
+        }
+        for node in &self.nodes {
+            for host in &node.hosts {
+                host.shard.check_invariants();
+            }
+        }
+        match self.checkers.violation.clone() {
+            Some(violation) => Err(violation),
+            None => Ok(()),
+        }
+    }
+
+    /// Live connections as their devices see them.
+    fn really_online(&self) -> Vec<(usize, u8)> {
+        self.devices.iter().filter(|device| device.is_live()).map(|device| (device.user, device.flag)).collect()
+    }
+
+    /// Looks for what is overdue.
+    pub fn watch(&mut self) {
+        self.after(WATCH_EVERY, Action::Watch);
+        let (now_ns, well_ns) = (self.now_ns, self.well_since_ns());
+        let mut verdict = Ok(());
+        for node in &self.nodes {
+            for (id, session) in node.hosts.iter().flat_map(|host| host.gate.iter()) {
+                if session.closing {
+                    continue;
+                }
+                let send = session.sends.values().filter_map(|waiting| waiting.front()).min_by_key(|one| one.at_ns);
+                if let Some(send) = send {
+                    let what = || format!("a SEND of session {id} ({:?})", send.number);
+                    verdict = verdict.and(endings::in_time(what, now_ns, send.at_ns, well_ns));
+                }
+                if let Some(since_ns) = session.connect_ns {
+                    let what = || format!("CONNECT of session {id}");
+                    verdict = verdict.and(endings::in_time(what, now_ns, since_ns, well_ns));
+                }
+            }
+        }
+        for call in self.backend.calls() {
+            let what = || format!("a backend's question {call:?}");
+            verdict = verdict.and(endings::in_time(what, now_ns, call.since_ns, well_ns));
+        }
+        let patience = self.plan.limits.connect_timeout + self.plan.limits.idle_timeout + endings::PATIENCE;
+        for (index, connection) in self.connections.iter().enumerate() {
+            let overdue = connection.device.is_none()
+                && connection.at.is_some()
+                && now_ns.saturating_sub(connection.opened_ns) > patience.as_nanos() as u64;
+            if overdue {
+                verdict = verdict.and(Err(format!("connection {index}, which talks rubbish, is still open")));
+            }
+        }
+        self.judge(Promise::Endings, verdict);
+        if now_ns - well_ns > 3_000_000_000 {
+            let verdict = self.checkers.kicks.overdue(now_ns);
+            self.judge(Promise::Kicks, verdict);
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Canaries: each breaks one promise on purpose, in the simulator's own parts, and the checker of that promise, with all others
+//! muted, must say so. A check that cannot fail is no check.
+
+use std::time::Duration;
+
+use jindou::engine::shard::OfflineMode;
+
+use crate::checkers::Promise;
+use crate::faults::{FaultPlan, Plan};
+
+/// What is broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sabotage {
+    /// A SEND never reaches the shard; the gateway forges a SENDACK.
+    ForgeAck,
+    /// A RECV is written a second time under another id.
+    SecondId,
+    /// A RECV waits until the next one has been written.
+    SwapRecvs,
+    /// The answer to a repeated SEND names another position.
+    OtherAnswer,
+    /// A RECV carries the id of the one before.
+    ReuseId,
+    /// The disk says that journal writes are done and never does them.
+    ForgetWrites,
+    /// The shard is told of RECVACKs that no device has sent.
+    ForgeRecvack,
+    /// A SENDACK is swallowed, and the device believes that it came.
+    SwallowSendack,
+    /// The shard is not told that a connection has ended.
+    SwallowClosed,
+    /// DISCONNECT is swallowed.
+    SwallowKick,
+    /// A byte of a payload is changed between the shard and the device.
+    ChangePayload,
+    /// The node stays down when everything should heal.
+    StayDown,
+    /// A shard's seed comes from outside of the simulation.
+    OutsideChance,
+    /// The disk loses a finished segment at a crash.
+    LoseSegment,
+}
+
+impl Sabotage {
+    /// All of them.
+    pub const ALL: [Sabotage; 14] = [
+        Sabotage::ForgeAck,
+        Sabotage::SecondId,
+        Sabotage::SwapRecvs,
+        Sabotage::OtherAnswer,
+        Sabotage::ReuseId,
+        Sabotage::ForgetWrites,
+        Sabotage::ForgeRecvack,
+        Sabotage::SwallowSendack,
+        Sabotage::SwallowClosed,
+        Sabotage::SwallowKick,
+        Sabotage::ChangePayload,
+        Sabotage::StayDown,
+        Sabotage::OutsideChance,
+        Sabotage::LoseSegment,
+    ];
+
+    /// As the command line says it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Sabotage::ForgeAck => "forge-ack",
+            Sabotage::SecondId => "second-id",
+            Sabotage::SwapRecvs => "swap-recvs",
+            Sabotage::OtherAnswer => "other-answer",
+            Sabotage::ReuseId => "reuse-id",
+            Sabotage::ForgetWrites => "forget-writes",
+            Sabotage::ForgeRecvack => "forge-recvack",
+            Sabotage::SwallowSendack => "swallow-sendack",
+            Sabotage::SwallowClosed => "swallow-closed",
+            Sabotage::SwallowKick => "swallow-kick",
+            Sabotage::ChangePayload => "change-payload",
+            Sabotage::StayDown => "stay-down",
+            Sabotage::OutsideChance => "outside-chance",
+            Sabotage::LoseSegment => "lose-segment",
+        }
+    }
+
+    /// The name's canary.
+    pub fn parse(name: &str) -> Option<Sabotage> {
+        Sabotage::ALL.into_iter().find(|sabotage| sabotage.name() == name)
+    }
+
+    /// Who must catch it.
+    pub fn caught_by(self) -> Promise {
+        match self {
+            Sabotage::ForgeAck => Promise::AckedNeverLost,
+            Sabotage::SecondId => Promise::Once,
+            Sabotage::SwapRecvs => Promise::Order,
+            Sabotage::OtherAnswer => Promise::SameAnswer,
+            Sabotage::ReuseId => Promise::Ids,
+            Sabotage::ForgetWrites => Promise::Durable,
+            Sabotage::ForgeRecvack => Promise::Limits,
+            Sabotage::SwallowSendack => Promise::Endings,
+            Sabotage::SwallowClosed => Promise::Presence,
+            Sabotage::SwallowKick => Promise::Kicks,
+            Sabotage::ChangePayload => Promise::Intact,
+            Sabotage::StayDown => Promise::Rest,
+            Sabotage::OutsideChance => Promise::Replay,
+            Sabotage::LoseSegment => Promise::Recovery,
+        }
+    }
+
+    /// Makes sure that a drawn plan gives the canary its occasion, and the checker no excuse.
+    pub fn prepare(self, plan: &mut Plan) {
+        plan.faults.damage_every = Duration::ZERO;
+        plan.retention.bytes = 0;
+        plan.offline = OfflineMode::Push;
+        plan.safety = Duration::from_secs(5);
+        plan.workload.send_every = Duration::from_millis(50);
+        match self {
+            Sabotage::OtherAnswer => plan.workload.double_send_permille = 500,
+            Sabotage::ForgeRecvack => {
+                plan.limits.recv_window = 2;
+                plan.faults.late_acker_permille = 1000;
+            }
+            Sabotage::SwallowClosed => plan.faults.leave_every = Duration::from_secs(1),
+            Sabotage::SwallowKick => {
+                plan.workload.masters = true;
+                plan.workload.twin_apps = true;
+                plan.token_auth = true;
+                plan.workload.users = 6;
+                plan.faults = FaultPlan::default();
+            }
+            Sabotage::StayDown | Sabotage::LoseSegment => plan.faults.crash_every = Duration::from_millis(700),
+            Sabotage::SwallowSendack => plan.faults = FaultPlan::default(),
+            _ => {}
+        }
+        if self == Sabotage::LoseSegment {
+            plan.geometry.segment_bytes = 16 << 10;
+            plan.limits.replay_bytes_max = 256 << 10;
+        }
+    }
+}

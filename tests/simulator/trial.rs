@@ -1,0 +1,202 @@
+//! One simulation from seed to verdict: runs it, catches panics, says everything that was drawn when it fails, and how to
+//! run it again. Canaries are trials that must fail, by the right checker.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+
+use crate::checkers::{Promise, Violation};
+use crate::faults::Plan;
+use crate::sabotage::Sabotage;
+use crate::stage::{Script, Stage};
+use crate::world::World;
+
+static LAST_PANIC: Mutex<String> = Mutex::new(String::new());
+
+/// Keeps panics for the report of the trial in which they happen.
+pub fn quiet_panics() {
+    std::panic::set_hook(Box::new(|info| {
+        let text = info.payload().downcast_ref::<String>().cloned();
+        let text = text.or_else(|| info.payload().downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        let place = info.location().map_or(String::new(), |at| format!("{}:{}", at.file(), at.line()));
+        let mut text = format!("{} at {place}", text.unwrap_or_default());
+        if std::env::var_os("RUST_BACKTRACE").is_some() {
+            text += &format!("\n{}", std::backtrace::Backtrace::force_capture());
+        }
+        if let Ok(mut last) = LAST_PANIC.lock() {
+            *last = text;
+        }
+    }));
+}
+
+/// What the last panic said.
+pub fn last_panic() -> String {
+    LAST_PANIC.lock().map(|text| text.clone()).unwrap_or_default()
+}
+
+/// How a trial failed.
+#[derive(Clone, Debug)]
+pub enum Failure {
+    /// Something panicked.
+    Panic(String),
+    /// A promise was broken.
+    Broken(Violation),
+}
+
+/// What came of a trial.
+pub struct Verdict {
+    seed: u64,
+    plan: Plan,
+    /// If it failed.
+    pub failure: Option<Failure>,
+    /// Virtual time it took.
+    pub virtual_ns: u64,
+    /// Things that happened.
+    pub dispatched: u64,
+    /// Messages that were acknowledged.
+    pub accepted: u64,
+    digest: u64,
+    tail: Vec<String>,
+    facts: String,
+}
+
+impl Verdict {
+    /// 127 a panic, 128 no rest, 129 a broken promise.
+    pub fn exit_code(&self) -> i32 {
+        match &self.failure {
+            None => 0,
+            Some(Failure::Panic(_)) => 127,
+            Some(Failure::Broken(violation)) if violation.promise == Promise::Rest => 128,
+            Some(Failure::Broken(_)) => 129,
+        }
+    }
+
+    /// Says what was drawn, what happened last, what broke, and how to see it again.
+    pub fn report(&self) {
+        println!("{:#?}", self.plan);
+        self.tail.iter().for_each(|line| println!("{line}"));
+        println!("{}", self.facts);
+        match &self.failure {
+            Some(Failure::Panic(text)) => println!("FAILED  seed {}: panic: {text}", self.seed),
+            Some(Failure::Broken(violation)) => println!(
+                "FAILED  seed {}: {} broken at {:.6} s: {}",
+                self.seed,
+                violation.promise.name(),
+                violation.at_ns as f64 / 1e9,
+                violation.text
+            ),
+            None => {}
+        }
+        println!("replay: cargo test --release --test simulator -- --seed {}", self.seed);
+    }
+}
+
+/// Runs a seed.
+pub fn run_seed(seed: u64, sabotage: Option<Sabotage>, verbose: bool) -> Verdict {
+    let mut plan = Plan::draw(seed);
+    if let Some(sabotage) = sabotage {
+        sabotage.prepare(&mut plan);
+    }
+    let mut world = World::new(plan.clone(), sabotage, verbose);
+    let result = catch_unwind(AssertUnwindSafe(|| world.live()));
+    let failure = match result {
+        Ok(Ok(())) => None,
+        Ok(Err(violation)) => Some(Failure::Broken(violation)),
+        Err(_) => Some(Failure::Panic(last_panic())),
+    };
+    let verdict = verdict_of(seed, plan, &world, failure);
+    if verbose {
+        println!("{}", verdict.facts);
+    }
+    if verdict.failure.is_some() {
+        // A shard that panicked may not be fit to be dropped.
+        std::mem::forget(world);
+    }
+    verdict
+}
+
+fn verdict_of(seed: u64, plan: Plan, world: &World, failure: Option<Failure>) -> Verdict {
+    let accepted = world.ledger.sent.values().filter(|sent| sent.accepted.is_some()).count();
+    let ends: Vec<(u64, u64)> = world.nodes.iter().map(|node| node.ends).collect();
+    let named: u64 = world.nodes.iter().map(|node| node.damages_named).sum();
+    let disks = world.nodes.iter().flat_map(|node| &node.disks);
+    let (writes, refusals) = disks.fold((0, 0), |(w, r), disk| (w + disk.writes, r + disk.refusals));
+    let facts = format!(
+        "{} sent, {accepted} accepted, {} connections, {ends:?} crashes and stops, {writes} journal writes, {refusals} refused, \
+         {named} damages named, {} kicks, backend answers {:?}, peaks {:?}",
+        world.ledger.sent.len(),
+        world.connections.len(),
+        world.checkers.kicks.carried_out,
+        world.backend.answers,
+        world.checkers.limits,
+    );
+    Verdict {
+        seed,
+        plan,
+        virtual_ns: world.now_ns,
+        dispatched: world.dispatched(),
+        accepted: accepted as u64,
+        digest: world.trace.digest(),
+        tail: if failure.is_some() { world.trace.tail().cloned().collect() } else { Vec::new() },
+        failure,
+        facts,
+    }
+}
+
+/// Why two runs of a seed are not the same history, if they are not.
+pub fn differs(one: &Verdict, other: &Verdict) -> Option<String> {
+    (one.digest != other.digest || one.dispatched != other.dispatched).then(|| {
+        format!(
+            "the histories differ: {:016x} after {} things, {:016x} after {}",
+            one.digest, one.dispatched, other.digest, other.dispatched
+        )
+    })
+}
+
+/// Runs a canary over some seeds until it is caught; another failure than the expected one does not count.
+///
+/// # Errors
+/// It was not caught.
+pub fn canary(sabotage: Sabotage, seeds: u64) -> Result<String, String> {
+    let expected = sabotage.caught_by();
+    for seed in 0..seeds {
+        let verdict = run_seed(seed, Some(sabotage), false);
+        if expected == Promise::Replay {
+            let again = run_seed(seed, Some(sabotage), false);
+            return match differs(&verdict, &again) {
+                Some(text) => Ok(format!("caught by replay, seed {seed}: {text}")),
+                None => Err("two runs with chance from outside had the same history".to_owned()),
+            };
+        }
+        match verdict.failure {
+            Some(Failure::Broken(violation)) if violation.promise == expected => {
+                return Ok(format!("caught by {}, seed {seed}: {}", expected.name(), brief(&violation.text)));
+            }
+            Some(Failure::Panic(text)) => return Err(format!("seed {seed} panics: {text}")),
+            _ => {}
+        }
+    }
+    Err(format!("not caught by {} in {seeds} seeds", expected.name()))
+}
+
+fn brief(text: &str) -> String {
+    text.chars().take(160).collect()
+}
+
+/// Runs a scenario.
+///
+/// # Errors
+/// What broke.
+pub fn run_script(script: Script, verbose: bool) -> Result<String, String> {
+    let mut stage = Stage::new(verbose);
+    let result = catch_unwind(AssertUnwindSafe(|| script(&mut stage)));
+    let outcome = match result {
+        Ok(Ok(())) => Ok("holds".to_owned()),
+        Ok(Err(violation)) => Err(format!("{} broken: {}", violation.promise.name(), violation.text)),
+        Err(_) => Err(format!("panic: {}", last_panic())),
+    };
+    if outcome.is_err() {
+        stage.world.trace.tail().for_each(|line| println!("{line}"));
+        std::mem::forget(stage);
+    }
+    outcome
+}
