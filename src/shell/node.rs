@@ -19,7 +19,7 @@ use signal_hook::iterator::Signals;
 
 use super::clock::Clock;
 use super::data_directory::{DataDirectory, StartError, Wanted};
-use super::gateway::{GatewayLimits, Listener};
+use super::gateway::Listener;
 use super::http::{Api, HttpThread, NodeState, PublicAddresses};
 use super::listen::{BoundAddress, bind_shared, dialable, listen_alone};
 use super::machine;
@@ -38,6 +38,9 @@ const STOP_WITHIN: Duration = Duration::from_secs(10);
 
 /// A full inbox may take so long to make room for the stop.
 const STOP_DELIVERY: Duration = Duration::from_secs(1);
+
+/// Signals so close to the first one are the same wish: `timeout` and terminals signal a process and its whole group.
+const SAME_WISH_WITHIN: Duration = Duration::from_millis(300);
 
 /// Exit code after a second signal: the shell's for SIGINT.
 const EXIT_SECOND_SIGNAL: i32 = 130;
@@ -208,11 +211,19 @@ fn watch_signals(happenings: &flume::Sender<Happening>) -> Result<(), StartError
     let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(kernel_refused("its signals"))?;
     let happenings = happenings.clone();
     let watch = move || {
-        for (count, signal) in signals.forever().enumerate() {
-            if count > 0 || happenings.send(Happening::Signal(signal)).is_err() {
-                eprintln!("jindou: a second signal: ending at once");
-                std::process::exit(EXIT_SECOND_SIGNAL);
+        let mut first: Option<Instant> = None;
+        for signal in signals.forever() {
+            match first {
+                None => {
+                    first = Some(Instant::now());
+                    if happenings.send(Happening::Signal(signal)).is_ok() {
+                        continue;
+                    }
+                }
+                Some(first) if first.elapsed() < SAME_WISH_WITHIN => continue,
+                Some(_) => eprintln!("jindou: a second signal: ending at once"),
             }
+            std::process::exit(EXIT_SECOND_SIGNAL);
         }
     };
     std::thread::Builder::new()
@@ -238,12 +249,7 @@ fn start_shards(
         let shard = endpoint.shard;
         let runtime = ShardRuntimeConfig {
             engine: shard_config(config, directory, shard)?,
-            gateway: GatewayLimits {
-                sessions_max: config.limits.sessions_per_shard,
-                sessions_per_address_max: config.limits.connections_per_address,
-                events_max: config.engine_limits().events_per_step_max,
-                shard_count: directory.shards(),
-            },
+            sessions_per_address_max: config.limits.connections_per_address,
             cpu: pinned.then(|| processors[usize::from(shard.0)]),
             io_memory_bytes: machine::IO_MEMORY_BYTES,
             directory: directory.shard_path(shard),
