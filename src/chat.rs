@@ -13,17 +13,15 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::io::{self, BufRead, Write};
+use std::fs::File;
+use std::io::{self, BufRead, Read, Write};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
-
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::format::client_pipeline::FromServer;
 use crate::format::packet::{Reason, Recv, Sendack};
 use crate::ids::Uid;
 use crate::limits::PAYLOAD_BYTES_MAX;
-use crate::shell::seed::kernel_seed;
 
 use connection::{Connection, Received};
 
@@ -35,6 +33,9 @@ const UNANSWERED_MAX: usize = 64;
 
 /// Message ids remembered, to print a message that is delivered again only once.
 const SEEN_MAX: usize = 4096;
+
+/// Events that wait for the chat's own thread; at it the others wait.
+const EVENTS_MAX: usize = 1024;
 
 /// Between two PINGs; servers close what is silent for three minutes.
 const PING_EVERY: Duration = Duration::from_secs(45);
@@ -49,29 +50,22 @@ const RETRY_AFTER: [Duration; 2] = [Duration::from_millis(200), Duration::from_s
 const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
 
 /// What the command line says.
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Clone, Debug)]
 pub struct ChatOptions {
     /// Who you are.
-    #[arg(long = "as", value_name = "UID")]
     pub uid: String,
     /// Whom lines go to.
-    #[arg(long, value_name = "UID")]
     pub to: String,
-    /// The node [default: 127.0.0.1:5100, with --ws 127.0.0.1:5200].
-    #[arg(long, value_name = "HOST:PORT")]
-    pub server: Option<String>,
-    /// The token that a backend has stored for you; needed where the node asks for it.
-    #[arg(long, default_value = "", hide_default_value = true)]
+    /// The node, `HOST:PORT`.
+    pub server: String,
+    /// The token that a backend has stored for this user; empty where the node asks for none.
     pub token: String,
     /// Over WebSocket.
-    #[arg(long)]
     pub ws: bool,
     /// Without the cipher: the node's listener must be plain too.
-    #[arg(long)]
     pub plain: bool,
     /// After the end of the input, goes on receiving for so long.
-    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
-    pub wait: u64,
+    pub wait: Duration,
 }
 
 /// Why a chat ended, in one line.
@@ -110,14 +104,13 @@ fn chat(
     for (name, uid) in [("--as", &options.uid), ("--to", &options.to)] {
         Uid::parse(uid).map_err(|why| ChatError(format!("{name} {uid:?} is not allowed: {why}")))?;
     }
-    let seed = kernel_seed().map_err(|error| ChatError(format!("no randomness: {error}")))?;
-    let (events, arriving) = flume::bounded(1024);
-    let (credit, answered) = flume::bounded(UNANSWERED_MAX);
+    let mut chance = File::open("/dev/urandom").map_err(no_chance)?;
+    let (events, arriving) = sync_channel(EVENTS_MAX);
+    let (credit, answered) = sync_channel(UNANSWERED_MAX);
     read_lines(input, events.clone(), credit);
-    let mut chance = ChaCha8Rng::from_seed(seed);
     let chat = Chat {
         options,
-        device_id: format!("chat-{:016x}", chance.next_u64()),
+        device_id: format!("chat-{:016x}", u64::from_le_bytes(drawn(&mut chance).map_err(no_chance)?)),
         chance,
         events,
         answered,
@@ -136,9 +129,18 @@ fn chat(
     chat.run(&arriving)
 }
 
+fn no_chance(error: io::Error) -> ChatError {
+    ChatError(format!("the kernel gives no random bytes: {error}"))
+}
+
+fn drawn<const N: usize>(chance: &mut File) -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    chance.read_exact(&mut bytes).map(|()| bytes)
+}
+
 /// Reads lines on a thread of its own. It ends with the input, or with the process. Each line takes a credit first, which comes
 /// back when the line is answered.
-fn read_lines(mut input: impl BufRead + Send + 'static, events: flume::Sender<Event>, credit: flume::Sender<()>) {
+fn read_lines(mut input: impl BufRead + Send + 'static, events: SyncSender<Event>, credit: SyncSender<()>) {
     std::thread::spawn(move || {
         let mut line = Vec::new();
         loop {
@@ -172,9 +174,9 @@ struct Unanswered {
 struct Chat<'a, O, N> {
     options: &'a ChatOptions,
     device_id: String,
-    chance: ChaCha8Rng,
-    events: flume::Sender<Event>,
-    answered: flume::Receiver<()>,
+    chance: File,
+    events: SyncSender<Event>,
+    answered: Receiver<()>,
     connection: Option<Connection>,
     /// So many were opened: the number of the present one.
     connections: u64,
@@ -192,19 +194,19 @@ struct Chat<'a, O, N> {
 }
 
 impl<O: Write, N: Write> Chat<'_, O, N> {
-    fn run(mut self, arriving: &flume::Receiver<Event>) -> Result<(), ChatError> {
+    fn run(mut self, arriving: &Receiver<Event>) -> Result<(), ChatError> {
         loop {
             if self.connection.is_none() && Instant::now() >= self.retry_at {
-                self.connect();
+                self.connect()?;
             }
             if self.is_over() {
                 return self.farewell();
             }
-            match arriving.recv_deadline(self.wake_at()) {
-                Ok(Event::Line(text)) => self.take_line(text),
+            match arriving.recv_timeout(self.wake_at().saturating_duration_since(Instant::now())) {
+                Ok(Event::Line(text)) => self.take_line(text)?,
                 Ok(Event::InputEnded) => {
                     let now = Instant::now();
-                    let wait = Duration::from_secs(self.options.wait.min(86_400));
+                    let wait = self.options.wait;
                     self.ending = Some([now + wait, now + wait.max(ANSWERS_WITHIN)]);
                 }
                 Ok(Event::Network(number, received)) if number == self.connections => {
@@ -249,16 +251,16 @@ impl<O: Write, N: Write> Chat<'_, O, N> {
         at.min(now + Duration::from_secs(60))
     }
 
-    fn connect(&mut self) {
+    fn connect(&mut self) -> Result<(), ChatError> {
         self.connections += 1;
         let (events, number) = (self.events.clone(), self.connections);
         let deliver = move |received| events.send(Event::Network(number, received)).is_ok();
-        let mut secret = [0; 32];
-        self.chance.fill_bytes(&mut secret);
+        let secret = drawn(&mut self.chance).map_err(no_chance)?;
         match Connection::open(self.options, &self.device_id, secret, deliver) {
             Ok(connection) => self.connection = Some(connection),
             Err(error) => self.lose(&error.to_string()),
         }
+        Ok(())
     }
 
     /// The connection is gone, or could not be made.
@@ -281,18 +283,19 @@ impl<O: Write, N: Write> Chat<'_, O, N> {
         let _ = self.out.flush();
     }
 
-    fn take_line(&mut self, text: String) {
+    fn take_line(&mut self, text: String) -> Result<(), ChatError> {
         let payload = words::payload_of(&text);
         if payload.len() > PAYLOAD_BYTES_MAX {
             self.note("that line is too long and was not sent");
             self.refused += 1;
             let _ = self.answered.try_recv();
-            return;
+            return Ok(());
         }
         self.last_seq += 1;
-        let client_msg_no = format!("{:016x}{:016x}", self.chance.next_u64(), self.chance.next_u64());
+        let client_msg_no = format!("{:032x}", u128::from_le_bytes(drawn(&mut self.chance).map_err(no_chance)?));
         self.unanswered.insert(self.last_seq, Unanswered { client_msg_no, text });
         self.send(self.last_seq);
+        Ok(())
     }
 
     /// Sends one line if there is a connection to send it over; otherwise it goes out when there is.

@@ -243,7 +243,7 @@ settings! {
     limits.recent_bytes, "1MiB to 1TiB", "Memory of one shard for recent message bodies; older ones are read from disk.", |v| (1 << 20..=1 << 40).contains(&v.0);
     limits.replay_bytes, "16MiB to 1TiB", "Journal bytes of one shard that a start may have to replay: what a checkpoint is made for.", |v| (16 << 20..=1 << 40).contains(&v.0);
     limits.api_requests, "1 to 1000000", "API requests under way on one shard. Beyond it HTTP answers 503.", |v| (1..=1_000_000).contains(v);
-    log.level, "error, warn, info, debug, trace, or a filter as in RUST_LOG", "What is logged to standard error. RUST_LOG wins over it.", |v| value::is_log_filter(v);
+    log.level, "off, error, warn, info, debug, trace; by module: warn,jindou::shell=debug", "What is logged to standard error. RUST_LOG wins over it.", |v| value::is_log_filter(v);
     log.format, "\"auto\", \"plain\" or \"colour\"", "`auto` colours the log when it goes to a terminal.", |_| true;
 }
 

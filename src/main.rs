@@ -1,12 +1,15 @@
 //! The command line: says what a node is told, or runs the small chat client. Everything else is in the library.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use jindou::chat::{self, ChatOptions};
-use jindou::config::{self, Config};
+use jindou::config::{self, Config, LogFormat};
 use jindou::shell::node;
+use tracing_subscriber::EnvFilter;
 
 /// Wrong arguments or configuration; the same as clap's own.
 const EXIT_USAGE: u8 = 2;
@@ -59,7 +62,47 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// A small terminal client: lines typed are sent, messages that arrive are printed.
-    Chat(ChatOptions),
+    Chat(ChatArguments),
+}
+
+#[derive(Args)]
+struct ChatArguments {
+    /// Who you are.
+    #[arg(long = "as", value_name = "UID")]
+    uid: String,
+    /// Whom lines go to.
+    #[arg(long, value_name = "UID")]
+    to: String,
+    /// The node [default: 127.0.0.1:5100, with --ws 127.0.0.1:5200].
+    #[arg(long, value_name = "HOST:PORT")]
+    server: Option<String>,
+    /// The token that a backend has stored for you; needed where the node asks for it.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    token: String,
+    /// Over WebSocket.
+    #[arg(long)]
+    ws: bool,
+    /// Without the cipher: the node's listener must be plain too.
+    #[arg(long)]
+    plain: bool,
+    /// After the end of the input, goes on receiving for so long (at most a day).
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=86_400))]
+    wait: u64,
+}
+
+impl From<ChatArguments> for ChatOptions {
+    fn from(given: ChatArguments) -> ChatOptions {
+        let usual = if given.ws { "127.0.0.1:5200" } else { "127.0.0.1:5100" };
+        ChatOptions {
+            uid: given.uid,
+            to: given.to,
+            server: given.server.unwrap_or_else(|| usual.to_owned()),
+            token: given.token,
+            ws: given.ws,
+            plain: given.plain,
+            wait: Duration::from_secs(given.wait),
+        }
+    }
 }
 
 impl Arguments {
@@ -95,8 +138,8 @@ fn main() -> ExitCode {
         print!("{}", config::config_file_text());
         return ExitCode::SUCCESS;
     }
-    if let Some(Command::Chat(options)) = arguments.command {
-        return match chat::run(&options) {
+    if let Some(Command::Chat(given)) = arguments.command {
+        return match chat::run(&given.into()) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error.to_string(), 1),
         };
@@ -112,6 +155,7 @@ fn main() -> ExitCode {
         println!("the configuration is right");
         return ExitCode::SUCCESS;
     }
+    begin_log(&config);
     match node::run(&config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error.to_string(), 1),
@@ -121,6 +165,17 @@ fn main() -> ExitCode {
 /// The environment as text; what is not UTF-8 cannot name one of our keys or hold one of our values.
 fn environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
+/// Diagnostics go to standard error; standard output has the banner only.
+fn begin_log(config: &Config) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(&config.log.level));
+    let coloured = match config.log.format {
+        LogFormat::Auto => std::io::stderr().is_terminal(),
+        LogFormat::Plain => false,
+        LogFormat::Colour => true,
+    };
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(coloured).init();
 }
 
 fn fail(line: &str, code: u8) -> ExitCode {

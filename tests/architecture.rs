@@ -53,7 +53,7 @@ pub mod tables {
                 "xxhash_rust",
             ],
         ),
-        ("config", &["serde", "toml"]),
+        ("config", &["toml"]),
         (
             "shell",
             &[
@@ -77,7 +77,7 @@ pub mod tables {
                 "tracing",
             ],
         ),
-        ("chat", &["libc"]),
+        ("chat", &["serde_json"]),
         ("main", &["clap", "tracing", "tracing_subscriber"]),
         ("loadgen", &["clap", "core_affinity", "hdrhistogram", "mio", "rlimit", "socket2"]),
     ];

@@ -3,13 +3,12 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::ChatOptions;
 use crate::format::client_pipeline::{ClientOptions, ClientPipeline, FromServer};
 use crate::format::packet::{Connect, HeaderFlags, Packet, Recvack, Send, Setting};
 use crate::format::pipeline::{Scratch, Transport};
-use crate::shell::clock::unix_ms;
 
 /// WKProto's newest version.
 const VERSION: u8 = 5;
@@ -56,15 +55,13 @@ impl Connection {
         secret: [u8; 32],
         deliver: impl Fn(Received) -> bool + std::marker::Send + 'static,
     ) -> io::Result<Connection> {
-        let usual = if options.ws { "127.0.0.1:5200" } else { "127.0.0.1:5100" };
-        let server = options.server.as_deref().unwrap_or(usual);
-        let stream = dial(server)?;
+        let stream = dial(&options.server)?;
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
         let client = ClientOptions {
             transport: if options.ws { Transport::WebSocket } else { Transport::Tcp },
             plain: options.plain,
-            host: server,
+            host: &options.server,
             secret,
         };
         let connect = Connect {
@@ -73,7 +70,7 @@ impl Connection {
             device_id,
             uid: &options.uid,
             token: &options.token,
-            client_timestamp_ms: i64::try_from(unix_ms()).unwrap_or(i64::MAX),
+            client_timestamp_ms: unix_ms(),
             client_key: "",
         };
         let mut first = Vec::new();
@@ -131,6 +128,12 @@ impl Connection {
         // Already closed by the other side is just as well.
         let _ = self.stream.shutdown(Shutdown::Both);
     }
+}
+
+/// This machine's clock; zero when it is before 1970.
+fn unix_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// The first address that answers.

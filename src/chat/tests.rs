@@ -13,11 +13,11 @@ fn options(server: &str, ws: bool, plain: bool) -> ChatOptions {
     ChatOptions {
         uid: "alice".to_owned(),
         to: "bob".to_owned(),
-        server: Some(server.to_owned()),
+        server: server.to_owned(),
         token: String::new(),
         ws,
         plain,
-        wait: 0,
+        wait: Duration::ZERO,
     }
 }
 
@@ -137,7 +137,8 @@ fn lines_are_sent_acknowledged_and_answers_printed_over_every_transport() {
             let (mut stream, _) = listener.accept().unwrap();
             serve(&mut stream, transport, plain, 1, Answer::Acknowledge)
         });
-        let options = ChatOptions { wait: 1, ..options(&server, transport == Transport::WebSocket, plain) };
+        let options =
+            ChatOptions { wait: Duration::from_secs(1), ..options(&server, transport == Transport::WebSocket, plain) };
         let (outcome, out, notes) = run_chat(&options, "one\n\ntwo\n/quit\nthree\n");
         outcome.unwrap();
         assert!(notes.contains("connected as alice"), "{notes}");

@@ -26,11 +26,16 @@ pub(super) fn between(span: &Span, from_s: u64, to_s: u64) -> bool {
     (Duration::from_secs(from_s)..=Duration::from_secs(to_s)).contains(&span.0)
 }
 
-/// Whether this is a level, or a filter in the language of RUST_LOG. A lone word must be a level: the language itself would
-/// take `inof` for the name of a module.
+const LOG_LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+
+/// Whether this is a level, or a list of `MODULE=LEVEL` and levels. RUST_LOG itself takes more, among it `inof` for the name
+/// of a module: here a mistyped level is a mistake.
 pub(super) fn is_log_filter(text: &str) -> bool {
-    let parsed = text.parse::<tracing_subscriber::EnvFilter>().is_ok();
-    parsed && (text.contains('=') || ["error", "warn", "info", "debug", "trace", "off"].contains(&text))
+    text.split(',').all(|part| {
+        let (module, level) = part.split_once('=').unwrap_or(("jindou", part));
+        let named = !module.is_empty() && module.chars().all(|c| c.is_ascii_alphanumeric() || "_:-".contains(c));
+        named && LOG_LEVELS.contains(&level)
+    })
 }
 
 fn quoted(text: &str) -> String {
@@ -218,6 +223,16 @@ word_values! {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn log_filters_are_levels_by_module() {
+        for text in ["info", "off", "warn,jindou::shell=debug", "jindou=trace"] {
+            assert!(is_log_filter(text), "{text}");
+        }
+        for text in ["", "inof", "info,", "jindou=loud", "=info", "a b=info"] {
+            assert!(!is_log_filter(text), "{text}");
+        }
+    }
 
     #[test]
     fn sizes_and_spans_are_read_and_written() {

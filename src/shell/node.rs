@@ -9,7 +9,6 @@
 //! It knows nothing of messages, users or sockets of clients.
 
 use std::fmt::Write;
-use std::io::IsTerminal;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -17,19 +16,18 @@ use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use tracing_subscriber::EnvFilter;
 
 use super::clock::Clock;
 use super::data_directory::{DataDirectory, StartError, Wanted};
-use super::gateway::{GatewayLimits, Listener};
+use super::gateway::Listener;
 use super::http::{Api, HttpThread, NodeState, PublicAddresses};
 use super::listen::{BoundAddress, bind_shared, dialable, listen_alone};
 use super::machine;
 use super::mesh::{MeshEndpoint, MeshMessage, MeshSender, build_mesh};
 use super::metronome::Metronome;
-use super::seed::kernel_seed;
+use super::seed::{Secrets, kernel_seed};
 use super::shard_loop::{Ready, ShardRuntimeConfig, run_shard};
-use crate::config::{Config, ListenMode, LogFormat, ShardCount};
+use crate::config::{Config, ListenMode, ShardCount};
 use crate::engine::shard::{Durability, ShardConfig};
 use crate::format::pipeline::Transport;
 use crate::ids::{NodeId, Place, ShardId};
@@ -41,6 +39,9 @@ const STOP_WITHIN: Duration = Duration::from_secs(10);
 /// A full inbox may take so long to make room for the stop.
 const STOP_DELIVERY: Duration = Duration::from_secs(1);
 
+/// Signals so close to the first one are the same wish: `timeout` and terminals signal a process and its whole group.
+const SAME_WISH_WITHIN: Duration = Duration::from_millis(300);
+
 /// Exit code after a second signal: the shell's for SIGINT.
 const EXIT_SECOND_SIGNAL: i32 = 130;
 
@@ -50,7 +51,6 @@ const EXIT_SECOND_SIGNAL: i32 = 130;
 /// Why it cannot start, or what has broken.
 pub fn run(config: &Config) -> Result<(), StartError> {
     let began = Instant::now();
-    begin_log(config);
     machine::check_kernel()?;
     let processors = machine::processors();
     let directory = open_directory(config, processors.len())?;
@@ -70,8 +70,9 @@ pub fn run(config: &Config) -> Result<(), StartError> {
 
     let state = Arc::new(NodeState::new(shards));
     let addresses = public_addresses(config, &tcp, &ws);
+    let secrets = Secrets::from_kernel().map_err(kernel_refused("random bytes"))?;
     let api =
-        Api::new(mesh.clone(), state.clone(), directory.slot_depth(), addresses, config.http.token.clone(), seed()?);
+        Api::new(mesh.clone(), state.clone(), directory.slot_depth(), addresses, config.http.token.clone(), secrets);
     let http = HttpThread::start(http, api).map_err(kernel_refused("the HTTP thread"))?;
     let banner = Banner {
         tcp: format!("{} ({})", tcp.address, mode_name(config.listen.tcp_mode)),
@@ -191,19 +192,6 @@ fn seed() -> Result<[u8; 32], StartError> {
     kernel_seed().map_err(kernel_refused("random bytes"))
 }
 
-fn begin_log(config: &Config) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(&config.log.level));
-    let coloured = match config.log.format {
-        LogFormat::Auto => std::io::stderr().is_terminal(),
-        LogFormat::Plain => false,
-        LogFormat::Colour => true,
-    };
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(coloured);
-    if log.try_init().is_err() {
-        tracing::debug!("somebody else has set up the log; it stays as it is");
-    }
-}
-
 fn open_directory(config: &Config, processors: usize) -> Result<DataDirectory, StartError> {
     let slots_max = u16::try_from(config.node.slots).unwrap_or(u16::MAX);
     let wanted = Wanted {
@@ -223,11 +211,19 @@ fn watch_signals(happenings: &flume::Sender<Happening>) -> Result<(), StartError
     let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(kernel_refused("its signals"))?;
     let happenings = happenings.clone();
     let watch = move || {
-        for (count, signal) in signals.forever().enumerate() {
-            if count > 0 || happenings.send(Happening::Signal(signal)).is_err() {
-                eprintln!("jindou: a second signal: ending at once");
-                std::process::exit(EXIT_SECOND_SIGNAL);
+        let mut first: Option<Instant> = None;
+        for signal in signals.forever() {
+            match first {
+                None => {
+                    first = Some(Instant::now());
+                    if happenings.send(Happening::Signal(signal)).is_ok() {
+                        continue;
+                    }
+                }
+                Some(first) if first.elapsed() < SAME_WISH_WITHIN => continue,
+                Some(_) => eprintln!("jindou: a second signal: ending at once"),
             }
+            std::process::exit(EXIT_SECOND_SIGNAL);
         }
     };
     std::thread::Builder::new()
@@ -253,12 +249,7 @@ fn start_shards(
         let shard = endpoint.shard;
         let runtime = ShardRuntimeConfig {
             engine: shard_config(config, directory, shard)?,
-            gateway: GatewayLimits {
-                sessions_max: config.limits.sessions_per_shard,
-                sessions_per_address_max: config.limits.connections_per_address,
-                events_max: config.engine_limits().events_per_step_max,
-                shard_count: directory.shards(),
-            },
+            sessions_per_address_max: config.limits.connections_per_address,
             cpu: pinned.then(|| processors[usize::from(shard.0)]),
             io_memory_bytes: machine::IO_MEMORY_BYTES,
             directory: directory.shard_path(shard),

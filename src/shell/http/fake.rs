@@ -16,7 +16,7 @@ use crate::format::message::{MessageFields, StoredMessage};
 use crate::format::packet::{HeaderFlags, Setting};
 use crate::ids::ShardId;
 use crate::shell::mesh::{MeshEndpoint, MeshMessage, build_mesh};
-use crate::shell::seed::kernel_seed;
+use crate::shell::seed::Secrets;
 use crate::shell::stages::{EngineSnapshot, ShardSnapshot, ShellCounters, Stage, Stages};
 
 pub const SLOT_DEPTH: u8 = 4;
@@ -115,6 +115,8 @@ impl Fake {
             sessions: 3,
             sessions_live: 2,
             slots_led: 8,
+            slots_hosted: 8,
+            reads_waiting: 0,
             channels: 1,
             homes: 1,
             messages_indexed: 5,
@@ -158,7 +160,7 @@ impl Fake {
         (0..self.ready).for_each(|shard| node.set_ready(ShardId(shard), true));
         let addresses = PublicAddresses { tcp: "h:5100".to_owned(), ws: "ws://h:5200".to_owned(), wss: String::new() };
         let token = self.token.to_owned();
-        let api = Api::new(mesh.clone(), node, SLOT_DEPTH, addresses, token, kernel_seed().unwrap());
+        let api = Api::new(mesh.clone(), node, SLOT_DEPTH, addresses, token, Secrets::from_kernel().unwrap());
         if self.gone {
             endpoints.clear();
         }

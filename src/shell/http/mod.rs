@@ -24,14 +24,13 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
 
 pub use shard_door::NodeState;
 
 use shapes::ApiError;
 
 use super::mesh::MeshSender;
+use super::seed::Secrets;
 
 /// Largest body of a request. Over it: 413.
 const BODY_BYTES_MAX: usize = 1 << 20;
@@ -61,13 +60,13 @@ pub struct Api {
     slot_depth: u8,
     addresses: PublicAddresses,
     token: String,
-    chance: Mutex<ChaCha8Rng>,
+    secrets: Mutex<Secrets>,
     started: Instant,
     responses: [AtomicU64; 5],
 }
 
 impl Api {
-    /// `token` empty: none is asked for. `seed` feeds the `client_msg_no` of messages whose caller gave none.
+    /// `token` empty: none is asked for. `secrets` feeds the `client_msg_no` of messages whose caller gave none.
     #[must_use]
     pub fn new(
         mesh: MeshSender,
@@ -75,7 +74,7 @@ impl Api {
         slot_depth: u8,
         addresses: PublicAddresses,
         token: String,
-        seed: [u8; 32],
+        secrets: Secrets,
     ) -> Arc<Api> {
         Arc::new(Api {
             mesh,
@@ -83,7 +82,7 @@ impl Api {
             slot_depth,
             addresses,
             token,
-            chance: Mutex::new(ChaCha8Rng::from_seed(seed)),
+            secrets: Mutex::new(secrets),
             started: Instant::now(),
             responses: Default::default(),
         })
@@ -91,8 +90,10 @@ impl Api {
 
     /// A number for a message that came without: 32 hex digits, and one that says that it was made here.
     fn fresh_client_msg_no(&self) -> String {
-        let mut chance = self.chance.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        format!("{:016x}{:016x}0", chance.next_u64(), chance.next_u64())
+        let mut secrets = self.secrets.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut drawn = [0; 16];
+        drawn.copy_from_slice(&secrets.key()[..16]);
+        format!("{:032x}0", u128::from_le_bytes(drawn))
     }
 }
 
