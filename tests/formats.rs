@@ -170,5 +170,8 @@ mod round_trips;
 #[path = "formats/conversations.rs"]
 mod conversations;
 
+#[path = "formats/frames.rs"]
+mod frames;
+
 #[path = "formats/hostile.rs"]
 mod hostile;
