@@ -267,9 +267,7 @@ impl Journal {
     /// Lets go of the segments below `first_needed`. Those that are still to be written stay in any case, and so does the
     /// last file: a restart without any would number segments from the beginning.
     pub fn trim(&mut self, first_needed: u32, effects: &mut Effects) {
-        let first = first_needed
-            .min(self.oldest_unwritten().segment)
-            .min(self.ready_segment);
+        let first = first_needed.min(self.oldest_unwritten().segment).min(self.ready_segment);
         if first > self.first_segment {
             self.first_segment = first;
             effects.push(Effect::JournalTrim { first });

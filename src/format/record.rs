@@ -341,13 +341,7 @@ mod tests {
 
     use super::*;
 
-    const HEADER: BatchHeader = BatchHeader {
-        identity: 0xfeed,
-        segment: 3,
-        flush: 9,
-        synced: 8,
-        link: 77,
-    };
+    const HEADER: BatchHeader = BatchHeader { identity: 0xfeed, segment: 3, flush: 9, synced: 8, link: 77 };
 
     fn sealed(entries: &[Vec<u8>], block_bytes: u32) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -371,12 +365,8 @@ mod tests {
         let mut expected = b"jdB\x01".to_vec();
         expected.extend_from_slice(&crc.to_le_bytes());
         expected.extend_from_slice(&[32, 0, 0, 0, 1, 0, 0, 0, 0xed, 0xfe, 0, 0, 0, 0, 0, 0]);
-        expected.extend_from_slice(&[
-            3, 0, 0, 0, 77, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0,
-        ]);
-        expected.extend_from_slice(&[
-            1, 7, 2, 1, 5, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0,
-        ]);
+        expected.extend_from_slice(&[3, 0, 0, 0, 77, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0]);
+        expected.extend_from_slice(&[1, 7, 2, 1, 5, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0]);
         expected.extend_from_slice(b"hello\0\0\0");
         assert_eq!(&bytes[..80], &expected[..]);
         assert!(bytes[80..].iter().all(|byte| *byte == 0));
@@ -386,22 +376,13 @@ mod tests {
 
     #[test]
     fn a_right_checksum_over_nonsense_is_refused() {
-        for (at, wrong) in [
-            (BATCH_HEADER_BYTES, 9u8),
-            (BATCH_HEADER_BYTES + 4, 200),
-            (12, 7),
-            (40, 9),
-        ] {
+        for (at, wrong) in [(BATCH_HEADER_BYTES, 9u8), (BATCH_HEADER_BYTES + 4, 200), (12, 7), (40, 9)] {
             let mut bytes = sealed(&[b"abc".to_vec()], 512);
             let end = BATCH_HEADER_BYTES + entry_bytes(3) + HARD_STATE_BYTES;
             bytes[at] = wrong;
             let crc = crc32fast::hash(&bytes[8..end]);
             bytes[4..8].copy_from_slice(&crc.to_le_bytes());
-            assert_eq!(
-                read_batch(&bytes, 0xfeed, 3).err(),
-                Some(BadBatch::Records),
-                "byte {at}"
-            );
+            assert_eq!(read_batch(&bytes, 0xfeed, 3).err(), Some(BadBatch::Records), "byte {at}");
         }
     }
 

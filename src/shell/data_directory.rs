@@ -86,18 +86,15 @@ impl DataDirectory {
     /// One line that says what is in the way.
     pub fn open(path: &Path, wanted: &Wanted) -> Result<DataDirectory, StartError> {
         let shown = path.display();
-        fs::create_dir_all(path).map_err(|error| {
-            StartError(format!("cannot make the data directory {shown}: {error}"))
-        })?;
+        fs::create_dir_all(path)
+            .map_err(|error| StartError(format!("cannot make the data directory {shown}: {error}")))?;
         refuse_foreign(path)?;
         let lock = lock(path)?;
         let found = match fs::read_to_string(path.join(NODE_FILE)) {
             Ok(text) => Some(text),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => {
-                return Err(StartError(format!(
-                    "cannot read {shown}/{NODE_FILE}: {error}"
-                )));
+                return Err(StartError(format!("cannot read {shown}/{NODE_FILE}: {error}")));
             }
         };
         let created = found.is_none();
@@ -105,23 +102,12 @@ impl DataDirectory {
             Some(text) => recognise(path, &text, wanted)?,
             None => create(path, wanted)?,
         };
-        let journal = u64::from_str_radix(&node.journal, 16).map_err(|_| {
-            StartError(format!(
-                "{shown}/{NODE_FILE} is damaged: journal is not 16 hexadecimal digits"
-            ))
-        })?;
-        let directory = DataDirectory {
-            path: path.to_owned(),
-            node,
-            journal,
-            created,
-            _lock: lock,
-        };
-        directory.make_shards().map_err(|error| {
-            StartError(format!(
-                "cannot write in the data directory {shown}: {error}"
-            ))
-        })?;
+        let journal = u64::from_str_radix(&node.journal, 16)
+            .map_err(|_| StartError(format!("{shown}/{NODE_FILE} is damaged: journal is not 16 hexadecimal digits")))?;
+        let directory = DataDirectory { path: path.to_owned(), node, journal, created, _lock: lock };
+        directory
+            .make_shards()
+            .map_err(|error| StartError(format!("cannot write in the data directory {shown}: {error}")))?;
         Ok(directory)
     }
 
@@ -165,11 +151,7 @@ impl DataDirectory {
     #[must_use]
     pub fn geometry(&self, shard: ShardId, segment_bytes: u32) -> JournalGeometry {
         let identity = self.journal.wrapping_add(u64::from(shard.0));
-        JournalGeometry {
-            block_bytes: self.node.block_bytes,
-            segment_bytes,
-            identity,
-        }
+        JournalGeometry { block_bytes: self.node.block_bytes, segment_bytes, identity }
     }
 
     fn make_shards(&self) -> io::Result<()> {
@@ -184,8 +166,7 @@ impl DataDirectory {
 /// file system has of its own, is no contents.
 fn refuse_foreign(path: &Path) -> Result<(), StartError> {
     let shown = path.display();
-    let unreadable =
-        |error: io::Error| StartError(format!("cannot read the data directory {shown}: {error}"));
+    let unreadable = |error: io::Error| StartError(format!("cannot read the data directory {shown}: {error}"));
     if path.join(NODE_FILE).try_exists().map_err(unreadable)? {
         return Ok(());
     }
@@ -205,11 +186,7 @@ fn refuse_foreign(path: &Path) -> Result<(), StartError> {
 /// Takes the lock, which the kernel gives back when the process ends in whatever way.
 fn lock(path: &Path) -> Result<File, StartError> {
     let shown = path.display();
-    let unwritable = |error: io::Error| {
-        StartError(format!(
-            "cannot write in the data directory {shown}: {error}"
-        ))
-    };
+    let unwritable = |error: io::Error| StartError(format!("cannot write in the data directory {shown}: {error}"));
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
     let mut file = options.open(path.join(LOCK_FILE)).map_err(unwritable)?;
@@ -218,17 +195,13 @@ fn lock(path: &Path) -> Result<File, StartError> {
     if result != 0 {
         let error = io::Error::last_os_error();
         if error.kind() != io::ErrorKind::WouldBlock {
-            return Err(StartError(format!(
-                "cannot lock the data directory {shown}: {error}"
-            )));
+            return Err(StartError(format!("cannot lock the data directory {shown}: {error}")));
         }
         let mut holder = String::new();
         // The number is for people only; the lock is what counts.
         let _ = file.read_to_string(&mut holder);
         let holder = holder.trim();
-        return Err(StartError(format!(
-            "the data directory {shown} is in use by process {holder}"
-        )));
+        return Err(StartError(format!("the data directory {shown} is in use by process {holder}")));
     }
     let note = |file: &mut File| {
         file.set_len(0)?;
@@ -251,16 +224,11 @@ fn create(path: &Path, wanted: &Wanted) -> Result<NodeFile, StartError> {
         created_by: format!("jindou {}", env!("CARGO_PKG_VERSION")),
     };
     let shown = path.display();
-    let text = toml::to_string(&node)
-        .map_err(|error| StartError(format!("cannot form {NODE_FILE}: {error}")))?;
-    let text = format!(
-        "# What this node's data was made with. Written once, by jindou; not a configuration file.\n{text}"
-    );
-    replace_file(&path.join(NODE_FILE), text.as_bytes()).map_err(|error| {
-        StartError(format!(
-            "cannot write in the data directory {shown}: {error}"
-        ))
-    })?;
+    let text = toml::to_string(&node).map_err(|error| StartError(format!("cannot form {NODE_FILE}: {error}")))?;
+    let text =
+        format!("# What this node's data was made with. Written once, by jindou; not a configuration file.\n{text}");
+    replace_file(&path.join(NODE_FILE), text.as_bytes())
+        .map_err(|error| StartError(format!("cannot write in the data directory {shown}: {error}")))?;
     Ok(node)
 }
 
@@ -270,27 +238,19 @@ fn recognise(path: &Path, text: &str, wanted: &Wanted) -> Result<NodeFile, Start
         format: u32,
     }
     let shown = path.display();
-    let damaged = |what: String| {
-        StartError(format!(
-            "{shown}/{NODE_FILE} is damaged: {}",
-            what.trim().replace('\n', " ")
-        ))
-    };
-    let Format { format } =
-        toml::from_str(text).map_err(|error| damaged(error.message().to_owned()))?;
+    let damaged =
+        |what: String| StartError(format!("{shown}/{NODE_FILE} is damaged: {}", what.trim().replace('\n', " ")));
+    let Format { format } = toml::from_str(text).map_err(|error| damaged(error.message().to_owned()))?;
     if format != FORMAT {
         return Err(StartError(format!(
             "the data in {shown} has format {format}, and this jindou knows only format {FORMAT}; use the version that made it"
         )));
     }
-    let node: NodeFile =
-        toml::from_str(text).map_err(|error| damaged(error.message().to_owned()))?;
+    let node: NodeFile = toml::from_str(text).map_err(|error| damaged(error.message().to_owned()))?;
     let block_good = node.block_bytes.is_power_of_two() && (512..=4096).contains(&node.block_bytes);
     let slots_good = node.slot_depth <= SLOT_COUNT_MAX.ilog2() as u8;
     if node.shards == 0 || !block_good || !slots_good {
-        return Err(damaged(
-            "shards, slot_depth or block_bytes cannot be".to_owned(),
-        ));
+        return Err(damaged("shards, slot_depth or block_bytes cannot be".to_owned()));
     }
     if let Some(shards) = wanted.shards.filter(|shards| *shards != node.shards) {
         return Err(StartError(format!(
@@ -317,19 +277,13 @@ fn hexadecimal(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    const WANTED: Wanted = Wanted {
-        shards: None,
-        shards_default: 2,
-        slot_depth: 8,
-        chance: [0xab; 32],
-    };
+    const WANTED: Wanted = Wanted { shards: None, shards_default: 2, slot_depth: 8, chance: [0xab; 32] };
 
     struct Scratch(PathBuf);
 
     impl Scratch {
         fn new(name: &str) -> Scratch {
-            let path =
-                std::env::temp_dir().join(format!("jindou-data-{name}-{}", std::process::id()));
+            let path = std::env::temp_dir().join(format!("jindou-data-{name}-{}", std::process::id()));
             let _ = fs::remove_dir_all(&path);
             Scratch(path)
         }
@@ -356,24 +310,14 @@ mod tests {
         assert_eq!((first.shards(), first.slot_depth()), (2, 8));
         assert_eq!(first.identity(), "ab".repeat(16));
         assert!(path.join("shard-1").is_dir());
-        let (zero, one) = (
-            first.geometry(ShardId(0), 1 << 20),
-            first.geometry(ShardId(1), 1 << 20),
-        );
+        let (zero, one) = (first.geometry(ShardId(0), 1 << 20), first.geometry(ShardId(1), 1 << 20));
         assert_eq!((zero.block_bytes, zero.segment_bytes), (4096, 1 << 20));
         assert_ne!(zero.identity, one.identity);
         drop(first);
-        let other = Wanted {
-            shards_default: 7,
-            chance: [1; 32],
-            ..WANTED
-        };
+        let other = Wanted { shards_default: 7, chance: [1; 32], ..WANTED };
         let again = DataDirectory::open(&path, &other).unwrap();
         assert!(!again.created());
-        assert_eq!(
-            (again.shards(), again.identity()),
-            (2, "ab".repeat(16).as_str())
-        );
+        assert_eq!((again.shards(), again.identity()), (2, "ab".repeat(16).as_str()));
         assert_eq!(again.geometry(ShardId(0), 1 << 20), zero);
     }
 
@@ -382,10 +326,7 @@ mod tests {
         let scratch = Scratch::new("lock");
         let first = DataDirectory::open(&scratch.0, &WANTED).unwrap();
         let line = refused(&scratch.0, &WANTED);
-        assert!(
-            line.ends_with(&format!("is in use by process {}", std::process::id())),
-            "{line}"
-        );
+        assert!(line.ends_with(&format!("is in use by process {}", std::process::id())), "{line}");
         drop(first);
         DataDirectory::open(&scratch.0, &WANTED).unwrap();
     }
@@ -396,10 +337,7 @@ mod tests {
         fs::create_dir_all(&scratch.0).unwrap();
         fs::write(scratch.0.join("thesis.tex"), "").unwrap();
         let line = refused(&scratch.0, &WANTED);
-        assert!(
-            line.contains("is not a jindou data directory: it holds \"thesis.tex\""),
-            "{line}"
-        );
+        assert!(line.contains("is not a jindou data directory: it holds \"thesis.tex\""), "{line}");
         assert_eq!(fs::read_dir(&scratch.0).unwrap().count(), 1);
     }
 
@@ -423,46 +361,18 @@ mod tests {
         // A directory in the lock's place stands for one that may not be written to; a test run by root may write anywhere.
         fs::create_dir_all(scratch.0.join("LOCK")).unwrap();
         let line = refused(&scratch.0, &WANTED);
-        assert!(
-            line.starts_with("cannot write in the data directory"),
-            "{line}"
-        );
+        assert!(line.starts_with("cannot write in the data directory"), "{line}");
     }
 
     #[test]
     fn what_was_fixed_cannot_be_asked_differently() {
         let scratch = Scratch::new("fixed");
         drop(DataDirectory::open(&scratch.0, &WANTED).unwrap());
-        let line = refused(
-            &scratch.0,
-            &Wanted {
-                shards: Some(4),
-                ..WANTED
-            },
-        );
-        assert!(
-            line.contains("was made for 2 shards, and node.shards = 4"),
-            "{line}"
-        );
-        let line = refused(
-            &scratch.0,
-            &Wanted {
-                slot_depth: 9,
-                ..WANTED
-            },
-        );
-        assert!(
-            line.contains("was made with 256 slots, and node.slots = 512"),
-            "{line}"
-        );
-        DataDirectory::open(
-            &scratch.0,
-            &Wanted {
-                shards: Some(2),
-                ..WANTED
-            },
-        )
-        .unwrap();
+        let line = refused(&scratch.0, &Wanted { shards: Some(4), ..WANTED });
+        assert!(line.contains("was made for 2 shards, and node.shards = 4"), "{line}");
+        let line = refused(&scratch.0, &Wanted { slot_depth: 9, ..WANTED });
+        assert!(line.contains("was made with 256 slots, and node.slots = 512"), "{line}");
+        DataDirectory::open(&scratch.0, &Wanted { shards: Some(2), ..WANTED }).unwrap();
     }
 
     #[test]

@@ -95,18 +95,11 @@ pub(super) fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// One thing to do, in order. An answer that nobody waits for any more is no error.
 pub(super) enum FileTask {
     /// Make a segment, over the file of that name if there is one.
-    Prepare {
-        segment: u32,
-        answer: flume::Sender<io::Result<()>>,
-    },
+    Prepare { segment: u32, answer: flume::Sender<io::Result<()>> },
     /// Retire the segments below this one.
     Trim { first: u32 },
     /// Write a checkpoint under its name.
-    Checkpoint {
-        slot: SlotId,
-        bytes: Vec<u8>,
-        answer: flume::Sender<io::Result<()>>,
-    },
+    Checkpoint { slot: SlotId, bytes: Vec<u8>, answer: flume::Sender<io::Result<()>> },
 }
 
 /// The running thread. Dropping it waits for the step under way, a few milliseconds, and forgets what is queued.
@@ -118,11 +111,7 @@ pub(super) struct FileThread {
 
 impl FileThread {
     /// Starts it for a journal's and a checkpoints' directory that exist.
-    pub(super) fn start(
-        journal: &Path,
-        slots: &Path,
-        segment_bytes: u32,
-    ) -> io::Result<FileThread> {
+    pub(super) fn start(journal: &Path, slots: &Path, segment_bytes: u32) -> io::Result<FileThread> {
         let (tasks, inbox) = flume::unbounded();
         let stopping = Arc::new(AtomicBool::new(false));
         let mut files = Files {
@@ -131,22 +120,16 @@ impl FileThread {
             segment_bytes: segment_bytes as usize,
             stopping: Arc::clone(&stopping),
         };
-        let thread = std::thread::Builder::new()
-            .name("jindou-files".to_owned())
-            .spawn(move || {
-                leave_pinned_core();
-                while let Ok(task) = inbox.recv() {
-                    if files.stopping.load(Ordering::Relaxed) {
-                        break;
-                    }
-                    files.carry_out(task);
+        let thread = std::thread::Builder::new().name("jindou-files".to_owned()).spawn(move || {
+            leave_pinned_core();
+            while let Ok(task) = inbox.recv() {
+                if files.stopping.load(Ordering::Relaxed) {
+                    break;
                 }
-            })?;
-        Ok(FileThread {
-            tasks: Some(tasks),
-            stopping,
-            thread: Some(thread),
-        })
+                files.carry_out(task);
+            }
+        })?;
+        Ok(FileThread { tasks: Some(tasks), stopping, thread: Some(thread) })
     }
 
     /// Queues something. The engine asks for one segment at a time and one checkpoint of a slot at a time, which bounds
@@ -180,13 +163,9 @@ fn leave_pinned_core() {
         unsafe { libc::CPU_SET(cpu, &mut all) };
     }
     // SAFETY: 0 names the calling thread, and the set lives through the call. The kernel leaves out what is not allowed.
-    let result =
-        unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const all) };
+    let result = unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const all) };
     if result != 0 {
-        tracing::debug!(
-            "the files thread stays on its shard's core: {}",
-            io::Error::last_os_error()
-        );
+        tracing::debug!("the files thread stays on its shard's core: {}", io::Error::last_os_error());
     }
 }
 
@@ -204,27 +183,17 @@ impl Files {
             FileTask::Prepare { segment, answer } => {
                 let result = self.prepare(segment);
                 if let Err(error) = &result {
-                    tracing::warn!(
-                        "journal segment {segment} cannot be made in {}: {error}",
-                        self.journal.display()
-                    );
+                    tracing::warn!("journal segment {segment} cannot be made in {}: {error}", self.journal.display());
                 }
                 let _ = answer.send(result);
             }
             FileTask::Trim { first } => {
                 if let Err(error) = self.trim(first) {
                     // Nothing depends on it; the next trim tries the same files again.
-                    tracing::warn!(
-                        "old journal segments stay in {}: {error}",
-                        self.journal.display()
-                    );
+                    tracing::warn!("old journal segments stay in {}: {error}", self.journal.display());
                 }
             }
-            FileTask::Checkpoint {
-                slot,
-                bytes,
-                answer,
-            } => {
+            FileTask::Checkpoint { slot, bytes, answer } => {
                 let path = checkpoint_path(&self.slots, slot);
                 let result = replace_file(&path, &bytes);
                 if let Err(error) = &result {
@@ -240,8 +209,7 @@ impl Files {
             Some(path) => path,
             None => {
                 let path = self.journal.join(PREPARING);
-                self.fill(&path)
-                    .inspect_err(|_| drop(fs::remove_file(&path)))?;
+                self.fill(&path).inspect_err(|_| drop(fs::remove_file(&path)))?;
                 path
             }
         };
@@ -254,11 +222,7 @@ impl Files {
         let mut retired = Vec::new();
         for entry in fs::read_dir(&self.journal)? {
             let entry = entry?;
-            if !entry
-                .file_name()
-                .as_encoded_bytes()
-                .starts_with(b"retired-")
-            {
+            if !entry.file_name().as_encoded_bytes().starts_with(b"retired-") {
                 continue;
             }
             if entry.metadata()?.len() == self.segment_bytes as u64 {
@@ -272,10 +236,7 @@ impl Files {
 
     fn trim(&self, first: u32) -> io::Result<()> {
         let mut room = RETIRED_MAX.saturating_sub(self.retired()?.len());
-        for segment in list_segments(&self.journal)?
-            .into_iter()
-            .take_while(|segment| *segment < first)
-        {
+        for segment in list_segments(&self.journal)?.into_iter().take_while(|segment| *segment < first) {
             let path = segment_path(&self.journal, segment);
             if room > 0 && fs::metadata(&path)?.len() == self.segment_bytes as u64 {
                 fs::rename(&path, self.journal.join(format!("retired-{segment:08}")))?;
@@ -298,11 +259,7 @@ impl Files {
 
     fn fill_with(&self, path: &Path, flags: i32) -> io::Result<()> {
         let mut options = OpenOptions::new();
-        options
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .custom_flags(flags);
+        options.write(true).create(true).truncate(true).custom_flags(flags);
         let mut file = options.open(path)?;
         let memory = vec![0u8; CHUNK_BYTES + ALIGN_BYTES];
         let start = memory.as_ptr().align_offset(ALIGN_BYTES);

@@ -74,11 +74,7 @@ impl JournalFiles {
     ///
     /// # Errors
     /// What the file system said.
-    pub async fn open(
-        shard: &Path,
-        geometry: JournalGeometry,
-        durability: Durability,
-    ) -> io::Result<JournalFiles> {
+    pub async fn open(shard: &Path, geometry: JournalGeometry, durability: Durability) -> io::Result<JournalFiles> {
         let (journal, slots) = (shard.join("journal"), shard.join("slots"));
         fs::create_dir_all(&journal)?;
         fs::create_dir_all(&slots)?;
@@ -115,12 +111,7 @@ impl JournalFiles {
         let Some(last) = segments.last().copied() else {
             return Ok(None);
         };
-        let first = segments
-            .iter()
-            .rev()
-            .zip(0..)
-            .take_while(|(segment, n)| **segment == last - n)
-            .last();
+        let first = segments.iter().rev().zip(0..).take_while(|(segment, n)| **segment == last - n).last();
         Ok(first.map(|(first, _)| (*first, last)))
     }
 
@@ -130,10 +121,7 @@ impl JournalFiles {
     /// # Errors
     /// What the file system said.
     pub fn read_segment_blocking(&self, segment: u32, bytes: &mut Vec<u8>) -> io::Result<()> {
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(segment_path(&self.inner.journal, segment))?;
+        let mut file = OpenOptions::new().read(true).write(true).open(segment_path(&self.inner.journal, segment))?;
         // Changes nothing, but the kernel lets direct writes under way finish first. A process killed a moment ago may
         // have left one, and it must not land on top of what is written after this.
         let length = file.metadata()?.len();
@@ -167,20 +155,13 @@ impl JournalFiles {
     }
 
     /// Carries out a journal write and gives its bytes back. With [`Durability::Fsync`] it is on disk when this is ready.
-    pub fn write(
-        &self,
-        write: JournalWrite,
-    ) -> impl Future<Output = (Vec<u8>, Result<(), DiskFault>)> + use<> {
+    pub fn write(&self, write: JournalWrite) -> impl Future<Output = (Vec<u8>, Result<(), DiskFault>)> + use<> {
         let inner = Rc::clone(&self.inner);
         async move {
             let result = inner.write(&write).await;
             if let Err(error) = &result {
-                let JournalWrite {
-                    segment, offset, ..
-                } = write;
-                tracing::warn!(
-                    "journal write to segment {segment} offset {offset} failed: {error}"
-                );
+                let JournalWrite { segment, offset, .. } = write;
+                tracing::warn!("journal write to segment {segment} offset {offset} failed: {error}");
                 // The next try opens the file anew.
                 inner.writer.replace(None);
             }
@@ -189,26 +170,15 @@ impl JournalFiles {
     }
 
     /// Makes a segment, over the file of that name if there is one. Ready when it can be written to.
-    pub fn prepare_segment(
-        &self,
-        segment: u32,
-    ) -> impl Future<Output = Result<(), DiskFault>> + use<> {
+    pub fn prepare_segment(&self, segment: u32) -> impl Future<Output = Result<(), DiskFault>> + use<> {
         let (answer, answered) = flume::bounded(1);
-        self.inner
-            .thread
-            .send(FileTask::Prepare { segment, answer });
+        self.inner.thread.send(FileTask::Prepare { segment, answer });
         let inner = Rc::clone(&self.inner);
         async move {
             let result = outcome(&answered).await;
             // There may have been a file of that name.
-            inner
-                .readers
-                .borrow_mut()
-                .retain(|(open, _)| *open != segment);
-            inner
-                .writer
-                .borrow_mut()
-                .take_if(|(open, _)| *open == segment);
+            inner.readers.borrow_mut().retain(|(open, _)| *open != segment);
+            inner.writer.borrow_mut().take_if(|(open, _)| *open == segment);
             result
         }
     }
@@ -220,11 +190,7 @@ impl JournalFiles {
         bytes: Vec<u8>,
     ) -> impl Future<Output = Result<(), DiskFault>> + use<> {
         let (answer, answered) = flume::bounded(1);
-        self.inner.thread.send(FileTask::Checkpoint {
-            slot,
-            bytes,
-            answer,
-        });
+        self.inner.thread.send(FileTask::Checkpoint { slot, bytes, answer });
         async move { outcome(&answered).await }
     }
 
@@ -232,10 +198,7 @@ impl JournalFiles {
     pub fn trim(&self, first: u32) {
         let inner = &self.inner;
         inner.first_kept.set(inner.first_kept.get().max(first));
-        inner
-            .readers
-            .borrow_mut()
-            .retain(|(open, _)| *open >= first);
+        inner.readers.borrow_mut().retain(|(open, _)| *open >= first);
         inner.writer.borrow_mut().take_if(|(open, _)| *open < first);
         inner.trim_unread();
     }
@@ -268,10 +231,7 @@ impl Inner {
         let file = self.writer(write.segment).await?;
         let mut buffer = file.alloc_dma_buffer(write.bytes.len());
         buffer.as_bytes_mut().copy_from_slice(&write.bytes);
-        let written = file
-            .write_at(buffer, u64::from(write.offset))
-            .await
-            .map_err(plain)?;
+        let written = file.write_at(buffer, u64::from(write.offset)).await.map_err(plain)?;
         if written != write.bytes.len() {
             // A write that stops short says that the device has no more room.
             return Err(io::Error::from_raw_os_error(libc::ENOSPC));
@@ -287,16 +247,8 @@ impl Inner {
             return Ok(Rc::clone(file));
         }
         let mut options = DmaOptions::new();
-        options
-            .read(true)
-            .write(true)
-            .custom_flags(self.write_flags);
-        let file = Rc::new(
-            options
-                .dma_open(segment_path(&self.journal, segment))
-                .await
-                .map_err(plain)?,
-        );
+        options.read(true).write(true).custom_flags(self.write_flags);
+        let file = Rc::new(options.dma_open(segment_path(&self.journal, segment)).await.map_err(plain)?);
         self.writer.replace(Some((segment, Rc::clone(&file))));
         Ok(file)
     }
@@ -323,9 +275,7 @@ impl Inner {
                 }
             }
         }
-        let file = DmaFile::open(segment_path(&self.journal, segment))
-            .await
-            .map_err(plain)?;
+        let file = DmaFile::open(segment_path(&self.journal, segment)).await.map_err(plain)?;
         let bytes = file.file_size().await.map_err(plain)?;
         let reader = Rc::new(Reader { file, bytes });
         let mut readers = self.readers.borrow_mut();
@@ -342,13 +292,7 @@ impl Inner {
 
     /// Has the segments that nobody needs or reads any more retired.
     fn trim_unread(&self) {
-        let oldest_read = self
-            .reading
-            .borrow()
-            .keys()
-            .next()
-            .copied()
-            .unwrap_or(u32::MAX);
+        let oldest_read = self.reading.borrow().keys().next().copied().unwrap_or(u32::MAX);
         let first = self.first_kept.get().min(oldest_read);
         if first > self.first_trimmed.get() {
             self.first_trimmed.set(first);
@@ -405,10 +349,7 @@ async fn defuse_polling(journal: &Path) -> io::Result<()> {
 
 /// glommio's error as the system's, with its number where it has one.
 fn plain(error: glommio::GlommioError<()>) -> io::Error {
-    error.raw_os_error().map_or_else(
-        || io::Error::other(error.to_string()),
-        io::Error::from_raw_os_error,
-    )
+    error.raw_os_error().map_or_else(|| io::Error::other(error.to_string()), io::Error::from_raw_os_error)
 }
 
 #[cfg(test)]

@@ -284,10 +284,7 @@ impl World {
     }
 
     fn restart(&mut self) -> Result<(), JournalDamage> {
-        if let (Some(oldest), Some(newest)) = (
-            self.disk.segments.keys().next(),
-            self.disk.segments.keys().last(),
-        ) {
+        if let (Some(oldest), Some(newest)) = (self.disk.segments.keys().next(), self.disk.segments.keys().last()) {
             let reached = self.journal.position().segment.min(*newest);
             self.needed = self.needed.max(*oldest);
             if self.dice.one_in(2) {

@@ -10,19 +10,13 @@ use crate::engine::journal::{Journal, Position, Record, Replay};
 use crate::limits::Limits;
 use crate::time::Instant;
 
-const GEOMETRY: JournalGeometry = JournalGeometry {
-    block_bytes: 4096,
-    segment_bytes: 1 << 18,
-    identity: 42,
-};
+const GEOMETRY: JournalGeometry = JournalGeometry { block_bytes: 4096, segment_bytes: 1 << 18, identity: 42 };
 
 /// An executor that takes little locked memory; the kernel gives back that of earlier ones a little late.
 fn test_executor() -> LocalExecutor {
     let give_up = Clock::now() + Duration::from_secs(10);
     loop {
-        let builder = LocalExecutorBuilder::new(Placement::Unbound)
-            .io_memory(64 << 10)
-            .ring_depth(64);
+        let builder = LocalExecutorBuilder::new(Placement::Unbound).io_memory(64 << 10).ring_depth(64);
         match builder.make() {
             Ok(executor) => return executor,
             Err(error) => assert!(Clock::now() < give_up, "no executor: {error}"),
@@ -50,25 +44,16 @@ impl Drop for Scratch {
 }
 
 async fn open(scratch: &Scratch) -> JournalFiles {
-    JournalFiles::open(&scratch.0, GEOMETRY, Durability::Fsync)
-        .await
-        .unwrap()
+    JournalFiles::open(&scratch.0, GEOMETRY, Durability::Fsync).await.unwrap()
 }
 
 fn some_write(segment: u32, offset: u32, fill: u8) -> JournalWrite {
-    JournalWrite {
-        flush: 1,
-        segment,
-        offset,
-        bytes: vec![fill; 8192],
-    }
+    JournalWrite { flush: 1, segment, offset, bytes: vec![fill; 8192] }
 }
 
 fn names(directory: PathBuf) -> Vec<String> {
-    let mut names: Vec<_> = fs::read_dir(directory)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
+    let mut names: Vec<_> =
+        fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
 }
@@ -98,10 +83,7 @@ fn a_new_file_may_be_opened_after_the_probe() {
         assert_eq!(file.read_at(100, 50).await.unwrap()[..], [7; 50]);
         file.close().await.unwrap();
     });
-    assert!(
-        names(scratch.0.clone()) == ["new"],
-        "the probe leaves nothing behind"
-    );
+    assert!(names(scratch.0.clone()) == ["new"], "the probe leaves nothing behind");
 }
 
 #[test]
@@ -111,12 +93,7 @@ fn a_fresh_directory_is_written_and_read_back() {
         let files = open(&scratch).await;
         assert_eq!(files.segments_blocking().unwrap(), None);
         files.prepare_segment(1).await.unwrap();
-        assert_eq!(
-            fs::metadata(scratch.0.join("journal/00000001.seg"))
-                .unwrap()
-                .len(),
-            1 << 18
-        );
+        assert_eq!(fs::metadata(scratch.0.join("journal/00000001.seg")).unwrap().len(), 1 << 18);
         let (bytes, result) = files.write(some_write(1, 4096, 7)).await;
         assert_eq!((bytes.len(), result), (8192, Ok(())));
         let read = files.read(1, 4000, 200).await.unwrap();
@@ -133,9 +110,7 @@ fn journal_writes_are_direct_and_synchronous() {
     let scratch = Scratch::new("flags");
     for (durability, synchronous) in [(Durability::Fsync, true), (Durability::Memory, false)] {
         test_executor().run(async {
-            let files = JournalFiles::open(&scratch.0, GEOMETRY, durability)
-                .await
-                .unwrap();
+            let files = JournalFiles::open(&scratch.0, GEOMETRY, durability).await.unwrap();
             files.prepare_segment(1).await.unwrap();
             files.write(some_write(1, 0, 1)).await.1.unwrap();
             let fd = {
@@ -143,10 +118,7 @@ fn journal_writes_are_direct_and_synchronous() {
                 files.inner.writer.borrow().as_ref().unwrap().1.as_raw_fd()
             };
             let text = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap();
-            let flags = text
-                .lines()
-                .find_map(|line| line.strip_prefix("flags:"))
-                .unwrap();
+            let flags = text.lines().find_map(|line| line.strip_prefix("flags:")).unwrap();
             let flags = i32::from_str_radix(flags.trim(), 8).unwrap();
             assert_eq!(flags & libc::O_DSYNC != 0, synchronous);
             assert_ne!(flags & libc::O_DIRECT, 0);
@@ -162,35 +134,17 @@ fn old_segments_are_used_again_and_the_rest_is_removed() {
         let files = open(&scratch).await;
         for segment in 1..=5 {
             files.prepare_segment(segment).await.unwrap();
-            files
-                .write(some_write(segment, 0, segment as u8))
-                .await
-                .1
-                .unwrap();
+            files.write(some_write(segment, 0, segment as u8)).await.1.unwrap();
         }
         files.trim(4);
-        until("segments 1 to 3 are gone", || {
-            names(journal.clone()).len() == 4
-        })
-        .await;
-        assert_eq!(
-            names(journal.clone()),
-            [
-                "00000004.seg",
-                "00000005.seg",
-                "retired-00000001",
-                "retired-00000002"
-            ]
-        );
+        until("segments 1 to 3 are gone", || names(journal.clone()).len() == 4).await;
+        assert_eq!(names(journal.clone()), ["00000004.seg", "00000005.seg", "retired-00000001", "retired-00000002"]);
         assert_eq!(files.segments_blocking().unwrap(), Some((4, 5)));
         assert_eq!(files.read(2, 0, 1).await, Err(DiskFault::Io(libc::ENOENT)));
         files.prepare_segment(6).await.unwrap();
         assert_eq!(names(journal.clone()).len(), 4);
         let recycled = files.read(6, 0, 1).await.unwrap()[0];
-        assert!(
-            recycled == 1 || recycled == 2,
-            "segment 6 is a file that was used before"
-        );
+        assert!(recycled == 1 || recycled == 2, "segment 6 is a file that was used before");
     });
     // A crash may leave any of these; a gap is what an interrupted trim leaves.
     fs::write(journal.join("preparing"), "half").unwrap();
@@ -202,14 +156,8 @@ fn old_segments_are_used_again_and_the_rest_is_removed() {
         assert_eq!(files.segments_blocking().unwrap(), Some((4, 6)));
         assert!(files.read_checkpoints_blocking().unwrap().is_empty());
         files.trim(5);
-        until("what is left over is gone", || {
-            names(journal.clone()).len() == 4
-        })
-        .await;
-        assert_eq!(
-            names(journal.clone())[..2],
-            ["00000005.seg", "00000006.seg"]
-        );
+        until("what is left over is gone", || names(journal.clone()).len() == 4).await;
+        assert_eq!(names(journal.clone())[..2], ["00000005.seg", "00000006.seg"]);
     });
 }
 
@@ -221,37 +169,21 @@ fn a_segment_that_is_read_is_not_retired_under_the_reader() {
         let files = open(&scratch).await;
         for segment in 1..=2 {
             files.prepare_segment(segment).await.unwrap();
-            files
-                .write(some_write(segment, 0, segment as u8))
-                .await
-                .1
-                .unwrap();
+            files.write(some_write(segment, 0, segment as u8)).await.1.unwrap();
         }
         let mut read = Box::pin(files.read(1, 0, 4));
-        assert!(
-            futures_lite::future::poll_once(&mut read).await.is_none(),
-            "the file has to be opened first"
-        );
+        assert!(futures_lite::future::poll_once(&mut read).await.is_none(), "the file has to be opened first");
         files.trim(2);
         files.prepare_segment(3).await.unwrap();
-        assert_eq!(
-            names(journal.clone()),
-            ["00000001.seg", "00000002.seg", "00000003.seg"]
-        );
+        assert_eq!(names(journal.clone()), ["00000001.seg", "00000002.seg", "00000003.seg"]);
         assert_eq!(read.await.unwrap()[..], [1; 4]);
-        until("segment 1 is retired", || {
-            names(journal.clone())[0] == "00000002.seg"
-        })
-        .await;
+        until("segment 1 is retired", || names(journal.clone())[0] == "00000002.seg").await;
         // A read that is given up lets go as well.
         let mut read = Box::pin(files.read(2, 0, 4));
         assert!(futures_lite::future::poll_once(&mut read).await.is_none());
         files.trim(3);
         drop(read);
-        until("segment 2 is retired", || {
-            names(journal.clone())[0] == "00000003.seg"
-        })
-        .await;
+        until("segment 2 is retired", || names(journal.clone())[0] == "00000003.seg").await;
     });
 }
 
@@ -260,40 +192,19 @@ fn checkpoints_are_replaced_whole() {
     let scratch = Scratch::new("checkpoint");
     test_executor().run(async {
         let files = open(&scratch).await;
-        files
-            .write_checkpoint(SlotId(17), vec![1; 100_000])
-            .await
-            .unwrap();
-        files
-            .write_checkpoint(SlotId(3), vec![3; 10])
-            .await
-            .unwrap();
-        files
-            .write_checkpoint(SlotId(16_000), vec![4; 10])
-            .await
-            .unwrap();
-        files
-            .write_checkpoint(SlotId(17), vec![2; 50_000])
-            .await
-            .unwrap();
-        assert_eq!(
-            names(scratch.0.join("slots")),
-            ["0003.ckpt", "0017.ckpt", "16000.ckpt"]
-        );
+        files.write_checkpoint(SlotId(17), vec![1; 100_000]).await.unwrap();
+        files.write_checkpoint(SlotId(3), vec![3; 10]).await.unwrap();
+        files.write_checkpoint(SlotId(16_000), vec![4; 10]).await.unwrap();
+        files.write_checkpoint(SlotId(17), vec![2; 50_000]).await.unwrap();
+        assert_eq!(names(scratch.0.join("slots")), ["0003.ckpt", "0017.ckpt", "16000.ckpt"]);
         let found = files.read_checkpoints_blocking().unwrap();
-        assert_eq!(
-            found.iter().map(|(slot, _)| slot.0).collect::<Vec<_>>(),
-            [3, 17, 16_000]
-        );
+        assert_eq!(found.iter().map(|(slot, _)| slot.0).collect::<Vec<_>>(), [3, 17, 16_000]);
         assert_eq!(found[1].1, vec![2; 50_000]);
         // A directory in the way of the temporary file stands for a disk that refuses.
         fs::create_dir(scratch.0.join("slots/0017.ckpt.tmp")).unwrap();
         let refused = files.write_checkpoint(SlotId(17), vec![9; 10]).await;
         assert_eq!(refused, Err(DiskFault::Io(libc::EISDIR)));
-        assert_eq!(
-            files.read_checkpoints_blocking().unwrap()[1].1,
-            vec![2; 50_000]
-        );
+        assert_eq!(files.read_checkpoints_blocking().unwrap()[1].1, vec![2; 50_000]);
         fs::remove_dir(scratch.0.join("slots/0017.ckpt.tmp")).unwrap();
     });
 }
@@ -306,12 +217,7 @@ fn a_failed_write_gives_its_bytes_back_and_can_be_tried_again() {
         let (bytes, result) = files.write(some_write(1, 0, 5)).await;
         assert_eq!(result, Err(DiskFault::Io(libc::ENOENT)));
         files.prepare_segment(1).await.unwrap();
-        let again = JournalWrite {
-            flush: 1,
-            segment: 1,
-            offset: 0,
-            bytes,
-        };
+        let again = JournalWrite { flush: 1, segment: 1, offset: 0, bytes };
         files.write(again).await.1.unwrap();
         assert_eq!(files.read(1, 0, 8192).await.unwrap()[..], [5; 8192]);
     });
@@ -323,10 +229,7 @@ fn full_disks_are_told_from_broken_ones() {
     assert_eq!(fault(libc::ENOSPC), DiskFault::Full);
     assert_eq!(fault(libc::EDQUOT), DiskFault::Full);
     assert_eq!(fault(libc::EIO), DiskFault::Io(libc::EIO));
-    assert_eq!(
-        disk_fault(&io::Error::other("glommio")),
-        DiskFault::Io(libc::EIO)
-    );
+    assert_eq!(disk_fault(&io::Error::other("glommio")), DiskFault::Io(libc::EIO));
 }
 
 #[test]
@@ -337,11 +240,7 @@ fn more_segments_than_open_readers_can_be_read() {
         let count = READERS_MAX as u32 + 4;
         for segment in 1..=count {
             files.prepare_segment(segment).await.unwrap();
-            files
-                .write(some_write(segment, 0, segment as u8))
-                .await
-                .1
-                .unwrap();
+            files.write(some_write(segment, 0, segment as u8)).await.1.unwrap();
         }
         for segment in (1..=count).chain(1..=count) {
             assert_eq!(files.read(segment, 1, 1).await.unwrap()[0], segment as u8);
@@ -389,17 +288,14 @@ fn the_journal_over_real_files_survives_restarts() {
                 for segment in first..=last {
                     files.read_segment_blocking(segment, &mut bytes).unwrap();
                     let mut sink = |record: Record<'_>, place| {
-                        let Record::Entry { index, data, .. } = record else {
-                            panic!("only entries were written")
-                        };
+                        let Record::Entry { index, data, .. } = record else { panic!("only entries were written") };
                         found.push((index, data.to_vec(), place));
                     };
                     replay.segment(segment, &bytes, &mut sink).unwrap();
                 }
             }
             assert_eq!(found, expected);
-            let mut journal =
-                Journal::resume(GEOMETRY, &Limits::TINY, Durability::Fsync, replay.finish());
+            let mut journal = Journal::resume(GEOMETRY, &Limits::TINY, Durability::Fsync, replay.finish());
             for index in 0..300 {
                 let data = vec![(run * 31 + index) as u8; 1 + (index as usize * 37) % 3000];
                 let place = journal.append_entry(SlotId(1), run, index, 0, &data);
@@ -411,16 +307,10 @@ fn the_journal_over_real_files_survives_restarts() {
             settle(&mut journal, &files).await;
             assert_eq!(journal.durable_flush() + 1, journal.next_flush());
             for (_, data, place) in expected.iter().step_by(7) {
-                let read = files
-                    .read(place.segment, place.offset, data.len() as u32)
-                    .await
-                    .unwrap();
+                let read = files.read(place.segment, place.offset, data.len() as u32).await.unwrap();
                 assert_eq!(&read[..], &data[..]);
             }
-            assert!(
-                journal.segments().1 > run as u32 + 1,
-                "the test is to cross segments"
-            );
+            assert!(journal.segments().1 > run as u32 + 1, "the test is to cross segments");
         });
     }
 }
