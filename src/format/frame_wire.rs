@@ -14,8 +14,8 @@ use rkyv::with::{InlineAsBox, Map};
 use rkyv::{Archive, Serialize};
 
 use super::frame::{
-    Backlog, BacklogRow, Deliver, Fetch, Fetched, Frame, Kick, KickNotice, Notified, Notify, Origin, Received, Register,
-    Registered, Resume, SendBody, Submit, Submitted, Unregister,
+    Backlog, BacklogRow, Deliver, Fetch, Fetched, Frame, Kick, KickNotice, Notified, Notify, Origin, Received,
+    Register, Registered, Resume, SendBody, Submit, Submitted, Unregister,
 };
 use super::message::StoredMessage;
 use super::packet::{HeaderFlags, Setting};
@@ -509,8 +509,7 @@ impl<'a> From<&'a Kick> for WireKick<'a> {
 
 impl ArchivedWireKick<'_> {
     fn read(&self) -> Kick {
-        let notice =
-            |wire: &ArchivedWireNotice<'_>| KickNotice { reason: wire.reason, text: Box::from(&*wire.text) };
+        let notice = |wire: &ArchivedWireNotice<'_>| KickNotice { reason: wire.reason, text: Box::from(&*wire.text) };
         Kick { session: self.session.read(), notice: self.notice.as_ref().map(notice) }
     }
 }
@@ -562,12 +561,7 @@ pub(super) struct WireReceived<'a> {
 
 impl<'a> From<&'a Received> for WireReceived<'a> {
     fn from(frame: &'a Received) -> WireReceived<'a> {
-        WireReceived {
-            uid: frame.uid.as_str(),
-            flag: frame.flag.0,
-            channel: (&frame.channel).into(),
-            seq: frame.seq,
-        }
+        WireReceived { uid: frame.uid.as_str(), flag: frame.flag.0, channel: (&frame.channel).into(), seq: frame.seq }
     }
 }
 

@@ -2,8 +2,8 @@
 
 use super::*;
 use jindou::format::frame::{
-    Backlog, BacklogRow, Deliver, Fetch, Fetched, Frame, Kick, KickNotice, Notified, Notify, Origin, Received, Register,
-    Registered, Resume, SendBody, Submit, Submitted, Unregister,
+    Backlog, BacklogRow, Deliver, Fetch, Fetched, Frame, Kick, KickNotice, Notified, Notify, Origin, Received,
+    Register, Registered, Resume, SendBody, Submit, Submitted, Unregister,
 };
 use jindou::format::frame_codec::{ALIGN_BYTES, BadFrames, FrameBatch, LinkNumbers, decode, encode};
 use jindou::format::frame_wire::BadValue;
@@ -117,14 +117,19 @@ fn session_frame() -> impl Strategy<Value = Frame> {
 }
 
 fn channel_frame() -> impl Strategy<Value = Frame> {
-    let row = (channel(), any::<(u32, u32)>())
-        .prop_map(|(channel, (cursor, last_seq))| BacklogRow { channel, cursor, last_seq });
+    let row = (channel(), any::<(u32, u32)>()).prop_map(|(channel, (cursor, last_seq))| BacklogRow {
+        channel,
+        cursor,
+        last_seq,
+    });
     prop_oneof![
-        (uid(), channel(), any::<u32>(), prop::option::of(message()), place()).prop_map(
-            |(uid, channel, seq, message, from)| Frame::Notify(Notify { uid, channel, seq, message, from })
-        ),
-        (uid(), channel(), any::<u32>())
-            .prop_map(|(uid, channel, seq)| Frame::Notified(Notified { uid, channel, seq })),
+        (uid(), channel(), any::<u32>(), prop::option::of(message()), place())
+            .prop_map(|(uid, channel, seq, message, from)| Frame::Notify(Notify { uid, channel, seq, message, from })),
+        (uid(), channel(), any::<u32>()).prop_map(|(uid, channel, seq)| Frame::Notified(Notified {
+            uid,
+            channel,
+            seq
+        })),
         (session(), channel(), any::<(u32, u32)>(), prop::option::of(message())).prop_map(
             |(session, channel, (seq, cursor), message)| Frame::Deliver(Deliver {
                 session,
@@ -285,7 +290,10 @@ fn what_a_peer_gets_wrong_is_named() {
     assert_eq!(first_error(&good, &|bytes| bytes[4] = 9), BadFrames::Version(9));
     assert_eq!(first_error(&good, &|bytes| bytes[11] = 1), BadFrames::TooLarge);
     let bad_uid = BadFrames::Value(BadValue::Uid(BadUid::ForbiddenCharacter));
-    assert_eq!(first_error(&[submit_of(ChannelKey::command(&Uid::parse("carol").unwrap()))], &replace(b"carol", b"ca@ol")), bad_uid);
+    assert_eq!(
+        first_error(&[submit_of(ChannelKey::command(&Uid::parse("carol").unwrap()))], &replace(b"carol", b"ca@ol")),
+        bad_uid
+    );
     assert_eq!(first_error(&good, &replace(b"bob@alice", b"b#b@alice")), bad_uid);
     let no_pair = ChannelKey { kind: ChannelKind::Pair, id: "alice".into() };
     assert_eq!(first_error(&[submit_of(no_pair)], &|_| {}), BadFrames::Value(BadValue::Uid(BadUid::Empty)));
