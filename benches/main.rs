@@ -1,3 +1,14 @@
-//! Benches of the parts that every message goes through. Being written together with those parts.
+//! Benches of what every message goes through, from its bytes to its place on disk. `cargo bench` measures; `cargo bench --
+//! --test` runs each once, as CI does, so that none rots. Kept runs are in `benches/results/`. They time parts; what a
+//! whole node does is `loadgen`'s to say.
 
-fn main() {}
+mod journal;
+mod machines;
+mod one_shard;
+mod packets;
+mod step;
+
+use criterion::{criterion_group, criterion_main};
+
+criterion_group!(all, packets::benches, machines::benches, journal::benches, step::benches);
+criterion_main!(all);

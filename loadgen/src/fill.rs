@@ -80,7 +80,7 @@ pub fn run(plan: &Plan) -> io::Result<bool> {
     }
     let seconds = began.elapsed().as_secs_f64();
     println!(
-        "stored          {stored} of {} messages in {seconds:.1} s, {:.0} msg/s; refused {refused}",
+        "stored           {stored} of {} messages in {seconds:.1} s, {:.0} msg/s; refused {refused}",
         plan.messages,
         stored as f64 / seconds
     );

@@ -41,7 +41,7 @@ pub fn run(plan: &Plan) -> io::Result<bool> {
     if let (Some(before), Some(after)) = (before, memory()) {
         let per_session = |from: u64, to: u64| (to as f64 - from as f64) / plan.sessions as f64;
         println!(
-            "server memory   {:.0} bytes per session (resident), {:.0} anonymous; from {:.1} to {:.1} MiB",
+            "server memory    {:.0} bytes per session (resident), {:.0} anonymous; from {:.1} to {:.1} MiB",
             per_session(before.resident, after.resident),
             per_session(before.anonymous, after.anonymous),
             before.resident as f64 / 1048576.0,
@@ -55,7 +55,7 @@ pub fn run(plan: &Plan) -> io::Result<bool> {
     }
     std::thread::sleep(until.saturating_duration_since(Instant::now()));
     let alive = answers(&mut fleet)?;
-    println!("alive           {alive} of {} sessions answer a PING", plan.sessions);
+    println!("alive            {alive} of {} sessions answer a PING", plan.sessions);
     Ok(alive == plan.sessions)
 }
 

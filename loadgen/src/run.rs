@@ -285,14 +285,14 @@ impl Run {
             "{} users in pairs, window {}, {}-byte payloads, {mode}, {pace}, {seconds:.1} s measured",
             plan.users, plan.window, plan.size
         );
-        println!("delivered       {delivered} messages, {:.0} msg/s", delivered as f64 / seconds);
+        println!("delivered        {delivered} messages, {:.0} msg/s", delivered as f64 / seconds);
         print_latency("send to ack", &self.measured.ack);
         print_latency("send to delivery", &self.measured.delivery);
         if let (Some(pid), [Some(from), Some(to)]) = (plan.pid, self.measured.server) {
             let cpu = to.since(from);
             let memory = Memory::of(&pid.to_string()).unwrap_or_default();
             println!(
-                "server CPU      {:.2} µs per message ({:.0} % user), {:.2} cores; resident {:.1} MiB, anonymous {:.1} MiB",
+                "server CPU       {:.2} µs per message ({:.0} % user), {:.2} cores; resident {:.1} MiB, anonymous {:.1} MiB",
                 per_message(cpu),
                 cpu.user * 100.0 / cpu.total().max(0.001),
                 cpu.total() / seconds,
@@ -301,18 +301,18 @@ impl Run {
             );
         }
         let own = self.measured.own[1].since(self.measured.own[0]);
-        println!("generator CPU   {:.2} µs per message, {:.2} cores", per_message(own), own.total() / seconds);
+        println!("generator CPU    {:.2} µs per message, {:.2} cores", per_message(own), own.total() / seconds);
         if plan.rate.is_none() && own.total() / seconds > 0.95 {
-            println!("note            the generator was busy all the time: the server may be faster than this says");
+            println!("note             the generator was busy all the time: the server may be faster than this says");
         }
         let faults = self.faults();
         println!(
-            "faults          lost {}, doubled {}, reordered {}, damaged {}, misnumbered {}, refused {}",
+            "faults           lost {}, doubled {}, reordered {}, damaged {}, misnumbered {}, refused {}",
             faults.lost, faults.doubled, faults.reordered, faults.damaged, faults.misnumbered, faults.refused
         );
         let unanswered: u64 = self.users.iter().map(|user| user.sent - user.acknowledged).sum::<u64>() - self.refused;
         if unanswered > 0 {
-            println!("unanswered      {unanswered} SENDs");
+            println!("unanswered       {unanswered} SENDs");
         }
         faults.is_none() && unanswered == 0 && delivered > 0
     }
@@ -333,7 +333,7 @@ fn partner_of(number: usize) -> usize {
 fn print_latency(name: &str, histogram: &Histogram<u64>) {
     let us = |quantile: f64| histogram.value_at_quantile(quantile) as f64 / 1000.0;
     println!(
-        "{name:<16}p50 {:.0} µs, p99 {:.0} µs, p99.9 {:.0} µs, max {:.0} µs",
+        "{name:<17}p50 {:.0} µs, p99 {:.0} µs, p99.9 {:.0} µs, max {:.0} µs",
         us(0.5),
         us(0.99),
         us(0.999),

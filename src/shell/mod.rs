@@ -5,6 +5,8 @@ mod file_thread;
 pub mod gateway;
 pub mod http;
 pub mod journal_file;
+pub mod listen;
+pub mod machine;
 pub mod mesh;
 pub mod metronome;
 pub mod node;
@@ -12,3 +14,5 @@ pub mod seed;
 pub mod shard_loop;
 pub mod socket_ring;
 pub mod stages;
+#[cfg(test)]
+mod test_client;

@@ -1,1 +1,399 @@
-//! (being written)
+//! One shard's thread: an executor pinned to its core whose main future is the shard's loop. A turn takes what has come from
+//! sockets, mesh and disk, steps the engine once, and carries out what it wants. It sleeps only when all three are silent.
+//!
+//! It decides nothing about messages (the engine) and holds no sockets (the gateway). The executor's own tasks are few: the reader of
+//! the bell, and one per disk operation.
+//!
+//! ```text
+//! Starting ── disk read back, listening ──→ Serving ── Stop ──→ Stopping ── Stopped, or five seconds ──→ ended
+//!    └── one line why not                      └── panic ──→ the process ends: the journal is the truth
+//! ```
+//!
+//! How it sleeps. The bell (an eventfd) rings for completions of the socket ring, for mesh messages, and for deadlines, which are
+//! timeouts on the socket ring. A task of the executor always has a read of the bell in the kernel; disk operations
+//! complete on the executor's rings. Each of these sets the alarm, and the alarm wakes the loop. Before sleeping the loop says that it
+//! lies down, and looks at every source once more.
+
+use std::collections::HashMap;
+use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::engine::effect::{Effect, Effects};
+use crate::engine::event::{ApiAnswer, Event, EventBatch};
+use crate::engine::shard::{Shard, ShardConfig};
+use crate::ids::{Place, ShardId};
+
+use super::clock::Clock;
+use super::gateway::{Gateway, Listener};
+use super::mesh::{MeshEndpoint, MeshMessage, NotSent, Outbox};
+use super::metronome::BEAT;
+use super::stages::{EngineSnapshot, ShardSnapshot, ShellCounters, Stage, Stages};
+use disk_desk::{Alarm, DiskDesk};
+
+mod disk_desk;
+mod start;
+#[cfg(test)]
+mod tests;
+
+/// From the stop to the end of the thread, whatever clients and disk do.
+const STOP_WITHIN: Duration = Duration::from_secs(5);
+
+/// Mesh messages taken in one turn; the rest waits for the next.
+const MESSAGES_PER_TURN_MAX: usize = 256;
+
+/// A deadline closer than this gets a timer of its own; the metronome's next beat is soon enough for the others.
+const TIMER_WITHIN: Duration = Duration::from_millis(25);
+
+/// A full inbox of another shard is tried again after this.
+const OUTBOX_RETRY: Duration = Duration::from_millis(1);
+
+/// Turns between two passes of the executor while the disk has nothing to do.
+const TURNS_PER_PASS: u64 = 64;
+
+/// What one shard's thread is told.
+#[derive(Debug)]
+pub struct ShardRuntimeConfig {
+    /// For the engine.
+    pub engine: ShardConfig,
+    /// Sockets of this shard from one address. At it: an accepted one is closed at once. 0 is no bound.
+    pub sessions_per_address_max: u32,
+    /// The processor to pin the thread to; `None` leaves it to the kernel.
+    pub cpu: Option<usize>,
+    /// Memory that glommio registers with each of its three rings, 64 KiB to 4 MiB. Counts against RLIMIT_MEMLOCK three times.
+    pub io_memory_bytes: usize,
+    /// The shard's own directory: journal segments and checkpoints. Exists.
+    pub directory: PathBuf,
+    /// The node's clock.
+    pub clock: Clock,
+}
+
+/// A shard has read its disk and serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ready {
+    /// Which.
+    pub shard: ShardId,
+    /// Messages that can be read back.
+    pub messages: u64,
+    /// Bytes of journal that were replayed.
+    pub replayed_bytes: u64,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// Starts a shard's thread. It recovers from its directory, says `ready` (once: either that it serves, or one line
+/// why it cannot), serves until [`super::mesh::MeshMessage::Stop`], and ends within five seconds after it.
+/// A panic in it ends the process: the journal is the truth, a limping shard is not.
+///
+/// # Errors
+/// When the thread cannot be started.
+pub fn run_shard(
+    config: ShardRuntimeConfig,
+    mesh: MeshEndpoint,
+    listeners: Vec<Listener>,
+    ready: flume::Sender<Result<Ready, String>>,
+) -> std::io::Result<JoinHandle<()>> {
+    let shard = config.engine.place.shard;
+    std::thread::Builder::new().name(format!("shard-{}", shard.0)).spawn(move || {
+        let outcome = guarded(shard, || {
+            let executor = start::executor(&config)?;
+            executor.run(serve(config, mesh, listeners, &ready))
+        });
+        if let Err(line) = outcome {
+            // Nobody listening means that the node has given up already.
+            let _ = ready.send(Err(line));
+        }
+    })
+}
+
+/// Runs a shard; a panic in it, or in any task of its executor, ends the process.
+fn guarded<T>(shard: ShardId, run: impl FnOnce() -> T) -> T {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| die(shard))
+}
+
+/// The panic's own message is out already. No destructor may run: they would act on state that nobody can vouch for.
+fn die(shard: ShardId) -> ! {
+    eprintln!("jindou: shard {} has failed; the process ends, its journal has everything acknowledged", shard.0);
+    // SAFETY: ends the process without running anything of it.
+    unsafe { libc::_exit(101) }
+}
+
+async fn serve(
+    config: ShardRuntimeConfig,
+    mesh: MeshEndpoint,
+    listeners: Vec<Listener>,
+    ready: &flume::Sender<Result<Ready, String>>,
+) -> Result<(), String> {
+    let (shard, files, facts) = start::recover(&config.engine, &config.directory, config.clock).await?;
+    let gateway = start::gateway(&config, &mesh, listeners)?;
+    let alarm = Rc::new(Alarm::default());
+    let bell = glommio::spawn_local(listen_to_bell(mesh.doorbell.raw(), Rc::clone(&alarm)));
+    let here = config.engine.place;
+    let mut shard_loop = Loop {
+        clock: config.clock,
+        here,
+        api_requests_max: config.engine.limits.api_requests_max,
+        events_max: config.engine.limits.events_per_step_max,
+        shard,
+        gateway,
+        outbox: Outbox::new(here, config.engine.shard_count),
+        mesh,
+        disk: DiskDesk::new(files, Rc::clone(&alarm)),
+        alarm,
+        tickets: HashMap::new(),
+        last_ticket: 0,
+        stages: Stages::new(),
+        counters: ShellCounters::default(),
+        events: EventBatch::new(),
+        effects: Effects::default(),
+        sweep_at: 0,
+        give_up_at: None,
+        stopped: false,
+    };
+    let _ = ready.send(Ok(facts));
+    shard_loop.run().await;
+    bell.cancel().await;
+    Ok(())
+}
+
+/// Keeps a read of the bell in the kernel at all times, so that even an executor that parks with runnable tasks wakes when it rings.
+async fn listen_to_bell(bell: RawFd, alarm: Rc<Alarm>) {
+    // SAFETY: the caller's endpoint holds the descriptor open for longer than this call.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(bell) };
+    let own = borrowed.try_clone_to_owned().expect("one more descriptor for the bell");
+    // SAFETY: the duplicate was just made and is given away whole.
+    let file = unsafe { glommio::io::BufferedFile::from_raw_fd(own.into_raw_fd()) };
+    loop {
+        file.read_at(0, 8).await.expect("an eventfd can be read");
+        alarm.ring();
+    }
+}
+
+struct Loop {
+    clock: Clock,
+    here: Place,
+    api_requests_max: usize,
+    events_max: usize,
+    shard: Shard,
+    gateway: Gateway,
+    mesh: MeshEndpoint,
+    outbox: Outbox,
+    disk: DiskDesk,
+    alarm: Rc<Alarm>,
+    /// Who waits for which answer.
+    tickets: HashMap<u64, flume::Sender<ApiAnswer>>,
+    last_ticket: u64,
+    stages: Stages,
+    counters: ShellCounters,
+    events: EventBatch,
+    effects: Effects,
+    sweep_at: u64,
+    /// Set by the stop.
+    give_up_at: Option<u64>,
+    stopped: bool,
+}
+
+impl Loop {
+    async fn run(&mut self) {
+        loop {
+            self.turn();
+            if self.has_ended() {
+                return;
+            }
+            if !self.has_work() {
+                self.sleep().await;
+            } else if self.disk.under_way() > 0 || self.counters.turns.is_multiple_of(TURNS_PER_PASS) {
+                // The executor sees the disk's answers, and hands it new wishes, only when it gets the thread.
+                glommio::executor().yield_task_queue_now().await;
+            }
+        }
+    }
+
+    fn turn(&mut self) {
+        let began = self.clock.nanos();
+        self.counters.turns += 1;
+        self.mesh.doorbell.count_turn();
+        self.gateway.gather(&mut self.events, self.clock, &mut self.stages);
+        self.take_messages();
+        self.disk.collect(&mut self.events, self.clock, &mut self.stages);
+        let now = self.clock.now();
+        if began >= self.sweep_at {
+            self.sweep_at = began + BEAT.as_nanos() as u64;
+            self.gateway.sweep();
+        }
+        let due = self.shard.next_deadline().is_some_and(|deadline| deadline <= now.instant);
+        if self.events.is_empty() && !due {
+            self.flush_mesh();
+            return;
+        }
+        let stepping = self.clock.nanos();
+        self.gateway.note_step(stepping);
+        self.shard.step(now, &mut self.events, &mut self.effects);
+        let stepped = self.clock.nanos();
+        self.stages.record(Stage::Step, stepped - stepping);
+        self.carry_out(stepped);
+        self.gateway.settle();
+        self.flush_mesh();
+        self.stages.record(Stage::Turn, self.clock.nanos() - began);
+    }
+
+    fn take_messages(&mut self) {
+        for _ in 0..MESSAGES_PER_TURN_MAX {
+            if self.events.len() >= self.events_max {
+                return;
+            }
+            let Ok(message) = self.mesh.inbox.try_recv() else { return };
+            match message {
+                MeshMessage::Frames { from, frames, sent_nanos } => {
+                    self.stages.record(Stage::MeshHop, self.clock.nanos().saturating_sub(sent_nanos));
+                    self.events.push(Event::Frames { from, frames });
+                }
+                MeshMessage::HandOver(parcel) => {
+                    self.gateway.arrive(*parcel, &mut self.events, self.clock, &mut self.stages);
+                }
+                MeshMessage::Api { request, reply } => {
+                    if self.tickets.len() >= self.api_requests_max {
+                        // An asker that has gone away needs no answer, here and wherever a reply is sent.
+                        let _ = reply.try_send(ApiAnswer::Busy);
+                        continue;
+                    }
+                    self.last_ticket += 1;
+                    self.tickets.insert(self.last_ticket, reply);
+                    self.events.push(Event::Api { ticket: self.last_ticket, request });
+                }
+                MeshMessage::Snapshot { reply } => {
+                    let _ = reply.try_send(Box::new(self.snapshot()));
+                }
+                MeshMessage::Tick => {}
+                MeshMessage::Stop => {
+                    if self.give_up_at.is_none() {
+                        self.give_up_at = Some(self.clock.nanos() + STOP_WITHIN.as_nanos() as u64);
+                        self.gateway.stop_listening();
+                        self.events.push(Event::Stop);
+                    }
+                }
+            }
+        }
+    }
+
+    fn carry_out(&mut self, now_nanos: u64) {
+        let mut sent = false;
+        for effect in self.effects.list.drain(..) {
+            match effect {
+                Effect::Send { session, packet } => {
+                    sent = true;
+                    self.gateway.send(session, &packet, now_nanos, &mut self.stages);
+                }
+                Effect::Close { session } => self.gateway.close(session),
+                Effect::HandOver { session, to } => self.gateway.hand_over(session, to),
+                Effect::Reading { session, paused } => self.gateway.reading(session, paused),
+                Effect::Frames { to, frames } => {
+                    if to.node == self.here.node {
+                        self.outbox.push(to.shard, frames);
+                    } else {
+                        self.counters.frames_without_link += frames.len() as u64;
+                    }
+                }
+                Effect::JournalWrite(write) => self.disk.write(write, now_nanos),
+                Effect::JournalSegment { segment } => self.disk.prepare_segment(segment),
+                Effect::JournalTrim { first } => self.disk.trim(first),
+                Effect::Read { ticket, segment, offset, length } => self.disk.read(ticket, segment, offset, length),
+                Effect::Checkpoint { slot, bytes } => self.disk.checkpoint(slot, bytes),
+                Effect::Answer { ticket, answer } => {
+                    if let Some(reply) = self.tickets.remove(&ticket) {
+                        let _ = reply.try_send(answer);
+                    }
+                }
+                Effect::Stopped => self.stopped = true,
+            }
+        }
+        if sent {
+            self.stages.record(Stage::Encode, self.clock.nanos() - now_nanos);
+        }
+    }
+
+    /// Sends frames and travellers on. What meets a full inbox stays for the next turn.
+    fn flush_mesh(&mut self) {
+        self.outbox.flush(&self.mesh.sender, self.clock);
+        let departures = self.gateway.departures();
+        for _ in 0..departures.len() {
+            let (to, parcel) = departures.remove(0);
+            let outcome = self.mesh.sender.send(to, MeshMessage::HandOver(parcel));
+            // A shard that is gone means that the node is stopping; dropping the parcel closes the socket.
+            if let Err(NotSent::Full(MeshMessage::HandOver(parcel))) = outcome {
+                departures.push((to, parcel));
+            }
+        }
+    }
+
+    fn has_work(&mut self) -> bool {
+        let now = Clock::instant(self.clock.nanos());
+        self.gateway.has_work()
+            || self.disk.has_outcomes()
+            || !self.mesh.inbox.is_empty()
+            || self.shard.next_deadline().is_some_and(|deadline| deadline <= now)
+    }
+
+    async fn sleep(&mut self) {
+        let now = self.clock.nanos();
+        if let Some(span) = self.wake_within(now) {
+            self.gateway.ring().wake_within(now, span);
+        }
+        self.mesh.doorbell.lie_down();
+        let rung = self.alarm.take();
+        if !rung && self.mesh.inbox.is_empty() && self.gateway.ring().prepare_sleep() {
+            self.counters.sleeps += 1;
+            self.alarm.wait().await;
+            self.gateway.ring().awake();
+        }
+        self.mesh.doorbell.awake();
+    }
+
+    /// How long the loop may sleep, if the metronome's beat may be too late for what is next.
+    fn wake_within(&mut self, now_nanos: u64) -> Option<Duration> {
+        let deadline = self.shard.next_deadline();
+        let mut span =
+            deadline.map_or(Duration::MAX, |deadline| Duration::from_nanos(Clock::until(now_nanos, deadline)));
+        if !self.outbox.is_empty() || !self.gateway.departures().is_empty() {
+            span = span.min(OUTBOX_RETRY);
+        }
+        if self.give_up_at.is_some() {
+            // The metronome may have ended before the shards.
+            return Some(span.min(BEAT));
+        }
+        (span < TIMER_WITHIN).then_some(span)
+    }
+
+    fn has_ended(&mut self) -> bool {
+        let Some(give_up_at) = self.give_up_at else { return false };
+        if self.stopped && self.gateway.sockets() == 0 && self.disk.under_way() == 0 && self.outbox.is_empty() {
+            return true;
+        }
+        let late = self.clock.nanos() >= give_up_at;
+        if late {
+            tracing::warn!(
+                shard = %self.here.shard,
+                sockets = self.gateway.sockets(),
+                disk_under_way = self.disk.under_way(),
+                stopped = self.stopped,
+                "the shard did not come to rest in time and ends anyway"
+            );
+        }
+        late
+    }
+
+    fn snapshot(&mut self) -> ShardSnapshot {
+        let mut shell = self.counters;
+        self.gateway.count_into(&mut shell);
+        shell.disk_under_way = self.disk.under_way();
+        ShardSnapshot {
+            shard: self.here.shard,
+            engine: EngineSnapshot::of(&self.shard.view()),
+            shell,
+            stages: self.stages.summaries(),
+        }
+    }
+}

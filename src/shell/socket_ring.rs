@@ -1,1 +1,779 @@
-//! (being written)
+//! All TCP sockets of one shard on one io_uring of its own: multishot accept, multishot recv into shared read buffers, one
+//! SEND in flight per socket with everything appended meanwhile going into the next, one `io_uring_enter` per turn.
+//! The caller says what it wants of a socket; [`SocketRing::turn`] tells the kernel and reports what happened.
+//!
+//! It deliberately knows nothing of packets, sessions or time (what must end is counted in sweeps), and opens no connections yet.
+//! One thread only. Sockets are named by [`Token`]s; an index is used again only after the kernel has answered the last
+//! request for it, so no completion can reach the wrong socket.
+//!
+//! ```text
+//! adopt ─→ Open ── close ──→ Flushing ── all written: FIN ──→ Lingering ── peer's FIN, or too long ──┐
+//!           │ │                  └───────── error ────────────────────────────────────────────────────┤
+//!           │ └─ end of stream, error, too much unsent ──────────────────────────────────────────────→ Draining ─→ Ended
+//!           └── detach ──→ Leaving ── read cancelled, all written ──→ Detached (the caller owns the socket)
+//! ```
+//! Reading is paused by cancelling the multishot recv; what it had taken is still reported.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{Ordering, fence};
+use std::time::Duration;
+
+use io_uring::types::{CancelBuilder, Fd, Timespec};
+use io_uring::{IoUring, cqueue, opcode, squeue};
+
+use read_buffers::{GROUP, ReadBuffers};
+use socket::{GENERATION_MASK, Phase, Reading, Request, Socket, request_of, user_data};
+
+pub use event::{EndReason, RingConfig, RingCounters, RingEvent, Token};
+
+mod event;
+mod read_buffers;
+mod socket;
+#[cfg(test)]
+mod tests;
+
+/// Sweeps that a closed socket may take to write what is queued, and again to wait for the peer's FIN. At the metronome's
+/// 50 ms that is two seconds each.
+const LINGER_SWEEPS: u8 = 40;
+
+/// Unsent bytes that are kept for reuse after a send, and how many such buffers.
+const SPARE_BYTES_MAX: usize = 64 * 1024;
+const SPARE_COUNT_MAX: usize = 128;
+
+#[derive(Debug)]
+struct ListenerSocket {
+    fd: Option<OwnedFd>,
+    armed: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Completion {
+    user_data: u64,
+    result: i32,
+    flags: u32,
+}
+
+/// The sockets of one shard.
+pub struct SocketRing {
+    ring: IoUring,
+    /// `None` only while dropping.
+    buffers: Option<ReadBuffers>,
+    config: RingConfig,
+    sockets: Vec<Socket>,
+    free: Vec<u32>,
+    listeners: Vec<ListenerSocket>,
+    /// Sockets whose wishes changed since the last turn.
+    attention: Vec<u32>,
+    attending: Vec<u32>,
+    /// Closed sockets whose time is limited.
+    lingering: Vec<Token>,
+    /// Reaped and not yet handled.
+    completed: Vec<Completion>,
+    handled: usize,
+    spare: Vec<Vec<u8>>,
+    /// Requests that the kernel has not answered for good.
+    outstanding: usize,
+    timer: Timer,
+    counters: RingCounters,
+}
+
+impl std::fmt::Debug for SocketRing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SocketRing").field("sockets", &self.len()).finish_non_exhaustive()
+    }
+}
+
+/// The one deadline the kernel knows.
+#[derive(Debug, Default)]
+struct Timer {
+    /// Read by the kernel during the submit that follows.
+    span: Box<Timespec>,
+    armed_nanos: Option<u64>,
+    generation: u32,
+}
+
+fn build_ring(config: RingConfig) -> Result<IoUring, String> {
+    let build = |deferred: bool| {
+        let mut builder = IoUring::builder();
+        builder.dontfork().setup_cqsize(config.completions).setup_submit_all().setup_taskrun_flag();
+        builder.setup_single_issuer();
+        if deferred {
+            builder.setup_defer_taskrun();
+        } else {
+            builder.setup_coop_taskrun();
+        }
+        builder.build(config.entries)
+    };
+    build(true).or_else(|_| build(false)).map_err(|error| match error.raw_os_error() {
+        Some(libc::ENOMEM) => "not enough locked memory for io_uring: raise RLIMIT_MEMLOCK (ulimit -l)".to_owned(),
+        Some(libc::EPERM) => {
+            "io_uring is forbidden here: see the sysctl kernel.io_uring_disabled and the container's seccomp profile"
+                .to_owned()
+        }
+        Some(libc::ENOSYS | libc::EINVAL) => "io_uring of Linux 6.1 or newer is needed".to_owned(),
+        _ => format!("io_uring cannot be set up: {error}"),
+    })
+}
+
+impl SocketRing {
+    /// A ring of the calling thread, which rings `eventfd` when it has completions and [`SocketRing::prepare_sleep`] was the
+    /// last word.
+    ///
+    /// # Errors
+    /// One line for people: the kernel is too old, forbids io_uring, or has too little memory for it.
+    pub fn new(config: RingConfig, eventfd: RawFd) -> Result<SocketRing, String> {
+        let ring = build_ring(config)?;
+        let buffers = ReadBuffers::register(&ring, config.read_buffers, config.read_buffer_bytes)
+            .map_err(|error| format!("io_uring of Linux 6.1 or newer is needed (buffer ring: {error})"))?;
+        ring.submitter()
+            .register_eventfd(eventfd)
+            .map_err(|error| format!("io_uring does not take an eventfd: {error}"))?;
+        let mut ring = SocketRing {
+            ring,
+            buffers: Some(buffers),
+            config,
+            sockets: Vec::new(),
+            free: Vec::new(),
+            listeners: Vec::new(),
+            attention: Vec::new(),
+            attending: Vec::new(),
+            lingering: Vec::new(),
+            completed: Vec::new(),
+            handled: 0,
+            spare: Vec::new(),
+            outstanding: 0,
+            timer: Timer::default(),
+            counters: RingCounters::default(),
+        };
+        ring.ring.completion().disable_eventfd();
+        Ok(ring)
+    }
+
+    /// Accepts on a bound socket from the next turn on; its number is the count of those before it.
+    ///
+    /// # Errors
+    /// When the kernel does not listen on it.
+    pub fn listen(&mut self, fd: OwnedFd) -> io::Result<u16> {
+        let socket = socket2::SockRef::from(&fd);
+        // Accepted sockets inherit it, which saves a system call for each.
+        socket.set_tcp_nodelay(true)?;
+        socket.listen(4096)?;
+        self.listeners.push(ListenerSocket { fd: Some(fd), armed: false });
+        let number = self.listeners.len() - 1;
+        self.arm_accept(number);
+        Ok(u16::try_from(number).expect("a node has few listeners"))
+    }
+
+    /// Stops accepting and closes the listeners.
+    pub fn stop_listening(&mut self) {
+        for number in 0..self.listeners.len() {
+            if self.listeners[number].armed {
+                let target = user_data(Request::Accept, 0, number as u32);
+                self.cancel(target);
+            }
+            // The request holds the kernel's own reference until it is cancelled.
+            self.listeners[number].fd = None;
+        }
+    }
+
+    /// Takes a connected socket in. Nothing is read until it is asked for.
+    pub fn adopt(&mut self, fd: OwnedFd) -> Token {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.sockets.push(Socket::vacant());
+            (self.sockets.len() - 1) as u32
+        });
+        let socket = &mut self.sockets[index as usize];
+        let generation = socket.generation;
+        *socket = Socket { fd: Some(fd), generation, phase: Phase::Open, ..Socket::vacant() };
+        Token { index, generation }
+    }
+
+    /// Sockets that have not ended.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.sockets.len() - self.free.len()
+    }
+
+    /// True when there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What was done so far.
+    #[must_use]
+    pub fn counters(&self) -> RingCounters {
+        self.counters
+    }
+
+    /// Unsent bytes of all sockets; costs a look at each.
+    #[must_use]
+    pub fn outbound_bytes(&self) -> usize {
+        self.sockets.iter().map(Socket::unsent_bytes).sum()
+    }
+
+    /// Reads once, in order to decide after that where the socket belongs.
+    pub fn read_once(&mut self, token: Token) {
+        self.want(token, Reading::Once);
+    }
+
+    /// Reads for good.
+    pub fn read_on(&mut self, token: Token) {
+        self.want(token, Reading::Many);
+    }
+
+    /// Stops reading. What the kernel has taken already is still reported.
+    pub fn pause(&mut self, token: Token) {
+        self.want(token, Reading::Nothing);
+    }
+
+    /// Where to append what shall be sent with the next turn. `None` when the socket is gone or takes nothing more.
+    pub fn outbound(&mut self, token: Token) -> Option<&mut Vec<u8>> {
+        let index = self.find(token)?;
+        if self.sockets[index].phase != Phase::Open {
+            return None;
+        }
+        self.attend_to(index);
+        let socket = &mut self.sockets[index];
+        if socket.queue.capacity() == 0 {
+            socket.queue = self.spare.pop().unwrap_or_default();
+        }
+        Some(&mut socket.queue)
+    }
+
+    /// Closes after everything queued is written, or when that takes too long. [`RingEvent::Ended`] follows.
+    pub fn close(&mut self, token: Token) {
+        let Some(index) = self.find(token) else {
+            return;
+        };
+        if matches!(self.sockets[index].phase, Phase::Open | Phase::Leaving) {
+            self.sockets[index].phase = Phase::Flushing;
+            self.sockets[index].why = EndReason::Closed;
+            self.sockets[index].sweeps_left = LINGER_SWEEPS;
+            self.lingering.push(token);
+            self.attend_to(index);
+        }
+    }
+
+    /// Closes without waiting for anything. [`RingEvent::Ended`] follows.
+    pub fn abort(&mut self, token: Token) {
+        if let Some(index) = self.find(token) {
+            self.sockets[index].drain(EndReason::Closed);
+            self.attend_to(index);
+        }
+    }
+
+    /// Gives the socket up to the caller: reading stops, what is queued is written, [`RingEvent::Detached`] follows (or
+    /// `Ended` if the peer left meanwhile). Bytes that had been taken are reported before it.
+    pub fn detach(&mut self, token: Token) {
+        let Some(index) = self.find(token) else {
+            return;
+        };
+        if self.sockets[index].phase == Phase::Open {
+            self.sockets[index].phase = Phase::Leaving;
+            self.attend_to(index);
+        }
+    }
+
+    /// Wakes a sleeping shard after `span` at the latest. One deadline: a later one than the one that is armed changes nothing.
+    pub fn wake_within(&mut self, now_nanos: u64, span: Duration) {
+        let at = now_nanos.saturating_add(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX));
+        if self.timer.armed_nanos.is_some_and(|armed| armed <= at && armed > now_nanos) {
+            return;
+        }
+        if !self.ring.submission().is_empty() {
+            // An earlier request may still have to read the span below.
+            self.submit();
+        }
+        if self.timer.armed_nanos.is_some() {
+            let target = user_data(Request::Timer, self.timer.generation, 0);
+            self.push(&opcode::TimeoutRemove::new(target).build().user_data(user_data(Request::Cancel, 0, 0)));
+        }
+        self.timer.generation = (self.timer.generation + 1) & GENERATION_MASK;
+        self.timer.armed_nanos = Some(at);
+        *self.timer.span = Timespec::from(span);
+        let entry = opcode::Timeout::new(&raw const *self.timer.span).build().user_data(user_data(
+            Request::Timer,
+            self.timer.generation,
+            0,
+        ));
+        self.push(&entry);
+        self.submit();
+    }
+
+    /// To be called once per beat of the metronome: closes what lingers too long, accepts again after an error.
+    pub fn sweep(&mut self) {
+        for number in 0..self.listeners.len() {
+            if !self.listeners[number].armed && self.listeners[number].fd.is_some() {
+                self.arm_accept(number);
+            }
+        }
+        let mut lingering = std::mem::take(&mut self.lingering);
+        lingering.retain(|&token| {
+            let Some(index) = self.find(token) else {
+                return false;
+            };
+            let socket = &mut self.sockets[index];
+            socket.sweeps_left = socket.sweeps_left.saturating_sub(1);
+            if socket.sweeps_left == 0 {
+                socket.drain(EndReason::Closed);
+                self.attend_to(index);
+            }
+            socket_lingers(&self.sockets[index])
+        });
+        self.lingering = lingering;
+    }
+
+    /// True when a turn has something to do without waiting for the kernel.
+    #[must_use]
+    pub fn has_work(&mut self) -> bool {
+        !self.attention.is_empty()
+            || self.handled < self.completed.len()
+            || !self.ring.submission().is_empty()
+            || !self.ring.completion().is_empty()
+            || self.kernel_has_work()
+    }
+
+    /// Lets the eventfd ring for completions. False: there is work already, do not sleep. After waking call
+    /// [`SocketRing::awake`].
+    pub fn prepare_sleep(&mut self) -> bool {
+        self.ring.completion().enable_eventfd();
+        // Either the kernel sees that the bell is on, or the look below sees its completion.
+        fence(Ordering::SeqCst);
+        if self.has_work() {
+            self.awake();
+            return false;
+        }
+        true
+    }
+
+    /// The shard is up: no bell needed.
+    pub fn awake(&mut self) {
+        self.ring.completion().disable_eventfd();
+    }
+
+    /// One turn: tells the kernel every wish since the last one, takes what has completed, and reports it to `sink` until
+    /// that returns false (the rest stays for the next turn). True when anything was reported or handled.
+    pub fn turn(&mut self, sink: &mut impl FnMut(RingEvent<'_>) -> bool) -> bool {
+        let mut go_on = self.attend_all(sink);
+        if !self.ring.submission().is_empty() || self.kernel_has_work() {
+            self.submit();
+        }
+        if self.handled == self.completed.len() {
+            self.completed.clear();
+            self.handled = 0;
+            self.reap();
+        }
+        let before = self.handled;
+        while go_on && self.handled < self.completed.len() {
+            let completion = self.completed[self.handled];
+            self.handled += 1;
+            go_on = self.handle(completion, sink);
+        }
+        if self.handled > before {
+            self.buffers().publish();
+        }
+        self.handled > before
+    }
+
+    fn reap(&mut self) {
+        self.completed.extend(self.ring.completion().map(|entry| Completion {
+            user_data: entry.user_data(),
+            result: entry.result(),
+            flags: entry.flags(),
+        }));
+    }
+
+    fn buffers(&mut self) -> &mut ReadBuffers {
+        self.buffers.as_mut().expect("taken only by drop")
+    }
+
+    fn kernel_has_work(&mut self) -> bool {
+        let submission = self.ring.submission();
+        submission.taskrun() || submission.cq_overflow()
+    }
+
+    fn find(&self, token: Token) -> Option<usize> {
+        let socket = self.sockets.get(token.index as usize)?;
+        (socket.generation == token.generation && socket.fd.is_some()).then_some(token.index as usize)
+    }
+
+    fn attend_to(&mut self, index: usize) {
+        if !self.sockets[index].attention {
+            self.sockets[index].attention = true;
+            self.attention.push(index as u32);
+        }
+    }
+
+    fn want(&mut self, token: Token, wanted: Reading) {
+        if let Some(index) = self.find(token)
+            && self.sockets[index].wanted != wanted
+        {
+            self.sockets[index].wanted = wanted;
+            self.attend_to(index);
+        }
+    }
+
+    fn submit(&mut self) {
+        let to_submit = self.ring.submission().len() as u32;
+        // SAFETY: no argument is passed, so there is no pointer to be wrong. What the queued requests point to lives in
+        // `sockets` (send buffers, unchanged while `sending`), `timer` and `buffers`, until they have completed.
+        let outcome = unsafe { self.ring.submitter().enter::<libc::sigset_t>(to_submit, 0, ENTER_GETEVENTS, None) };
+        if let Err(error) = outcome {
+            // Busy: completions must be taken first. Again, interrupted: the next turn submits the rest.
+            let passing = matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EAGAIN | libc::EINTR));
+            assert!(passing, "the kernel refuses our ring: {error}");
+        }
+    }
+
+    fn push(&mut self, entry: &squeue::Entry) {
+        // SAFETY: see `submit`: whatever an entry points to outlives its request.
+        while unsafe { self.ring.submission().push(entry) }.is_err() {
+            self.submit();
+            // A full completion queue would keep the kernel from taking more.
+            self.reap();
+        }
+        self.outstanding += 1;
+    }
+
+    fn cancel(&mut self, target: u64) {
+        let entry = opcode::AsyncCancel::new(target).build().user_data(user_data(Request::Cancel, 0, 0));
+        self.push(&entry);
+    }
+
+    fn arm_accept(&mut self, number: usize) {
+        let Some(fd) = &self.listeners[number].fd else {
+            return;
+        };
+        let entry = opcode::AcceptMulti::new(Fd(fd.as_raw_fd()))
+            .flags(libc::SOCK_CLOEXEC)
+            .build()
+            .user_data(user_data(Request::Accept, 0, number as u32));
+        self.listeners[number].armed = true;
+        self.push(&entry);
+    }
+
+    fn attend_all(&mut self, sink: &mut impl FnMut(RingEvent<'_>) -> bool) -> bool {
+        if self.attention.is_empty() {
+            return true;
+        }
+        let mut attending = std::mem::replace(&mut self.attention, std::mem::take(&mut self.attending));
+        let mut go_on = true;
+        for index in attending.drain(..) {
+            self.sockets[index as usize].attention = false;
+            // What is reported here is bounded by the sockets that the caller touched; none is left out.
+            go_on &= self.attend(index as usize, sink);
+        }
+        self.attending = attending;
+        go_on
+    }
+
+    /// Brings what the kernel does for a socket in line with what is wanted of it.
+    fn attend(&mut self, index: usize, sink: &mut impl FnMut(RingEvent<'_>) -> bool) -> bool {
+        let config = self.config;
+        let socket = &mut self.sockets[index];
+        if socket.fd.is_none() {
+            return true;
+        }
+        let token = Token { index: index as u32, generation: socket.generation };
+        let unsent_bytes = socket.unsent_bytes();
+        if unsent_bytes > config.outbound_bytes_max && socket.phase != Phase::Draining {
+            socket.drain(EndReason::TooSlow);
+            self.counters.closed_slow += 1;
+        }
+        let mut go_on = true;
+        if socket.phase == Phase::Open {
+            if !socket.full && unsent_bytes >= config.outbound_high_bytes {
+                socket.full = true;
+                go_on = sink(RingEvent::Backlogged { token, full: true });
+            } else if socket.full && unsent_bytes <= config.outbound_low_bytes {
+                socket.full = false;
+                go_on = sink(RingEvent::Backlogged { token, full: false });
+            }
+        }
+        self.attend_sending(index);
+        self.attend_reading(index);
+        self.attend_end(index, token, sink) && go_on
+    }
+
+    fn attend_sending(&mut self, index: usize) {
+        let socket = &mut self.sockets[index];
+        if socket.sending || socket.phase == Phase::Draining {
+            return;
+        }
+        if !socket.queue.is_empty() {
+            socket.flight = std::mem::take(&mut socket.queue);
+            socket.sent = 0;
+            self.send(index);
+        } else if socket.phase == Phase::Flushing {
+            if let Some(fd) = &socket.fd {
+                // An error means that the connection is gone; the read below will say so.
+                let _ = socket2::SockRef::from(fd).shutdown(std::net::Shutdown::Write);
+            }
+            socket.phase = Phase::Lingering;
+            socket.sweeps_left = LINGER_SWEEPS;
+            if socket.end_of_stream {
+                socket.drain(EndReason::Closed);
+            }
+        }
+    }
+
+    fn attend_reading(&mut self, index: usize) {
+        let socket = &mut self.sockets[index];
+        let desired = match socket.phase {
+            Phase::Open => socket.wanted,
+            // Read and thrown away: a close with unread bytes would be a reset, which may cost the peer our last ones.
+            Phase::Flushing | Phase::Lingering if !socket.end_of_stream => Reading::Many,
+            _ => Reading::Nothing,
+        };
+        match (socket.in_flight, desired) {
+            (Reading::Nothing, Reading::Nothing) => {}
+            (Reading::Nothing, _) => self.recv(index, desired),
+            (_, Reading::Nothing) if !socket.cancelling && socket.phase != Phase::Draining => {
+                socket.cancelling = true;
+                let target = user_data(Request::Recv, socket.generation, index as u32);
+                self.cancel(target);
+            }
+            _ => {}
+        }
+    }
+
+    fn attend_end(&mut self, index: usize, token: Token, sink: &mut impl FnMut(RingEvent<'_>) -> bool) -> bool {
+        let socket = &mut self.sockets[index];
+        if socket.in_flight != Reading::Nothing || socket.sending {
+            return true;
+        }
+        let why = socket.why;
+        match socket.phase {
+            Phase::Draining => {
+                drop(self.remove(index));
+                sink(RingEvent::Ended { token, why })
+            }
+            Phase::Leaving if socket.queue.is_empty() => {
+                let fd = self.remove(index).expect("a socket that leaves is open");
+                sink(RingEvent::Detached { token, fd })
+            }
+            _ => true,
+        }
+    }
+
+    fn remove(&mut self, index: usize) -> Option<OwnedFd> {
+        let socket = &mut self.sockets[index];
+        let fd = socket.fd.take();
+        let generation = (socket.generation + 1) & GENERATION_MASK;
+        *socket = Socket { generation, ..Socket::vacant() };
+        self.free.push(index as u32);
+        fd
+    }
+
+    fn recv(&mut self, index: usize, how: Reading) {
+        let length = self.buffers().each_bytes();
+        let socket = &mut self.sockets[index];
+        let Some(fd) = &socket.fd else { return };
+        let fd = Fd(fd.as_raw_fd());
+        let entry = match how {
+            Reading::Many => opcode::RecvMulti::new(fd, GROUP).build(),
+            _ => opcode::Recv::new(fd, std::ptr::null_mut(), length)
+                .buf_group(GROUP)
+                .build()
+                .flags(squeue::Flags::BUFFER_SELECT),
+        };
+        socket.in_flight = how;
+        socket.cancelling = false;
+        let entry = entry.user_data(user_data(Request::Recv, socket.generation, index as u32));
+        self.push(&entry);
+    }
+
+    fn send(&mut self, index: usize) {
+        let socket = &mut self.sockets[index];
+        let Some(fd) = &socket.fd else { return };
+        let rest = &socket.flight[socket.sent as usize..];
+        let entry = opcode::Send::new(Fd(fd.as_raw_fd()), rest.as_ptr(), rest.len() as u32)
+            .flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL)
+            .build()
+            .user_data(user_data(Request::Send, socket.generation, index as u32));
+        socket.sending = true;
+        self.counters.writes += 1;
+        self.push(&entry);
+    }
+
+    fn handle(&mut self, completion: Completion, sink: &mut impl FnMut(RingEvent<'_>) -> bool) -> bool {
+        if !cqueue::more(completion.flags) {
+            self.outstanding -= 1;
+        }
+        let (request, generation, index) = request_of(completion.user_data);
+        match request {
+            Request::Accept => self.handle_accept(completion, index as usize, sink),
+            Request::Recv => self.handle_recv(completion, Token { index, generation }, sink),
+            Request::Send => self.handle_send(completion, Token { index, generation }, sink),
+            Request::Cancel => true,
+            Request::Timer => {
+                if generation == self.timer.generation {
+                    self.timer.armed_nanos = None;
+                }
+                true
+            }
+        }
+    }
+
+    fn handle_accept(
+        &mut self,
+        completion: Completion,
+        number: usize,
+        sink: &mut impl FnMut(RingEvent<'_>) -> bool,
+    ) -> bool {
+        if !cqueue::more(completion.flags) {
+            self.listeners[number].armed = false;
+        }
+        if completion.result < 0 {
+            if self.listeners[number].fd.is_some() {
+                // Most likely too many open files. Armed again by the next sweep, not at once: it would spin.
+                let error = io::Error::from_raw_os_error(-completion.result);
+                tracing::warn!(%error, "a connection could not be accepted");
+            }
+            return true;
+        }
+        // SAFETY: the kernel has just made this descriptor for us and nobody else knows it.
+        let fd = unsafe { OwnedFd::from_raw_fd(completion.result) };
+        if !self.listeners[number].armed {
+            self.arm_accept(number);
+        }
+        let address = socket2::SockRef::from(&fd).peer_addr().ok().and_then(|peer| peer.as_socket());
+        // No address: the peer has left already.
+        let Some(address) = address else { return true };
+        sink(RingEvent::Accepted { listener: number as u16, fd, peer: address.ip() })
+    }
+
+    fn handle_recv(
+        &mut self,
+        completion: Completion,
+        token: Token,
+        sink: &mut impl FnMut(RingEvent<'_>) -> bool,
+    ) -> bool {
+        let index = self.find(token).expect("an index is free only when nothing is in flight");
+        let mut go_on = true;
+        let socket = &mut self.sockets[index];
+        if !cqueue::more(completion.flags) {
+            if socket.wanted == Reading::Once && completion.result > 0 {
+                socket.wanted = Reading::Nothing;
+            }
+            socket.in_flight = Reading::Nothing;
+            socket.cancelling = false;
+        }
+        let reported = matches!(socket.phase, Phase::Open | Phase::Leaving);
+        let buffer = cqueue::buffer_select(completion.flags);
+        match completion.result {
+            length if length > 0 => {
+                self.counters.bytes_read += length as u64;
+                let id = buffer.expect("bytes lie in a buffer");
+                if reported {
+                    let bytes = self.buffers.as_ref().expect("taken only by drop").bytes(id, length as usize);
+                    go_on = sink(RingEvent::Received { token, bytes });
+                }
+            }
+            0 => {
+                socket.end_of_stream = true;
+                if socket.phase != Phase::Flushing {
+                    let why = if reported { EndReason::PeerClosed } else { EndReason::Closed };
+                    socket.drain(why);
+                }
+            }
+            error => match -error {
+                // Nothing was taken and the wish stands: armed again when this turn has returned its buffers.
+                libc::ENOBUFS => self.counters.read_buffers_exhausted += 1,
+                libc::ECANCELED | libc::EAGAIN | libc::EINTR => {}
+                errno => socket.drain(EndReason::Failed(errno)),
+            },
+        }
+        if let Some(id) = buffer {
+            self.buffers().give_back(id);
+        }
+        if !cqueue::more(completion.flags) {
+            self.attend_to(index);
+        }
+        go_on
+    }
+
+    fn handle_send(
+        &mut self,
+        completion: Completion,
+        token: Token,
+        sink: &mut impl FnMut(RingEvent<'_>) -> bool,
+    ) -> bool {
+        let index = self.find(token).expect("an index is free only when nothing is in flight");
+        let socket = &mut self.sockets[index];
+        socket.sending = false;
+        if completion.result < 0 {
+            let again = matches!(-completion.result, libc::EAGAIN | libc::EINTR);
+            if again && socket.phase != Phase::Draining {
+                self.send(index);
+            } else {
+                socket.drain(EndReason::Failed(-completion.result));
+                self.attend_to(index);
+            }
+            return true;
+        }
+        socket.sent += completion.result as u32;
+        self.counters.bytes_written += completion.result as u64;
+        if (socket.sent as usize) < socket.flight.len() {
+            if socket.phase == Phase::Draining {
+                self.attend_to(index);
+            } else {
+                self.send(index);
+            }
+            return true;
+        }
+        let mut flight = std::mem::take(&mut socket.flight);
+        socket.sent = 0;
+        flight.clear();
+        if flight.capacity() <= SPARE_BYTES_MAX && self.spare.len() < SPARE_COUNT_MAX {
+            self.spare.push(flight);
+        }
+        if !socket.queue.is_empty() || socket.full || socket.phase != Phase::Open {
+            self.attend_to(index);
+        }
+        sink(RingEvent::Sent { token })
+    }
+}
+
+/// Of `io_uring_enter`: run what the kernel has deferred to us and post its completions.
+const ENTER_GETEVENTS: u32 = 1;
+
+fn socket_lingers(socket: &Socket) -> bool {
+    matches!(socket.phase, Phase::Flushing | Phase::Lingering)
+}
+
+impl Drop for SocketRing {
+    /// The kernel must not touch our memory after it is freed: every request is cancelled and answered first. Should
+    /// one not be answered, the memory is leaked instead.
+    fn drop(&mut self) {
+        for index in 0..self.sockets.len() {
+            self.sockets[index].drain(EndReason::Closed);
+        }
+        self.submit();
+        let patience = Timespec::new().nsec(500_000_000);
+        // An error says that nothing was left to cancel, or that time is up: the loop below finds out which.
+        let _ = self.ring.submitter().register_sync_cancel(Some(patience), CancelBuilder::any());
+        for _ in 0..100 {
+            self.submit();
+            self.reap();
+            for completion in self.completed.drain(self.handled..) {
+                if !cqueue::more(completion.flags) {
+                    self.outstanding -= 1;
+                }
+                if request_of(completion.user_data).0 == Request::Accept && completion.result >= 0 {
+                    // SAFETY: a connection accepted at the last moment: made for us, known to nobody else.
+                    drop(unsafe { OwnedFd::from_raw_fd(completion.result) });
+                }
+            }
+            if self.outstanding == 0 {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        tracing::warn!(outstanding = self.outstanding, "socket requests outlive their ring; their memory is left");
+        std::mem::forget(self.buffers.take());
+        std::mem::forget(std::mem::take(&mut self.sockets));
+    }
+}

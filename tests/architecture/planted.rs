@@ -64,7 +64,7 @@ const PLANTS: &[Plant] = &[
     ("arrows", |tree| put(tree, "src/format/frame.rs", "fn f() { let a = crate::engine::shard::shard_of(); }\n")),
     ("arrows", |tree| put(tree, "loadgen/src/main.rs", "use jindou::shell::node;\n")),
     ("arrows", |tree| put(tree, "src/telepathy.rs", "")),
-    ("machines", |tree| put(tree, "src/engine/session.rs", "use super::home::Home;\n")),
+    ("machines", |tree| put(tree, "src/engine/session.rs", "use super::home::Home;\nuse super::delivery::Delivery;\n")),
     ("machines", |tree| put(tree, "src/engine/channel.rs", "fn f(a: &crate::engine::delivery::Delivery) {}\n")),
     ("shard makers", |tree| put(tree, "tests/end_to_end.rs", "use jindou::engine::shard::Recovery;\n")),
     ("crates per folder", |tree| put(tree, "src/format/frame.rs", "use raft::Config;\n")),

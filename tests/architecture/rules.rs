@@ -126,15 +126,16 @@ fn machines(tree: &Tree) -> Vec<String> {
     let mut found = Vec::new();
     for file in tree.files.iter().filter(|file| is_library(file)) {
         let module = file.module();
-        let Some(own) = module.get(1).filter(|name| module[0] == "engine" && is_machine(name)) else {
+        let Some((own, parts)) = module.get(1).filter(|_| module[0] == "engine").and_then(|name| machine(name)) else {
             continue;
         };
-        for path in file.inner_paths("jindou") {
-            if path.len() >= 2 && path[0] == "engine" && is_machine(&path[1]) && path[1] != *own {
+        for path in file.inner_paths("jindou").into_iter().filter(|path| path.len() >= 2 && path[0] == "engine") {
+            let Some((other, _)) = machine(&path[1]) else { continue };
+            if other != own && !parts.contains(other) {
                 found.push(format!(
-                    "{}: the machine `{own}` imports the machine `{}`. Let them meet in slot.rs or shard.rs, or hand over a value \
-                     that belongs to neither.",
-                    file.path, path[1]
+                    "{}: the machine `{own}` imports the machine `{other}`, which is no part of it. Let them meet in slot.rs or \
+                     shard.rs, or hand over a value that belongs to neither.",
+                    file.path
                 ));
             }
         }
@@ -142,8 +143,9 @@ fn machines(tree: &Tree) -> Vec<String> {
     found
 }
 
-fn is_machine(name: &str) -> bool {
-    tables::MACHINES.contains(&name)
+/// The row of a machine in the table.
+fn machine(name: &str) -> Option<&'static (&'static str, &'static [&'static str])> {
+    tables::MACHINES.iter().find(|(machine, _)| *machine == name)
 }
 
 fn shard_makers(tree: &Tree) -> Vec<String> {

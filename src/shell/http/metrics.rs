@@ -1,0 +1,205 @@
+//! `GET /metrics` in Prometheus' text form. Names end in their unit, totals in `_total`; every number of a shard has the
+//! label `shard`. The numbers are the shards' own, copied at the moment of asking; nothing is counted here but this API's
+//! answers.
+
+use std::fmt::{Display, Write};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+
+use super::Api;
+use crate::shell::stages::{EngineSnapshot, ShardSnapshot};
+
+/// The page.
+pub async fn metrics(State(api): State<Arc<Api>>) -> Response {
+    let snapshots = api.snapshots().await;
+    let mut page = Page::default();
+    node_metrics(&api, &mut page);
+    engine_metrics(&snapshots, &mut page);
+    shell_metrics(&snapshots, &mut page);
+    stage_metrics(&snapshots, &mut page);
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page.text).into_response()
+}
+
+#[derive(Default)]
+struct Page {
+    text: String,
+}
+
+impl Page {
+    /// Begins a family: its lines must follow each other.
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        let help = help.trim();
+        // Writing into a string cannot fail.
+        let _ = write!(self.text, "# HELP jindou_{name} {help}\n# TYPE jindou_{name} {kind}\n");
+    }
+
+    fn line(&mut self, name: &str, labels: &[(&str, &dyn Display)], value: impl Display) {
+        let _ = write!(self.text, "jindou_{name}");
+        for (at, (label, content)) in labels.iter().enumerate() {
+            let before = if at == 0 { '{' } else { ',' };
+            let _ = write!(self.text, "{before}{label}=\"{content}\"");
+        }
+        let close = if labels.is_empty() { "" } else { "}" };
+        let _ = writeln!(self.text, "{close} {value}");
+    }
+}
+
+fn node_metrics(api: &Api, page: &mut Page) {
+    page.family("info", "gauge", "What runs here.");
+    page.line("info", &[("version", &env!("CARGO_PKG_VERSION"))], 1);
+    page.family("uptime_seconds", "gauge", "Time since the start.");
+    page.line("uptime_seconds", &[], api.started.elapsed().as_secs());
+    page.family("shard_ready", "gauge", "1 when the shard has its data back and serves.");
+    for shard in api.shards() {
+        let ready = u8::from(api.node.is_ready(shard));
+        page.line("shard_ready", &[("shard", &shard.0)], ready);
+    }
+    page.family("shard_stalls_total", "counter", "Times the watchdog found the shard standing still.");
+    for shard in api.shards() {
+        page.line("shard_stalls_total", &[("shard", &shard.0)], api.node.stalls(shard));
+    }
+    page.family("http_responses_total", "counter", "Answers of the HTTP API by class of status.");
+    for (at, count) in api.responses.iter().enumerate() {
+        let class = format!("{}xx", at + 1);
+        page.line("http_responses_total", &[("class", &class)], count.load(Ordering::Relaxed));
+    }
+}
+
+/// One number that every shard shows.
+fn per_shard(page: &mut Page, snapshots: &[ShardSnapshot], name: &str, value: impl Fn(&ShardSnapshot) -> u64) {
+    for snapshot in snapshots {
+        page.line(name, &[("shard", &snapshot.shard.0)], value(snapshot));
+    }
+}
+
+fn engine_metrics(snapshots: &[ShardSnapshot], page: &mut Page) {
+    let mut counters = Vec::new();
+    crate::engine::counters::Counters::default().each(|name, help, _| counters.push((name, help)));
+    for (at, (name, help)) in counters.into_iter().enumerate() {
+        let name = format!("{name}_total");
+        page.family(&name, "counter", help);
+        per_shard(page, snapshots, &name, |snapshot| {
+            let mut values = Vec::new();
+            snapshot.engine.counters.each(|_, _, value| values.push(value));
+            values[at]
+        });
+    }
+    for (name, help, value) in GAUGES {
+        page.family(name, "gauge", help);
+        per_shard(page, snapshots, name, |snapshot| value(&snapshot.engine));
+    }
+}
+
+type Gauge = (&'static str, &'static str, fn(&EngineSnapshot) -> u64);
+
+const GAUGES: [Gauge; 10] = [
+    ("sessions", "Connections in whatever state.", |e| e.sessions as u64),
+    ("sessions_live", "Connections that passed CONNECT.", |e| e.sessions_live as u64),
+    ("slots_led", "Slots led here.", |e| e.slots_led as u64),
+    ("channels", "Channels known here.", |e| e.channels as u64),
+    ("homes", "Users known here.", |e| e.homes as u64),
+    ("messages_indexed", "Messages that can be read back.", |e| e.messages_indexed),
+    ("recent_bytes", "Bytes of message bodies in memory.", |e| e.recent_bytes as u64),
+    ("journal_pending_bytes", "Bytes waiting for the journal.", |e| e.journal_pending_bytes as u64),
+    ("journal_segments", "Segments of the journal.", |e| {
+        u64::from(e.journal_segments.1.saturating_sub(e.journal_segments.0)) + 1
+    }),
+    ("journal_writable", "0 while the disk refuses writes.", |e| u64::from(e.writable)),
+];
+
+fn shell_metrics(snapshots: &[ShardSnapshot], page: &mut Page) {
+    let mut numbers = Vec::new();
+    crate::shell::stages::ShellCounters::default().each(|name, help, total, _| numbers.push((name, help, total)));
+    for (at, (name, help, total)) in numbers.into_iter().enumerate() {
+        // The unit stands last in a metric's name.
+        let name = match name.strip_prefix("bytes_") {
+            Some(rest) => format!("{rest}_bytes"),
+            None => name.to_owned(),
+        };
+        let (name, kind) = if total { (format!("{name}_total"), "counter") } else { (name, "gauge") };
+        page.family(&name, kind, help);
+        per_shard(page, snapshots, &name, |snapshot| {
+            let mut values = Vec::new();
+            snapshot.shell.each(|_, _, _, value| values.push(value));
+            values[at]
+        });
+    }
+}
+
+fn stage_metrics(snapshots: &[ShardSnapshot], page: &mut Page) {
+    page.family("stage_seconds", "summary", "Time of each stage of a message's way through a shard, since the start.");
+    for snapshot in snapshots {
+        let shard = snapshot.shard.0;
+        for stage in &snapshot.stages {
+            let name = stage.stage.name();
+            for (quantile, value) in
+                [("0.5", stage.p50), ("0.9", stage.p90), ("0.99", stage.p99), ("0.999", stage.p999)]
+            {
+                let labels: [(&str, &dyn Display); 3] = [("shard", &shard), ("stage", &name), ("quantile", &quantile)];
+                page.line("stage_seconds", &labels, value.as_secs_f64());
+            }
+            let labels: [(&str, &dyn Display); 2] = [("shard", &shard), ("stage", &name)];
+            page.line("stage_seconds_sum", &labels, stage.sum.as_secs_f64());
+            page.line("stage_seconds_count", &labels, stage.count);
+        }
+    }
+    page.family("stage_max_seconds", "gauge", "Longest time of each stage since the start.");
+    for snapshot in snapshots {
+        for stage in &snapshot.stages {
+            let labels: [(&str, &dyn Display); 2] = [("shard", &snapshot.shard.0), ("stage", &stage.stage.name())];
+            page.line("stage_max_seconds", &labels, stage.max.as_secs_f64());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake::{Fake, get_text};
+
+    #[test]
+    fn the_page_is_what_prometheus_reads() {
+        let fake = Fake::default();
+        let (status, page) = get_text(&fake, "/metrics");
+        assert_eq!(status, 200);
+        let mut family = String::new();
+        let mut seen = std::collections::BTreeSet::new();
+        for line in page.lines() {
+            if let Some(rest) = line.strip_prefix("# TYPE ") {
+                family = rest.split(' ').next().unwrap().to_owned();
+                assert!(seen.insert(family.clone()), "{family} appears twice");
+                let counter = rest.ends_with(" counter");
+                assert_eq!(counter, family.ends_with("_total"), "{line}");
+            } else if let Some(rest) = line.strip_prefix("# HELP ") {
+                assert!(rest.contains(' '), "{line} explains nothing");
+            } else {
+                assert!(line.starts_with(&family), "{line} is outside its family {family}");
+                let value = line.rsplit(' ').next().unwrap();
+                assert!(value.parse::<f64>().is_ok(), "{line}");
+            }
+        }
+        for wanted in [
+            "jindou_sends_total{shard=\"0\"} 11",
+            "jindou_sends_total{shard=\"1\"} 12",
+            "jindou_read_bytes_total{shard=\"0\"} 0",
+            "jindou_sessions{shard=\"1\"} 3",
+            "jindou_journal_writable{shard=\"0\"} 1",
+            "jindou_stage_seconds_count{shard=\"0\",stage=\"step\"} 1",
+            "jindou_shard_ready{shard=\"1\"} 1",
+        ] {
+            assert!(page.lines().any(|line| line == wanted), "{wanted} is missing in\n{page}");
+        }
+    }
+
+    #[test]
+    fn a_shard_that_is_not_ready_is_left_out() {
+        let fake = Fake { ready: 1, ..Fake::default() };
+        let (_, page) = get_text(&fake, "/metrics");
+        assert!(page.contains("jindou_sends_total{shard=\"0\"}"));
+        assert!(!page.contains("jindou_sends_total{shard=\"1\"}"));
+        assert!(page.contains("jindou_shard_ready{shard=\"1\"} 0"));
+    }
+}

@@ -1,0 +1,126 @@
+//! The addresses that a node listens on. Every shard gets a socket of its own on the clients' addresses (`SO_REUSEPORT`:
+//! the kernel spreads connections over them), which would also let a second node slip in beside the first: so each
+//! address is first taken without sharing, to see that it is free.
+//!
+//! Nothing listens yet when these functions return: a client that comes before the shards have their data back is
+//! refused and tries again.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::data_directory::StartError;
+
+/// One address, a socket for each shard, all bound.
+#[derive(Debug)]
+pub struct BoundAddress {
+    /// With the port that the kernel gave where 0 was asked.
+    pub address: SocketAddr,
+    /// In the order of the shards.
+    pub sockets: Vec<Socket>,
+}
+
+/// Takes an address for so many shards. `key` is the setting that names it.
+///
+/// # Errors
+/// One line that names the address and what is in the way.
+pub fn bind_shared(key: &str, wanted: SocketAddr, shards: u16) -> Result<BoundAddress, StartError> {
+    let taken = |error: io::Error| cannot_listen(key, wanted, &error);
+    let alone = socket(wanted, false).map_err(taken)?;
+    let address = local_address(&alone).map_err(taken)?;
+    drop(alone);
+    let sockets = (0..shards).map(|_| socket(address, true)).collect::<io::Result<Vec<_>>>().map_err(taken)?;
+    Ok(BoundAddress { address, sockets })
+}
+
+/// Takes an address for one thread and listens on it.
+///
+/// # Errors
+/// As [`bind_shared`].
+pub fn listen_alone(key: &str, wanted: SocketAddr) -> Result<std::net::TcpListener, StartError> {
+    const BACKLOG: i32 = 1024;
+    let socket = socket(wanted, false).and_then(|socket| socket.listen(BACKLOG).map(|()| socket));
+    Ok(socket.map_err(|error| cannot_listen(key, wanted, &error))?.into())
+}
+
+fn cannot_listen(key: &str, address: SocketAddr, error: &io::Error) -> StartError {
+    let what = match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            format!("port {} is in use by another process", address.port())
+        }
+        io::ErrorKind::PermissionDenied => {
+            format!("port {} needs more rights than this process has", address.port())
+        }
+        io::ErrorKind::AddrNotAvailable => "this machine does not have that address".to_owned(),
+        _ => error.to_string(),
+    };
+    StartError(format!("cannot listen on {address} ({key}): {what}"))
+}
+
+fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // A port whose last connections are still dying away is free; one that somebody listens on is not.
+    socket.set_reuse_address(true)?;
+    if shared {
+        socket.set_reuse_port(true)?;
+    }
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+fn local_address(socket: &Socket) -> io::Result<SocketAddr> {
+    let address = socket.local_addr()?;
+    address.as_socket().ok_or_else(|| io::Error::other("the socket has no IP address"))
+}
+
+/// An address as somebody on this machine can dial it.
+#[must_use]
+pub fn dialable(address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), address.port())
+    } else {
+        address
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn loopback(port: u16) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+    }
+
+    #[test]
+    fn shards_share_a_port_and_strangers_are_seen() {
+        let ours = bind_shared("listen.tcp", loopback(0), 3).unwrap();
+        assert_eq!(ours.sockets.len(), 3);
+        assert_ne!(ours.address.port(), 0);
+        for socket in &ours.sockets {
+            assert_eq!(local_address(socket).unwrap(), ours.address);
+            socket.listen(8).unwrap();
+        }
+        // The sockets above share their port with whoever asks to: without the first look this would succeed.
+        let line = bind_shared("listen.tcp", ours.address, 1).unwrap_err().to_string();
+        let port = ours.address.port();
+        assert_eq!(
+            line,
+            format!("cannot listen on 127.0.0.1:{port} (listen.tcp): port {port} is in use by another process")
+        );
+        assert!(listen_alone("listen.http", ours.address).is_err());
+    }
+
+    #[test]
+    fn an_address_of_another_machine_is_named() {
+        let line = listen_alone("listen.http", "192.0.2.1:5001".parse().unwrap()).unwrap_err().to_string();
+        assert!(line.ends_with("this machine does not have that address"), "{line}");
+    }
+
+    #[test]
+    fn wildcards_are_dialled_on_this_machine() {
+        assert_eq!(dialable("0.0.0.0:5100".parse().unwrap()), loopback(5100));
+        assert_eq!(dialable("[::]:5100".parse().unwrap()), loopback(5100));
+        assert_eq!(dialable("[::1]:1".parse().unwrap()), "[::1]:1".parse().unwrap());
+    }
+}

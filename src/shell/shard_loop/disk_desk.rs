@@ -1,0 +1,138 @@
+//! What a shard has asked of its disk: each wish is a task of the executor, whose outcome becomes an event of a later turn. Also
+//! the alarm by which tasks wake the sleeping loop. Deliberately no retries and no order: those are the engine's.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+
+use crate::engine::effect::JournalWrite;
+use crate::engine::event::Event;
+use crate::ids::SlotId;
+use crate::shell::clock::Clock;
+use crate::shell::journal_file::JournalFiles;
+use crate::shell::stages::{Stage, Stages};
+
+/// Wakes the loop from tasks of its own executor. A ring before the wait is not lost.
+#[derive(Debug, Default)]
+pub(super) struct Alarm {
+    rung: Cell<bool>,
+    sleeper: RefCell<Option<Waker>>,
+}
+
+impl Alarm {
+    pub(super) fn ring(&self) {
+        self.rung.set(true);
+        if let Some(waker) = self.sleeper.take() {
+            waker.wake();
+        }
+    }
+
+    /// Forgets rings so far; true if there were any.
+    pub(super) fn take(&self) -> bool {
+        self.rung.take()
+    }
+
+    pub(super) async fn wait(&self) {
+        poll_fn(|context| {
+            if self.take() {
+                return Poll::Ready(());
+            }
+            *self.sleeper.borrow_mut() = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+#[derive(Debug, Default)]
+struct Tray {
+    done: RefCell<Vec<(Event, Option<u64>)>>,
+    under_way: Cell<u64>,
+    alarm: Rc<Alarm>,
+}
+
+impl Tray {
+    fn put(&self, event: Event, since: Option<u64>) {
+        self.done.borrow_mut().push((event, since));
+        self.under_way.set(self.under_way.get() - 1);
+        self.alarm.ring();
+    }
+}
+
+/// The desk. Lives on the shard's executor.
+#[derive(Debug)]
+pub(super) struct DiskDesk {
+    files: JournalFiles,
+    tray: Rc<Tray>,
+}
+
+impl DiskDesk {
+    pub(super) fn new(files: JournalFiles, alarm: Rc<Alarm>) -> DiskDesk {
+        DiskDesk { files, tray: Rc::new(Tray { alarm, ..Tray::default() }) }
+    }
+
+    /// Operations that have not become events yet, whether or not the disk has answered.
+    pub(super) fn under_way(&self) -> u64 {
+        self.tray.under_way.get()
+    }
+
+    /// True when an outcome waits to be taken.
+    pub(super) fn has_outcomes(&self) -> bool {
+        !self.tray.done.borrow().is_empty()
+    }
+
+    /// Moves outcomes into `events`.
+    pub(super) fn collect(&self, events: &mut Vec<Event>, clock: Clock, stages: &mut Stages) {
+        let mut done = self.tray.done.borrow_mut();
+        if done.is_empty() {
+            return;
+        }
+        let now = clock.nanos();
+        events.extend(done.drain(..).map(|(event, since)| {
+            if let Some(since) = since {
+                stages.record(Stage::JournalWait, now.saturating_sub(since));
+            }
+            event
+        }));
+    }
+
+    fn begin(&self, since: Option<u64>, work: impl Future<Output = Event> + 'static) {
+        self.tray.under_way.set(self.tray.under_way.get() + 1);
+        let tray = Rc::clone(&self.tray);
+        // A panic in it is a bug of ours and unwinds through the executor: the process ends, as it shall.
+        glommio::spawn_local(async move {
+            let event = work.await;
+            tray.put(event, since);
+        })
+        .detach();
+    }
+
+    pub(super) fn write(&self, write: JournalWrite, now_nanos: u64) {
+        let flush = write.flush;
+        let writing = self.files.write(write);
+        self.begin(Some(now_nanos), async move {
+            let (bytes, result) = writing.await;
+            Event::JournalWritten { flush, bytes, result }
+        });
+    }
+
+    pub(super) fn prepare_segment(&self, segment: u32) {
+        let preparing = self.files.prepare_segment(segment);
+        self.begin(None, async move { Event::SegmentReady { segment, result: preparing.await } });
+    }
+
+    pub(super) fn trim(&self, first: u32) {
+        self.files.trim(first);
+    }
+
+    pub(super) fn read(&self, ticket: u64, segment: u32, offset: u32, length: u32) {
+        let reading = self.files.read(segment, offset, length);
+        self.begin(None, async move { Event::ReadDone { ticket, result: reading.await } });
+    }
+
+    pub(super) fn checkpoint(&self, slot: SlotId, bytes: Vec<u8>) {
+        let writing = self.files.write_checkpoint(slot, bytes);
+        self.begin(None, async move { Event::CheckpointWritten { slot, result: writing.await } });
+    }
+}

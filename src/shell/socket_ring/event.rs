@@ -1,0 +1,117 @@
+//! What a socket ring is told once and what it reports. Values only.
+
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+
+/// Names one socket of one ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Token {
+    /// Dense and small.
+    pub index: u32,
+    /// Distinguishes successive users of one index.
+    pub generation: u32,
+}
+
+/// Shape and bounds of a ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RingConfig {
+    /// Submission entries. More requests in one turn cost one more system call.
+    pub entries: u32,
+    /// Completion entries; the kernel keeps what does not fit.
+    pub completions: u32,
+    /// Shared read buffers, a power of two. When they run out, reads are armed again after the turn returned them.
+    pub read_buffers: u16,
+    /// Bytes of each.
+    pub read_buffer_bytes: u32,
+    /// Unsent bytes of one socket. Over it the socket is closed.
+    pub outbound_bytes_max: usize,
+    /// Unsent bytes of one socket from which it is reported as backlogged.
+    pub outbound_high_bytes: usize,
+    /// And down to which it is reported as drained.
+    pub outbound_low_bytes: usize,
+}
+
+impl RingConfig {
+    /// What a shard runs with. Read buffers: 8 KiB takes a burst of 32 SENDs of 128 bytes (about 6 KiB) in one completion; 256 of
+    /// them (2 MiB) are far more than one turn reaps, and as they are used in a circle, fewer stay warmer in the cache.
+    pub const PRODUCTION: RingConfig = RingConfig {
+        entries: 1024,
+        completions: 4096,
+        read_buffers: 256,
+        read_buffer_bytes: 8 * 1024,
+        outbound_bytes_max: 1 << 20,
+        outbound_high_bytes: 256 * 1024,
+        outbound_low_bytes: 64 * 1024,
+    };
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum RingEvent<'a> {
+    /// A listener has a connection. Dropping `fd` closes it; [`SocketRing::adopt`] takes it in.
+    Accepted {
+        /// As [`SocketRing::listen`] numbered it.
+        listener: u16,
+        /// The socket.
+        fd: OwnedFd,
+        /// Who.
+        peer: IpAddr,
+    },
+    /// Bytes arrived.
+    Received {
+        /// From whom.
+        token: Token,
+        /// What; gone after the call.
+        bytes: &'a [u8],
+    },
+    /// A send was completed.
+    Sent {
+        /// To whom.
+        token: Token,
+    },
+    /// Unsent bytes passed a mark.
+    Backlogged {
+        /// Whose.
+        token: Token,
+        /// True: the high one. False: the low one.
+        full: bool,
+    },
+    /// After [`SocketRing::detach`]: the socket is the caller's. The token is void.
+    Detached {
+        /// Which.
+        token: Token,
+        /// The socket.
+        fd: OwnedFd,
+    },
+    /// The socket is closed. The token is void.
+    Ended {
+        /// Which.
+        token: Token,
+        /// Why.
+        why: EndReason,
+    },
+}
+
+/// Why a socket ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndReason {
+    /// [`SocketRing::close`] was carried out.
+    Closed,
+    /// The peer closed its side.
+    PeerClosed,
+    /// The peer reads too slowly: more than `outbound_bytes_max` unsent.
+    TooSlow,
+    /// The kernel said no, with the errno.
+    Failed(i32),
+}
+
+/// What the ring has done since its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)] // the names say it
+pub struct RingCounters {
+    pub bytes_read: u64,
+    pub bytes_written: u64,
+    pub writes: u64,
+    pub closed_slow: u64,
+    pub read_buffers_exhausted: u64,
+}
