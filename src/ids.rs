@@ -86,6 +86,15 @@ impl Uid {
     /// # Errors
     /// Says what is wrong with it; the fault is the sender's.
     pub fn parse(text: &str) -> Result<Uid, BadUid> {
+        Uid::check(text)?;
+        Ok(Uid(Arc::from(text)))
+    }
+
+    /// Checks a uid without taking it.
+    ///
+    /// # Errors
+    /// As [`Uid::parse`].
+    pub fn check(text: &str) -> Result<(), BadUid> {
         if text.is_empty() {
             return Err(BadUid::Empty);
         }
@@ -95,7 +104,7 @@ impl Uid {
         if text.bytes().any(|b| matches!(b, b'@' | b'#' | b'&') || b < 0x20 || b == 0x7f) {
             return Err(BadUid::ForbiddenCharacter);
         }
-        Ok(Uid(Arc::from(text)))
+        Ok(())
     }
 
     /// The text.

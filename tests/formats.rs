@@ -43,7 +43,8 @@ struct Parts {
 fn parts() -> impl Strategy<Value = Parts> {
     let texts = prop::collection::vec(prop_oneof![9 => "\\PC{0,20}", 1 => "[a-z]{300}"], 5);
     let numbers = prop::collection::vec(prop_oneof![any::<u64>(), 0..300u64], 5);
-    let payload = prop_oneof![9 => prop::collection::vec(any::<u8>(), 0..200), 1 => prop::collection::vec(any::<u8>(), 17_000)];
+    let payload =
+        prop_oneof![9 => prop::collection::vec(any::<u8>(), 0..200), 1 => prop::collection::vec(any::<u8>(), 17_000)];
     (texts, numbers, payload).prop_map(|(texts, numbers, payload)| Parts { texts, numbers, payload })
 }
 
@@ -169,6 +170,9 @@ mod round_trips;
 
 #[path = "formats/conversations.rs"]
 mod conversations;
+
+#[path = "formats/frames.rs"]
+mod frames;
 
 #[path = "formats/hostile.rs"]
 mod hostile;

@@ -2,6 +2,7 @@
 pub mod client_pipeline;
 pub mod frame;
 pub mod frame_codec;
+pub mod frame_wire;
 pub mod message;
 pub mod packet;
 pub mod packet_cipher;

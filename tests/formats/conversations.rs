@@ -263,14 +263,8 @@ fn connack_refuses_a_client_whose_key_is_missing_or_bad() {
         assert!(heard[0].contains(state), "{heard:?}");
         let mut out = Vec::new();
         assert_eq!(server.encode_connack(&ANSWER, &mut out), reason);
-        let refused = Connack {
-            server_version: Some(5),
-            time_diff_ms: -5,
-            reason,
-            server_key: "",
-            salt: "",
-            node_id: 9,
-        };
+        let refused =
+            Connack { server_version: Some(5), time_diff_ms: -5, reason, server_key: "", salt: "", node_id: 9 };
         assert_eq!(decoded(&out, 5), Packet::Connack(refused));
         let (heard, _, _) = fresh(true, &first);
         assert!(heard[0].contains("key: Usable"), "a plain listener needs no key");
