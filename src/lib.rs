@@ -1,9 +1,15 @@
-//! jindou: a clustered instant-messaging router.
-pub mod chat;
-pub mod config;
-pub mod engine;
-pub mod format;
+#![doc = include_str!("ARCHITECTURE.md")]
+
 pub mod ids;
 pub mod limits;
-pub mod shell;
 pub mod time;
+
+pub mod config;
+
+pub mod format;
+
+pub mod engine;
+
+pub mod shell;
+
+pub mod chat;

@@ -147,7 +147,7 @@ impl Limits {
         redeliver_after: Duration::from_secs(2),
         redeliver_tries: 3,
         connect_timeout: Duration::from_secs(3),
-        idle_timeout: Duration::from_secs(20),
+        idle_timeout: Duration::from_secs(6),
         kick_close_after: Duration::from_millis(500),
         bad_payloads_max: 3,
         sends_per_second: 200,
@@ -181,6 +181,8 @@ impl Limits {
             && self.reads_max >= 1
             && self.commands_per_proposal_max >= 1
             && self.dedupe_window >= self.send_window as usize
+            // A silent device is noticed before its RECVs are given up as taken.
+            && self.idle_timeout.as_millis() < self.redeliver_after.as_millis() * (self.redeliver_tries as u128 + 1)
     }
 }
 

@@ -34,6 +34,8 @@ struct Follow {
     last: u32,
     in_flight: u32,
     fetching: bool,
+    /// Nothing has happened since the home was asked what else lags: it gives way when the answer comes.
+    quiet: bool,
     used_at: Instant,
 }
 
@@ -158,6 +160,7 @@ impl Delivery {
             last: cursor,
             in_flight: 0,
             fetching: false,
+            quiet: false,
             used_at: now,
         };
         Some(self.follows.insert(follow))
@@ -199,6 +202,7 @@ impl Delivery {
         let room = self.room(limits);
         let follow = &mut self.follows[key];
         follow.used_at = now;
+        follow.quiet = false;
         follow.last = follow.last.max(arrival.seq);
         if arrival.seq <= follow.sent {
             return true;
@@ -294,6 +298,8 @@ impl Delivery {
     ) {
         self.asked = false;
         self.behind = more;
+        // Not when the home was asked: what it sent before it heard of our last reports carries older cursors, and has come by now.
+        self.follows.retain(|_, follow| !follow.quiet);
         for (channel, cursor, last_seq) in rows {
             let Some(key) = self.follow(now, channel, *cursor, limits) else {
                 break;
@@ -355,7 +361,7 @@ impl Delivery {
             }
         }
         if self.behind && !self.asked && !busy {
-            self.follows.clear();
+            self.follows.iter_mut().for_each(|(_, follow)| follow.quiet = true);
             self.asked = true;
             out.push(Push::Resume);
         }

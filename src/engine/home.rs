@@ -163,14 +163,13 @@ impl Home {
     pub fn notice(&mut self, channel: &ChannelKey, seq: u32, from: Place, rows_max: usize) -> (Noticed, u64) {
         assert!(seq > 0, "only stored messages have rows");
         let mut dropped = 0;
-        if !self.rows.contains_key(channel) {
-            while self.rows.len() >= rows_max {
-                self.drop_oldest_row();
-                dropped += 1;
-            }
-        }
         self.clock += 1;
-        let row = self.rows.entry(channel.clone()).or_default();
+        // Most notices are for a row that is there: one look-up, and no copy of the name.
+        if self.rows.len() >= rows_max && !self.rows.contains_key(channel) {
+            self.drop_oldest_row();
+            dropped = 1;
+        }
+        let row = self.rows.raw_entry_mut().from_key(channel).or_insert_with(|| (channel.clone(), Row::default())).1;
         row.touched = self.clock;
         if row.settled_seq >= seq {
             return (Noticed::Settled, dropped);
@@ -198,8 +197,8 @@ impl Home {
         let Some(row) = self.rows.get_mut(channel) else {
             return false;
         };
-        // A cursor past the row would hide messages that are still to come.
-        let seq = seq.min(row.last_seq);
+        // After a restart a device may be further than the row: it read the channel's log, which the row has yet to hear of.
+        row.last_seq = row.last_seq.max(seq);
         let newly = row.advance(flag, seq) && !row.dirty;
         if newly {
             row.dirty = true;

@@ -1,6 +1,9 @@
 //! Message ids of one slot: positive, rising, unique over all slots. 41 bits of milliseconds since 2020, 14 bits of slot,
-//! 8 bits of counter. The milliseconds may run ahead of the clock when more than 256 messages come within one, and never
-//! go back.
+//! 7 bits of counter, 1 bit for messages that are not stored. The milliseconds may run ahead of the clock when more than
+//! 128 messages come within one, and never go back.
+//!
+//! The last bit is there because a message that is not stored leaves no trace: after a crash and a clock set back its
+//! number could be dealt out again, and then it must not be that of a stored one.
 
 use crate::ids::SlotId;
 use crate::time::UnixMillis;
@@ -9,7 +12,9 @@ use crate::time::UnixMillis;
 const EPOCH_MS: u64 = 1_577_836_800_000;
 
 const SLOT_BITS: u32 = 14;
-const COUNTER_BITS: u32 = 8;
+const COUNTER_BITS: u32 = 7;
+const TRANSIENT_BITS: u32 = 1;
+const COUNTER_MASK: u64 = (1 << COUNTER_BITS) - 1;
 
 /// Deals out ids.
 #[derive(Clone, Copy, Debug)]
@@ -27,18 +32,19 @@ impl MessageIds {
     }
 
     /// The next id.
-    pub fn next(&mut self, now: UnixMillis) -> i64 {
+    pub fn next(&mut self, now: UnixMillis, transient: bool) -> i64 {
         let clock = now.0.saturating_sub(EPOCH_MS) << COUNTER_BITS;
         self.last = clock.max(self.last + 1);
-        let (ms, counter) = (self.last >> COUNTER_BITS, self.last & 0xff);
+        let (ms, counter) = (self.last >> COUNTER_BITS, self.last & COUNTER_MASK);
         assert!(ms < 1 << 41, "the clock is past 2089");
-        ((ms << (SLOT_BITS + COUNTER_BITS)) | (u64::from(self.slot.0) << COUNTER_BITS) | counter) as i64
+        let numbered = (((ms << SLOT_BITS) | u64::from(self.slot.0)) << COUNTER_BITS) | counter;
+        ((numbered << TRANSIENT_BITS) | u64::from(transient)) as i64
     }
 
     /// An id of this slot was found in the log: later ones are larger.
     pub fn observe(&mut self, message_id: i64) {
-        let raw = message_id as u64;
-        let known = (raw >> (SLOT_BITS + COUNTER_BITS)) << COUNTER_BITS | (raw & 0xff);
+        let numbered = message_id as u64 >> TRANSIENT_BITS;
+        let known = (numbered >> (SLOT_BITS + COUNTER_BITS)) << COUNTER_BITS | (numbered & COUNTER_MASK);
         self.last = self.last.max(known);
     }
 
@@ -64,14 +70,16 @@ mod tests {
         let mut last = 0;
         for ms in [1_700_000_000_000u64, 1_600_000_000_000, 0, 1_700_000_000_001] {
             for _ in 0..1000 {
-                let id = ids.next(UnixMillis(ms));
+                let id = ids.next(UnixMillis(ms), false);
                 assert!(id > last);
                 assert_eq!((id >> 8) & 0x3fff, 16_383);
                 last = id;
             }
         }
+        let transient = ids.next(UnixMillis(0), true);
+        assert!(transient > last && transient & 1 == 1 && last & 1 == 0);
         let mut after_restart = MessageIds::new(SlotId(16_383));
         after_restart.observe(last);
-        assert!(after_restart.next(UnixMillis(0)) > last);
+        assert!(after_restart.next(UnixMillis(0), false) > last);
     }
 }

@@ -215,6 +215,7 @@ pub struct RaftGroup {
     awaiting: VecDeque<(u64, u64)>,
     applied: u64,
     applied_term: u64,
+    alone: bool,
 }
 
 impl RaftGroup {
@@ -254,6 +255,7 @@ impl RaftGroup {
             awaiting: VecDeque::new(),
             applied: state.applied,
             applied_term: state.applied_term,
+            alone: true,
         };
         group.set_election_timeout();
         group.node.campaign().expect("a replica that is alone may always stand");
@@ -313,10 +315,9 @@ impl RaftGroup {
         Ok(Proposed { index: self.node.raft.raft_log.last_index(), term: self.node.raft.term })
     }
 
-    /// One beat of raft's clock. To a leader that is alone in its group time means nothing: it has nobody to hear from and
-    /// nobody to lose. Beating anyway costs a set of its voters each second and slot, for raft's check of its quorum.
+    /// One beat of raft's clock. A leader that is alone has nobody to send a heartbeat to and nobody to lose.
     pub fn tick(&mut self) {
-        if self.leads() && self.node.raft.prs().iter().count() == 1 {
+        if self.alone && self.node.raft.state == StateRole::Leader {
             return;
         }
         self.node.tick();

@@ -104,6 +104,9 @@ impl Recovery {
     /// # Errors
     /// A checkpoint that names things that cannot be.
     pub fn finish(self, now: Now, first_segment: Option<u32>) -> Result<Shard, String> {
+        if first_segment.is_some() && !self.started {
+            return Err("the journal has segments but none was replayed".into());
+        }
         let mut resume = self.replay.finish();
         if let Some(first) = first_segment {
             resume.first_segment = resume.first_segment.min(first);

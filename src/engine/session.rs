@@ -151,7 +151,9 @@ impl Session {
     pub fn begin(&mut self, uid: Uid, connect: &ConnectPacket, home: Place) {
         assert_eq!(self.phase, Phase::Fresh, "a session connects once");
         let tag_of = xxhash_rust::xxh3::xxh3_64_with_seed;
-        let device_tag = tag_of(connect.device_id.as_bytes(), u64::from(connect.device_flag)).max(1);
+        // With the user in it: one phone may hold two accounts, and what they send each other must arrive.
+        let seed = uid.key_hash().0 ^ u64::from(connect.device_flag);
+        let device_tag = tag_of(connect.device_id.as_bytes(), seed).max(1);
         self.phase = Phase::Registering;
         self.identity = Some(Box::new(Identity {
             uid,

@@ -27,7 +27,7 @@ use crate::format::frame::{Frame, Notified, Notify, Origin, Submit, Submitted};
 use crate::format::message::{MessageFields, StoredMessage};
 use crate::format::packet::{HeaderFlags, Reason};
 use crate::format::record::Position;
-use crate::ids::{ChannelKey, ChannelKind, DeviceFlag, DeviceLevel, SlotId, Uid};
+use crate::ids::{ChannelKey, ChannelKind, DeviceFlag, DeviceLevel, KeyHash, SlotId, Uid};
 use crate::limits::Limits;
 use crate::time::{Instant, Now};
 
@@ -58,6 +58,8 @@ pub struct ChannelEntry {
     /// The agreed state.
     pub channel: Channel,
     members: [Uid; 2],
+    /// The members' hashes: a notice finds its shard without hashing again.
+    hashes: [KeyHash; 2],
     /// How far each member's home has confirmed.
     confirmed: [u32; 2],
     /// In the list of channels that wait for confirmation.
@@ -69,8 +71,9 @@ impl ChannelEntry {
     fn new(key: ChannelKey, channel: Channel) -> Option<ChannelEntry> {
         let (first, second) = key.members();
         let members = [Uid::parse(first).ok()?, Uid::parse(second).ok()?];
+        let hashes = [members[0].key_hash(), members[1].key_hash()];
         let confirmed = [channel.announced_seq(); 2];
-        Some(ChannelEntry { key, channel, members, confirmed, listed: false, noticed_at: Instant(0) })
+        Some(ChannelEntry { key, channel, members, hashes, confirmed, listed: false, noticed_at: Instant(0) })
     }
 
     fn member_count(&self) -> usize {
@@ -239,7 +242,8 @@ impl Slot {
     /// A user's home, made if it is not there.
     pub fn home_or_new(&mut self, uid: &Uid) -> &mut Home {
         let map_state = self.map_state;
-        self.homes.entry(uid.clone()).or_insert_with(|| Home::new(map_state))
+        let home = self.homes.raw_entry_mut().from_key(uid);
+        home.or_insert_with(|| (uid.clone(), Home::new(map_state))).1
     }
 
     /// Forgets a home that holds nothing.
@@ -274,7 +278,8 @@ impl Slot {
 
     /// Takes a message in: stored after the group agreed, or passed on at once when it is not to be stored.
     pub fn handle_submit(&mut self, submit: &Submit, around: &mut Surroundings<'_>) {
-        let message_id = self.message_ids.next(around.now.unix);
+        let transient = submit.flags.contains(HeaderFlags::NO_PERSIST);
+        let message_id = self.message_ids.next(around.now.unix, transient);
         let fields = MessageFields {
             message_id,
             unix_ms: around.now.unix.0,
@@ -288,7 +293,7 @@ impl Slot {
             topic: submit.body.topic(),
             payload: submit.body.payload(),
         };
-        if submit.flags.contains(HeaderFlags::NO_PERSIST) {
+        if transient {
             self.pass_on(&fields, submit, around);
             return;
         }
@@ -582,7 +587,7 @@ impl Slot {
                 continue;
             }
             let uid = entry.members[member].clone();
-            let to = around.table.leader(around.table.slot(uid.key_hash()));
+            let to = around.table.leader(around.table.slot(entry.hashes[member]));
             let channel = entry.key.clone();
             let notice = Notify { uid, channel, seq, message: message.clone(), from: around.out.here };
             around.out.frame(to, Frame::Notify(notice));

@@ -45,6 +45,17 @@ impl std::fmt::Debug for JournalFiles {
     }
 }
 
+/// The journal's files as a start finds them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segments {
+    /// The oldest.
+    pub oldest: u32,
+    /// The first to be replayed.
+    pub replay_first: u32,
+    /// The newest: usually prepared and empty.
+    pub last: u32,
+}
+
 /// An open segment.
 struct Reader {
     file: DmaFile,
@@ -101,18 +112,23 @@ impl JournalFiles {
         })
     }
 
-    /// The first and last segment that exist: the unbroken run that ends with the last. Files before a gap were left by
-    /// a trim that the power cut short; the next trim removes them.
+    /// The segments there are and where a replay begins that needs those from `first_needed` on (0: all there are). When
+    /// checkpoints cover even the last segment, the replay still begins with that one: it says where writing goes on.
+    /// Blocks.
     ///
     /// # Errors
-    /// What the file system said.
-    pub fn segments_blocking(&self) -> io::Result<Option<(u32, u32)>> {
+    /// What the file system said, or that a needed segment is missing.
+    pub fn segments_blocking(&self, first_needed: u32) -> io::Result<Option<Segments>> {
         let segments = list_segments(&self.inner.journal)?;
-        let Some(last) = segments.last().copied() else {
-            return Ok(None);
-        };
-        let first = segments.iter().rev().zip(0..).take_while(|(segment, n)| **segment == last - n).last();
-        Ok(first.map(|(first, _)| (*first, last)))
+        let Some(last) = segments.last().copied() else { return Ok(None) };
+        // Files before a gap were left by a trim that the power cut short; the next trim removes them.
+        let run = segments.iter().rev().zip(0..).take_while(|(segment, n)| **segment == last - n);
+        let oldest = run.last().map_or(last, |(oldest, _)| *oldest);
+        if first_needed > 0 && first_needed < oldest {
+            let missing = segment_path(&self.inner.journal, oldest - 1);
+            return Err(io::Error::new(io::ErrorKind::NotFound, format!("{} is missing", missing.display())));
+        }
+        Ok(Some(Segments { oldest, replay_first: first_needed.clamp(oldest, last), last }))
     }
 
     /// Reads a whole segment into `bytes` for a replay, and makes sure that what was read is on disk before it is

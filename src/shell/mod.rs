@@ -14,3 +14,5 @@ pub mod seed;
 pub mod shard_loop;
 pub mod socket_ring;
 pub mod stages;
+#[cfg(test)]
+mod test_client;

@@ -98,19 +98,20 @@ pub fn run_shard(
 ) -> std::io::Result<JoinHandle<()>> {
     let shard = config.engine.place.shard;
     std::thread::Builder::new().name(format!("shard-{}", shard.0)).spawn(move || {
-        let run = AssertUnwindSafe(|| {
+        let outcome = guarded(shard, || {
             let executor = start::executor(&config)?;
             executor.run(serve(config, mesh, listeners, &ready))
         });
-        match catch_unwind(run) {
-            Ok(Ok(())) => {}
-            Ok(Err(line)) => {
-                // Nobody listening means that the node has given up already.
-                let _ = ready.send(Err(line));
-            }
-            Err(_) => die(shard),
+        if let Err(line) = outcome {
+            // Nobody listening means that the node has given up already.
+            let _ = ready.send(Err(line));
         }
     })
+}
+
+/// Runs a shard; a panic in it, or in any task of its executor, ends the process.
+fn guarded<T>(shard: ShardId, run: impl FnOnce() -> T) -> T {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| die(shard))
 }
 
 /// The panic's own message is out already. No destructor may run: they would act on state that nobody can vouch for.
@@ -320,10 +321,10 @@ impl Loop {
         let departures = self.gateway.departures();
         for _ in 0..departures.len() {
             let (to, parcel) = departures.remove(0);
-            match self.mesh.sender.send(to, MeshMessage::HandOver(parcel)) {
-                Err(NotSent::Full(MeshMessage::HandOver(parcel))) => departures.push((to, parcel)),
-                // Gone: the node is stopping, and dropping the parcel closes the socket.
-                Ok(()) | Err(_) => {}
+            let outcome = self.mesh.sender.send(to, MeshMessage::HandOver(parcel));
+            // A shard that is gone means that the node is stopping; dropping the parcel closes the socket.
+            if let Err(NotSent::Full(MeshMessage::HandOver(parcel))) = outcome {
+                departures.push((to, parcel));
             }
         }
     }

@@ -407,11 +407,11 @@ impl SocketRing {
     }
 
     fn want(&mut self, token: Token, wanted: Reading) {
-        if let Some(index) = self.find(token) {
-            if self.sockets[index].wanted != wanted {
-                self.sockets[index].wanted = wanted;
-                self.attend_to(index);
-            }
+        if let Some(index) = self.find(token)
+            && self.sockets[index].wanted != wanted
+        {
+            self.sockets[index].wanted = wanted;
+            self.attend_to(index);
         }
     }
 
@@ -530,12 +530,10 @@ impl SocketRing {
         match (socket.in_flight, desired) {
             (Reading::Nothing, Reading::Nothing) => {}
             (Reading::Nothing, _) => self.recv(index, desired),
-            (_, Reading::Nothing) => {
-                if !socket.cancelling && socket.phase != Phase::Draining {
-                    socket.cancelling = true;
-                    let target = user_data(Request::Recv, socket.generation, index as u32);
-                    self.cancel(target);
-                }
+            (_, Reading::Nothing) if !socket.cancelling && socket.phase != Phase::Draining => {
+                socket.cancelling = true;
+                let target = user_data(Request::Recv, socket.generation, index as u32);
+                self.cancel(target);
             }
             _ => {}
         }

@@ -363,6 +363,7 @@ impl World {
                 }
             }
             NodeFault::ClockJump => {
+                self.checkers.ids.clock_went_back = true;
                 self.nodes[index].skew_ms += self.chances.faults.below(20_000) as i64 - 10_000;
             }
             NodeFault::Crash | NodeFault::Stop => {}

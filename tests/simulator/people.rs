@@ -359,7 +359,7 @@ impl World {
                 let family = self.devices[device].family();
                 if let Some(sent) = self.ledger.sent.get_mut(&seen.number) {
                     sent.seen_by.insert(family);
-                    let echo = sent.device == Some(device) && seen.seq > 0 && self.devices[device].habits.steady_id;
+                    let echo = seen.own && seen.seq > 0 && self.devices[device].habits.steady_id;
                     let verdict = if echo {
                         Err(format!("message {} came back to device {device}, which sent it", seen.number))
                     } else {
@@ -388,7 +388,8 @@ impl World {
             return Err(format!("message {number} is {:?} and has position {}", sent.kind, recv.seq));
         }
         let seq = u32::try_from(recv.seq).map_err(|_| format!("message {number} at position {}", recv.seq))?;
-        Ok(Seen { at_ns: self.now_ns, device, log, message_id: recv.message_id, seq, number })
+        let own = sent.device == Some(device);
+        Ok(Seen { at_ns: self.now_ns, device, log, message_id: recv.message_id, seq, number, own })
     }
 
     /// Somebody connects and talks rubbish: noise, the beginning of something, or a CONNECT that cannot be right.

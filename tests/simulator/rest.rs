@@ -154,7 +154,9 @@ impl World {
             }
         }
         for device in self.devices.iter().filter(|device| !device.retired) {
-            if !device.is_live() {
+            // One whose node died without a word believes for a while that it is connected.
+            let reached = device.link.as_ref().is_some_and(|link| self.connections[link.connection].server_open);
+            if !device.is_live() || !reached {
                 return Some(format!("device {} has no connection", device.index));
             }
             if !device.is_done() {

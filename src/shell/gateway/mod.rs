@@ -316,7 +316,11 @@ impl Gateway {
     /// Carries out the engine's `HandOver`: the engine has forgotten the session.
     pub fn hand_over(&mut self, session: SessionId, to: ShardId) {
         let token = token(session);
-        if let Some(connection) = self.desk.find(token) {
+        let Some(connection) = self.desk.find(token) else { return };
+        if connection.stage == Stage::Deaf {
+            // It sent garbage behind its CONNECT: nothing to move.
+            self.ring.close(token);
+        } else {
             connection.stage = Stage::Leaving(to);
             self.ring.detach(token);
         }
@@ -476,10 +480,10 @@ impl Desk {
         let (shard_count, sample) = (self.limits.shard_count, &mut self.path_sample);
         let replies_from = self.replies.len();
         let outcome = pipeline.feed(bytes, &mut self.scratch, &mut self.replies, &mut |inbound| {
-            if let Inbound::Send(send) = &inbound {
-                if sample.is_none_or(|taken| read_nanos > taken.read_nanos + SAMPLE_NANOS_MAX) {
-                    *sample = Some(PathSample { session, client_seq: send.client_seq, read_nanos, step_nanos: None });
-                }
+            if let Inbound::Send(send) = &inbound
+                && sample.is_none_or(|taken| read_nanos > taken.read_nanos + SAMPLE_NANOS_MAX)
+            {
+                *sample = Some(PathSample { session, client_seq: send.client_seq, read_nanos, step_nanos: None });
             }
             let packet = client_packet(inbound);
             match (early.as_deref_mut(), &packet) {

@@ -91,7 +91,7 @@ fn a_fresh_directory_is_written_and_read_back() {
     let scratch = Scratch::new("fresh");
     test_executor().run(async {
         let files = open(&scratch).await;
-        assert_eq!(files.segments_blocking().unwrap(), None);
+        assert_eq!(files.segments_blocking(0).unwrap(), None);
         files.prepare_segment(1).await.unwrap();
         assert_eq!(fs::metadata(scratch.0.join("journal/00000001.seg")).unwrap().len(), 1 << 18);
         let (bytes, result) = files.write(some_write(1, 4096, 7)).await;
@@ -139,7 +139,12 @@ fn old_segments_are_used_again_and_the_rest_is_removed() {
         files.trim(4);
         until("segments 1 to 3 are gone", || names(journal.clone()).len() == 4).await;
         assert_eq!(names(journal.clone()), ["00000004.seg", "00000005.seg", "retired-00000001", "retired-00000002"]);
-        assert_eq!(files.segments_blocking().unwrap(), Some((4, 5)));
+        let found = |replay_first| Some(Segments { oldest: 4, replay_first, last: 5 });
+        assert_eq!(files.segments_blocking(0).unwrap(), found(4));
+        assert_eq!(files.segments_blocking(5).unwrap(), found(5));
+        assert_eq!(files.segments_blocking(6).unwrap(), found(5), "the last says where writing goes on");
+        let missing = files.segments_blocking(3).unwrap_err().to_string();
+        assert!(missing.ends_with("00000003.seg is missing"), "{missing}");
         assert_eq!(files.read(2, 0, 1).await, Err(DiskFault::Io(libc::ENOENT)));
         files.prepare_segment(6).await.unwrap();
         assert_eq!(names(journal.clone()).len(), 4);
@@ -153,7 +158,7 @@ fn old_segments_are_used_again_and_the_rest_is_removed() {
     fs::write(scratch.0.join("slots/0003.ckpt.tmp"), "half").unwrap();
     test_executor().run(async {
         let files = open(&scratch).await;
-        assert_eq!(files.segments_blocking().unwrap(), Some((4, 6)));
+        assert_eq!(files.segments_blocking(4).unwrap(), Some(Segments { oldest: 4, replay_first: 4, last: 6 }));
         assert!(files.read_checkpoints_blocking().unwrap().is_empty());
         files.trim(5);
         until("what is left over is gone", || names(journal.clone()).len() == 4).await;
@@ -284,8 +289,8 @@ fn the_journal_over_real_files_survives_restarts() {
             let mut replay = Replay::new(GEOMETRY);
             let mut found = Vec::new();
             let mut bytes = Vec::new();
-            if let Some((first, last)) = files.segments_blocking().unwrap() {
-                for segment in first..=last {
+            if let Some(segments) = files.segments_blocking(0).unwrap() {
+                for segment in segments.replay_first..=segments.last {
                     files.read_segment_blocking(segment, &mut bytes).unwrap();
                     let mut sink = |record: Record<'_>, place| {
                         let Record::Entry { index, data, .. } = record else { panic!("only entries were written") };

@@ -10,6 +10,8 @@ use crate::ledger::{LogKey, Number};
 pub struct Ids {
     by_id: BTreeMap<i64, (LogKey, u32, Number)>,
     logs: BTreeMap<LogKey, BTreeMap<u32, (i64, Number)>>,
+    /// A wall clock has gone back: ids of transient messages, of which nothing is on disk, may come again after a restart.
+    pub clock_went_back: bool,
 }
 
 impl Ids {
@@ -21,6 +23,9 @@ impl Ids {
         let here = (log, seq, number);
         let known = *self.by_id.entry(message_id).or_insert(here);
         if known != here {
+            if self.clock_went_back && (known.1 == 0 || seq == 0) {
+                return Ok(());
+            }
             return Err(format!("id {message_id} names both {known:?} and {here:?}"));
         }
         if seq == 0 {

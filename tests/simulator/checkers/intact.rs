@@ -27,19 +27,17 @@ pub fn body(copy: &Copy<'_>, sent: &Sent, from: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Who sees it: the recipient, or the sender under the recipient's name.
+/// Who sees it, and in which log: the recipient, or the sender under the recipient's name. A sender's copy of a command is
+/// in the sender's own queue.
 pub fn view(number: Number, sent: &Sent, viewer: usize, channel_user: usize) -> Result<LogKey, String> {
-    let right = if viewer == sent.to {
-        channel_user == sent.from
-    } else {
-        viewer == sent.from && channel_user == sent.to && sent.kind != Kind::Command
-    };
-    if right || sent.from == sent.to {
-        Ok(sent.log())
-    } else {
-        Err(format!(
-            "message {number} from user {} to user {} was shown to user {viewer} in the channel of user {channel_user}",
-            sent.from, sent.to
-        ))
+    if viewer == sent.to && channel_user == sent.from {
+        return Ok(sent.log());
     }
+    if viewer == sent.from && channel_user == sent.to {
+        return Ok(if sent.kind == Kind::Command { LogKey::Command(viewer) } else { sent.log() });
+    }
+    Err(format!(
+        "message {number} from user {} to user {} was shown to user {viewer} in the channel of user {channel_user}",
+        sent.from, sent.to
+    ))
 }

@@ -95,6 +95,8 @@ pub struct Seen {
     pub seq: u32,
     /// What was sent.
     pub number: Number,
+    /// This very device sent it, so that it knows it already.
+    pub own: bool,
 }
 
 /// All checkers and the first violation.
@@ -152,7 +154,7 @@ impl Checkers {
     /// A device took a RECV.
     pub fn seen(&mut self, seen: &Seen) {
         let first = self.once.is_first(seen);
-        if seen.seq != 0 && first {
+        if seen.seq != 0 && first && !seen.own {
             let verdict = self.order.first_sight(seen);
             self.judge(Promise::Order, seen.at_ns, verdict);
         }
