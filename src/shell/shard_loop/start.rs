@@ -9,7 +9,7 @@ use glommio::{LocalExecutor, LocalExecutorBuilder, Placement, PoolPlacement};
 use crate::engine::shard::{Recovery, Shard, ShardConfig};
 use crate::shell::clock::Clock;
 use crate::shell::gateway::{Gateway, GatewayLimits, Listener};
-use crate::shell::journal_file::JournalFiles;
+use crate::shell::journal_file::{JournalFiles, Segments};
 use crate::shell::mesh::MeshEndpoint;
 use crate::shell::socket_ring::RingConfig;
 
@@ -72,26 +72,19 @@ pub(super) async fn recover(
     for (slot, bytes) in files.read_checkpoints_blocking().map_err(disk("checkpoints cannot be read"))? {
         recovery.checkpoint(slot, &bytes).map_err(|what| format!("{}: {what}", directory.display()))?;
     }
-    let segments = files.segments_blocking().map_err(disk("the journal cannot be listed"))?;
+    let segments =
+        files.segments_blocking(recovery.first_segment()).map_err(disk("the journal's segments do not fit together"))?;
     let mut replayed_bytes = 0;
-    if let Some((first, last)) = segments {
-        let wanted = recovery.first_segment();
-        if wanted < first && wanted > 0 {
-            return Err(format!(
-                "{}: journal segments {wanted} to {} are missing",
-                directory.display(),
-                first - 1
-            ));
-        }
+    if let Some(Segments { replay_first, last, .. }) = segments {
         let mut bytes = Vec::new();
-        for segment in first.max(wanted)..=last {
+        for segment in replay_first..=last {
             files.read_segment_blocking(segment, &mut bytes).map_err(disk("a journal segment cannot be read"))?;
             replayed_bytes += bytes.len() as u64;
             recovery.segment(segment, &bytes).map_err(|what| format!("{}: {what}", directory.display()))?;
         }
     }
     let shard = recovery
-        .finish(clock.now(), segments.map(|(first, _)| first))
+        .finish(clock.now(), segments.map(|segments| segments.oldest))
         .map_err(|what| format!("{}: {what}", directory.display()))?;
     let ready = Ready {
         shard: config.place.shard,
