@@ -7,10 +7,18 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::data_directory::StartError;
+
+/// A port in use is tried again for so long: the kernel takes back the ring of a process that was killed, and with it the
+/// sockets that it listened on, a moment after the process is gone.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Between two tries.
+const RETRY_EVERY: Duration = Duration::from_millis(20);
 
 /// One address, a socket for each shard, all bound.
 #[derive(Debug)]
@@ -27,7 +35,7 @@ pub struct BoundAddress {
 /// One line that names the address and what is in the way.
 pub fn bind_shared(key: &str, wanted: SocketAddr, shards: u16) -> Result<BoundAddress, StartError> {
     let taken = |error: io::Error| cannot_listen(key, wanted, &error);
-    let alone = socket(wanted, false).map_err(taken)?;
+    let alone = patiently(|| socket(wanted, false)).map_err(taken)?;
     let address = local_address(&alone).map_err(taken)?;
     drop(alone);
     let sockets = (0..shards).map(|_| socket(address, true)).collect::<io::Result<Vec<_>>>().map_err(taken)?;
@@ -40,8 +48,21 @@ pub fn bind_shared(key: &str, wanted: SocketAddr, shards: u16) -> Result<BoundAd
 /// As [`bind_shared`].
 pub fn listen_alone(key: &str, wanted: SocketAddr) -> Result<std::net::TcpListener, StartError> {
     const BACKLOG: i32 = 1024;
-    let socket = socket(wanted, false).and_then(|socket| socket.listen(BACKLOG).map(|()| socket));
+    let socket = patiently(|| socket(wanted, false).and_then(|socket| socket.listen(BACKLOG).map(|()| socket)));
     Ok(socket.map_err(|error| cannot_listen(key, wanted, &error))?.into())
+}
+
+/// Again while the address is in use, for as long as [`PATIENCE`] lasts.
+fn patiently<T>(mut take: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match take() {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                std::thread::sleep(RETRY_EVERY);
+            }
+            outcome => return outcome,
+        }
+    }
 }
 
 fn cannot_listen(key: &str, address: SocketAddr, error: &io::Error) -> StartError {

@@ -39,6 +39,12 @@ const STOP_WITHIN: Duration = Duration::from_secs(10);
 /// A full inbox may take so long to make room for the stop.
 const STOP_DELIVERY: Duration = Duration::from_secs(1);
 
+/// A node whose slots have no leader for so long says that it is ready all the same, and warns.
+const LEADERS_WITHIN: Duration = Duration::from_secs(10);
+
+/// Between two looks at them.
+const LEADERS_POLL: Duration = Duration::from_millis(5);
+
 /// Signals so close to the first one are the same wish: `timeout` and terminals signal a process and its whole group.
 const SAME_WISH_WITHIN: Duration = Duration::from_millis(300);
 
@@ -126,6 +132,7 @@ impl Node {
                         if let Err(error) = self.start_metronome() {
                             break Err(error);
                         }
+                        self.await_leaders();
                         announce(&ready);
                     }
                 }
@@ -149,6 +156,27 @@ impl Node {
             return Err(StartError(format!("{left_behind} shards did not stop within {} s", STOP_WITHIN.as_secs())));
         }
         outcome
+    }
+
+    /// A shard that has its data back still has to be elected in its slots, which takes it one write to the disk. Until
+    /// then clients would be told to come again.
+    fn await_leaders(&self) {
+        let deadline = Instant::now() + LEADERS_WITHIN;
+        for shard in (0..self.mesh.shard_count()).map(ShardId) {
+            loop {
+                let (reply, shown) = flume::bounded(1);
+                let sent = self.mesh.send(shard, MeshMessage::Snapshot { reply }).is_ok();
+                let snapshot = sent.then(|| shown.recv_deadline(deadline).ok()).flatten();
+                if snapshot.is_some_and(|shown| shown.engine.slots_led == shown.engine.slots_hosted) {
+                    break;
+                }
+                if Instant::now() >= deadline {
+                    tracing::warn!(%shard, "some slots have no leader yet; their users are told to come again");
+                    return;
+                }
+                std::thread::sleep(LEADERS_POLL);
+            }
+        }
     }
 
     fn start_metronome(&mut self) -> Result<(), StartError> {

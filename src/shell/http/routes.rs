@@ -15,7 +15,7 @@ pub async fn healthz() -> Response {
     DONE.into_response()
 }
 
-/// `GET /readyz`: every shard has its data back and may write.
+/// `GET /readyz`: every shard has its data back, leads its slots and may write.
 pub async fn readyz(State(api): State<Arc<Api>>) -> Result<Response, ApiError> {
     let count = api.shards().count();
     let ready = api.shards().filter(|shard| api.node.is_ready(*shard)).count();
@@ -26,6 +26,11 @@ pub async fn readyz(State(api): State<Arc<Api>>) -> Result<Response, ApiError> {
     let snapshots = api.snapshots().await;
     if snapshots.len() < count {
         return unavailable(format!("{} of {count} shards answer", snapshots.len()));
+    }
+    let led: usize = snapshots.iter().map(|snapshot| snapshot.engine.slots_led).sum();
+    let hosted: usize = snapshots.iter().map(|snapshot| snapshot.engine.slots_hosted).sum();
+    if led < hosted {
+        return unavailable(format!("{led} of {hosted} slots have a leader"));
     }
     let blocked = snapshots.iter().filter(|snapshot| !snapshot.engine.writable).count();
     if blocked > 0 {
@@ -117,6 +122,8 @@ mod tests {
     fn a_node_is_ready_only_with_all_its_shards_and_a_journal_that_takes_writes() {
         let fake = Fake { ready: 1, ..Fake::default() };
         assert_eq!(get(&fake, "/readyz"), (503, json!({"msg": "1 of 2 shards are ready", "status": 503})));
+        let fake = Fake { slots_led: 7, ..Fake::default() };
+        assert_eq!(get(&fake, "/readyz"), (503, json!({"msg": "14 of 16 slots have a leader", "status": 503})));
         let fake = Fake { writable: false, ..Fake::default() };
         assert_eq!(get(&fake, "/readyz").0, 503);
         assert_eq!(get(&fake, "/healthz").0, 200);
