@@ -1,4 +1,4 @@
-//! From a thread to a shard that can serve: the executor, the shard's disk read back, the gateway with its listeners. What
+//! From a thread to a shard that can serve: the executor, the shard's disk read back, the gateway. What
 //! can go wrong here is said in one line, for the person who started the node.
 
 use std::io;
@@ -8,7 +8,7 @@ use glommio::{LocalExecutor, LocalExecutorBuilder, Placement, PoolPlacement};
 
 use crate::engine::shard::{Recovery, Shard, ShardConfig};
 use crate::shell::clock::Clock;
-use crate::shell::gateway::{Gateway, GatewayLimits, Listener};
+use crate::shell::gateway::{Gateway, GatewayLimits};
 use crate::shell::journal_file::{JournalFiles, Segments};
 use crate::shell::mesh::MeshEndpoint;
 use crate::shell::socket_ring::RingConfig;
@@ -95,11 +95,7 @@ pub(super) async fn recover(
     Ok((shard, files, ready))
 }
 
-pub(super) fn gateway(
-    config: &ShardRuntimeConfig,
-    mesh: &MeshEndpoint,
-    listeners: Vec<Listener>,
-) -> Result<Gateway, String> {
+pub(super) fn gateway(config: &ShardRuntimeConfig, mesh: &MeshEndpoint) -> Result<Gateway, String> {
     let limits = GatewayLimits {
         sessions_max: config.engine.limits.sessions_max,
         sessions_per_address_max: config.sessions_per_address_max,
@@ -107,16 +103,11 @@ pub(super) fn gateway(
         shard_count: config.engine.shard_count,
     };
     let mut tries = 0;
-    let mut gateway = loop {
+    loop {
         match Gateway::new(limits, RingConfig::PRODUCTION, mesh.doorbell.raw()) {
-            Ok(gateway) => break gateway,
             Err(_) if tries < MEMLOCK_TRIES => tries += 1,
-            Err(line) => return Err(line),
+            outcome => return outcome,
         }
         std::thread::sleep(MEMLOCK_PAUSE);
-    };
-    for listener in listeners {
-        gateway.listen(listener)?;
     }
-    Ok(gateway)
 }
