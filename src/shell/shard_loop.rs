@@ -85,7 +85,7 @@ pub struct Ready {
 }
 
 /// Starts a shard's thread. It recovers from its directory, says `ready` (once: either that it serves, or one line
-/// why it cannot), serves until [`super::mesh::MeshMessage::Stop`], and ends within five seconds after it.
+/// why it cannot), listens after [`super::mesh::MeshMessage::Serve`], serves until [`super::mesh::MeshMessage::Stop`], and ends within five seconds after it.
 /// A panic in it ends the process: the journal is the truth, a limping shard is not.
 ///
 /// # Errors
@@ -128,7 +128,7 @@ async fn serve(
     ready: &flume::Sender<Result<Ready, String>>,
 ) -> Result<(), String> {
     let (shard, files, facts) = start::recover(&config.engine, &config.directory, config.clock).await?;
-    let gateway = start::gateway(&config, &mesh, listeners)?;
+    let gateway = start::gateway(&config, &mesh)?;
     let alarm = Rc::new(Alarm::default());
     let bell = glommio::spawn_local(listen_to_bell(mesh.doorbell.raw(), Rc::clone(&alarm)));
     let here = config.engine.place;
@@ -139,6 +139,7 @@ async fn serve(
         events_max: config.engine.limits.events_per_step_max,
         shard,
         gateway,
+        listeners,
         outbox: Outbox::new(here, config.engine.shard_count),
         mesh,
         disk: DiskDesk::new(files, Rc::clone(&alarm)),
@@ -179,6 +180,8 @@ struct Loop {
     events_max: usize,
     shard: Shard,
     gateway: Gateway,
+    /// Bound, until the node says that clients may come.
+    listeners: Vec<Listener>,
     mesh: MeshEndpoint,
     outbox: Outbox,
     disk: DiskDesk,
@@ -267,6 +270,9 @@ impl Loop {
                 MeshMessage::Snapshot { reply } => {
                     let _ = reply.try_send(Box::new(self.snapshot()));
                 }
+                MeshMessage::Serve { reply } => {
+                    let _ = reply.try_send(self.listen());
+                }
                 MeshMessage::Tick => {}
                 MeshMessage::Stop => {
                     if self.give_up_at.is_none() {
@@ -277,6 +283,14 @@ impl Loop {
                 }
             }
         }
+    }
+
+    fn listen(&mut self) -> Result<(), String> {
+        let listeners = std::mem::take(&mut self.listeners);
+        if self.give_up_at.is_some() {
+            return Ok(());
+        }
+        listeners.into_iter().try_for_each(|listener| self.gateway.listen(listener))
     }
 
     fn carry_out(&mut self, now_nanos: u64) {

@@ -8,7 +8,7 @@ use glommio::{LocalExecutor, LocalExecutorBuilder, Placement, PoolPlacement};
 
 use crate::engine::shard::{Recovery, Shard, ShardConfig};
 use crate::shell::clock::Clock;
-use crate::shell::gateway::{Gateway, GatewayLimits, Listener};
+use crate::shell::gateway::{Gateway, GatewayLimits};
 use crate::shell::journal_file::{JournalFiles, Segments};
 use crate::shell::mesh::MeshEndpoint;
 use crate::shell::socket_ring::RingConfig;
@@ -72,8 +72,9 @@ pub(super) async fn recover(
     for (slot, bytes) in files.read_checkpoints_blocking().map_err(disk("checkpoints cannot be read"))? {
         recovery.checkpoint(slot, &bytes).map_err(|what| format!("{}: {what}", directory.display()))?;
     }
-    let segments =
-        files.segments_blocking(recovery.first_segment()).map_err(disk("the journal's segments do not fit together"))?;
+    let segments = files
+        .segments_blocking(recovery.first_segment())
+        .map_err(disk("the journal's segments do not fit together"))?;
     let mut replayed_bytes = 0;
     if let Some(Segments { replay_first, last, .. }) = segments {
         let mut bytes = Vec::new();
@@ -95,11 +96,7 @@ pub(super) async fn recover(
     Ok((shard, files, ready))
 }
 
-pub(super) fn gateway(
-    config: &ShardRuntimeConfig,
-    mesh: &MeshEndpoint,
-    listeners: Vec<Listener>,
-) -> Result<Gateway, String> {
+pub(super) fn gateway(config: &ShardRuntimeConfig, mesh: &MeshEndpoint) -> Result<Gateway, String> {
     let limits = GatewayLimits {
         sessions_max: config.engine.limits.sessions_max,
         sessions_per_address_max: config.sessions_per_address_max,
@@ -107,16 +104,12 @@ pub(super) fn gateway(
         shard_count: config.engine.shard_count,
     };
     let mut tries = 0;
-    let mut gateway = loop {
+    loop {
         match Gateway::new(limits, RingConfig::PRODUCTION, mesh.doorbell.raw()) {
-            Ok(gateway) => break gateway,
+            Ok(gateway) => return Ok(gateway),
             Err(_) if tries < MEMLOCK_TRIES => tries += 1,
             Err(line) => return Err(line),
         }
         std::thread::sleep(MEMLOCK_PAUSE);
-    };
-    for listener in listeners {
-        gateway.listen(listener)?;
     }
-    Ok(gateway)
 }
