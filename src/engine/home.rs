@@ -243,6 +243,18 @@ impl Home {
         row.owes.take().map(|place| (place, row.settled_seq))
     }
 
+    /// A flag comes online whose devices fetch over HTTP what they missed: it begins at the end of every channel. Nothing changes
+    /// for one that is online already. Not agreed on: every CONNECT does it again.
+    pub fn pass_over_missed(&mut self, flag: DeviceFlag) {
+        if self.online.iter().any(|online| online.flag == flag) {
+            return;
+        }
+        for row in self.rows.values_mut() {
+            let last_seq = row.last_seq;
+            row.advance(flag, last_seq);
+        }
+    }
+
     /// The group agreed that a flag exists: it begins where the user's furthest device is.
     pub fn apply_new_flag(&mut self, flag: DeviceFlag) {
         if self.flags.contains(&flag) {

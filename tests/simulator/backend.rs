@@ -271,9 +271,7 @@ impl World {
         let (log, kind) = (sent.log(), sent.kind);
         sent.accepted.get_or_insert(Accepted { message_id, seq, at_ns: self.now_ns });
         if kind != Kind::Transient {
-            let held = self.nodes.iter().any(|node| node.disks.iter().any(|disk| disk.holds(number)));
-            let verdict = if held { Ok(()) } else { Err(format!("message {number} was acknowledged and is on no disk")) };
-            self.judge(Promise::Durable, verdict);
+            self.judge_durable(number);
         }
         self.checkers.accepted(self.now_ns, log, number, message_id, seq);
     }

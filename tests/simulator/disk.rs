@@ -90,6 +90,10 @@ pub struct Disk {
     pub bytes_written: u64,
     /// Requests refused or failed on purpose.
     pub refusals: u64,
+    /// Writes that a crash or an error cut.
+    pub torn: u64,
+    /// Segments removed.
+    pub trimmed: u64,
 }
 
 impl Disk {
@@ -111,6 +115,8 @@ impl Disk {
             writes: 0,
             bytes_written: 0,
             refusals: 0,
+            torn: 0,
+            trimmed: 0,
         }
     }
 
@@ -214,6 +220,7 @@ impl Disk {
 
     fn leave_sectors(&mut self, write: &JournalWrite, wounds: Wounds, chance: &mut Chance) {
         let Some(segment) = self.segments.get_mut(&write.segment) else { return };
+        self.torn += 1;
         // None, all, a prefix, or any subset: each as likely as the others.
         let style = chance.below(4);
         let sectors = write.bytes.len() / SECTOR_BYTES;
@@ -251,6 +258,7 @@ impl Disk {
     /// Removes segments below `first`, as `Effect::JournalTrim` asks.
     pub fn trim(&mut self, first: u32) {
         let kept = self.segments.split_off(&first);
+        self.trimmed += self.segments.len() as u64;
         self.removed.append(&mut self.segments);
         self.segments = kept;
         while self.removed.len() > 4 {

@@ -154,7 +154,12 @@ impl Plan {
             },
             token_auth: workload.masters || chance.one_in(4),
             offline: if chance.one_in(8) { OfflineMode::Sync } else { OfflineMode::Push },
-            durability: Durability::Fsync,
+            // What is in memory only is lost in a crash, and that is no bug.
+            durability: if faults.crash_every.is_zero() && chance.one_in(8) {
+                Durability::Memory
+            } else {
+                Durability::Fsync
+            },
             safety: chance.span_ms(4_000, 14_000),
             network: draw_network(chance),
             workload,
@@ -172,6 +177,7 @@ impl Plan {
         plan.retention = Retention { bytes: 0, age_ms: 0 };
         plan.token_auth = false;
         plan.offline = OfflineMode::Push;
+        plan.durability = Durability::Fsync;
         plan.safety = Duration::ZERO;
         plan.faults = FaultPlan::default();
         plan.workload.users = 0;

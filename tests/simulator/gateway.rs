@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use jindou::engine::effect::ServerPacket;
 use jindou::engine::event::{ClientPacket, Event, Opened};
+use jindou::engine::shard::Durability;
 use jindou::format::message::StoredMessage;
 use jindou::format::packet::{HeaderFlags, Reason};
 use jindou::ids::{SessionId, ShardId};
@@ -143,10 +144,11 @@ impl World {
     /// Takes a session out and tells the shard.
     fn forget_session(&mut self, host: HostRef, id: SessionId, connection: usize) {
         self.connections[connection].at = None;
-        self.nodes[host.node].hosts[host.shard].gate.remove(id);
-        if self.sabotages(Sabotage::SwallowClosed, 3) {
-            return;
+        let gate = &mut self.nodes[host.node].hosts[host.shard].gate;
+        if self.sabotage == Some(Sabotage::SwallowClosed) && self.saboteur.one_in(3) {
+            return gate.lose(id);
         }
+        gate.remove(id);
         self.happen(host, Event::Closed { session: id });
     }
 
@@ -215,6 +217,7 @@ impl World {
         self.happen(host, Event::Opened(Opened { session: id, handed_over: true }));
         let connect = connect.expect("only a session that has said CONNECT moves");
         self.happen(host, Event::Packet { session: id, packet: ClientPacket::Connect(connect) });
+        self.coverage.add("counted moves to another shard", 1);
         self.say(|| format!("connection {index} moved: session {id} of shard {}", host.shard));
         self.pump(host, id);
         if !held.is_empty() {
@@ -367,15 +370,24 @@ impl World {
             self.judge(Promise::SameAnswer, Err(text));
         }
         if stored {
-            let held = self.nodes.iter().any(|node| node.disks.iter().any(|disk| disk.holds(number)));
-            let verdict = if held { Ok(()) } else { Err(format!("message {number} was acknowledged and is on no disk")) };
-            self.judge(Promise::Durable, verdict);
+            self.judge_durable(number);
         }
         self.checkers.accepted(self.now_ns, log, number, message_id, seq);
         let accepted = Accepted { message_id, seq, at_ns: self.now_ns };
         if let Some(sent) = self.ledger.sent.get_mut(&number) {
             sent.accepted.get_or_insert(accepted);
         }
+    }
+
+    /// An acknowledgement of a stored message leaves: it is on a disk.
+    pub fn judge_durable(&mut self, number: ledger::Number) {
+        let held = self.nodes.iter().any(|node| node.disks.iter().any(|disk| disk.holds(number)));
+        let verdict = if held || self.plan.durability == Durability::Memory {
+            Ok(())
+        } else {
+            Err(format!("message {number} was acknowledged and is on no disk"))
+        };
+        self.judge(Promise::Durable, verdict);
     }
 
     fn forge_ack(&mut self, host: HostRef, id: SessionId, client_seq: u32, number: &str) {
@@ -421,7 +433,7 @@ impl World {
         self.encode(host, id, &ServerPacket::Recv { message: message.clone(), seq, own });
         if seq > 0 && self.sabotages(Sabotage::SecondId, 20) {
             let message = with_changes(&message, message.message_id() + 1, false);
-            self.encode(host, id, &ServerPacket::Recv { message, seq: seq + 100_000, own });
+            self.encode(host, id, &ServerPacket::Recv { message, seq: seq + 1, own });
         }
         if seq > 1 && self.sabotages(Sabotage::SwapRecvs, 20) {
             let message = with_changes(&message, message.message_id() + 1, false);

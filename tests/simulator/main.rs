@@ -10,6 +10,7 @@
 //! cargo test --release --test simulator -- --sabotage NAME [--seed N]
 //! cargo test --release --test simulator -- --scenario NAME
 //! cargo test --release --test simulator -- --list
+//! with any: --verbose (the whole history), --keep-going (all seeds, not to the first failure), --coverage (what happened)
 //! ```
 //! Exit codes: 127 a panic, 128 no rest, 129 a broken promise, 0 none of them.
 
@@ -17,6 +18,7 @@ mod backend;
 mod chance;
 mod checkers;
 mod client;
+mod coverage;
 mod disk;
 mod faults;
 mod gateway;
@@ -62,6 +64,7 @@ struct Arguments {
     verbose: bool,
     self_test: bool,
     keep_going: bool,
+    coverage: bool,
 }
 
 fn parse_arguments() -> Arguments {
@@ -86,6 +89,7 @@ fn parse_arguments() -> Arguments {
             "--verbose" => arguments.verbose = true,
             "--self-test" => arguments.self_test = true,
             "--keep-going" => arguments.keep_going = true,
+            "--coverage" => arguments.coverage = true,
             // What the standard test harness understands (`--nocapture`, `--test-threads`, filters) has no meaning here.
             _ => {}
         }
@@ -102,6 +106,7 @@ struct Totals {
     virtual_ns: u128,
     dispatched: u64,
     accepted: u64,
+    coverage: coverage::Coverage,
 }
 
 impl Totals {
@@ -109,6 +114,7 @@ impl Totals {
         self.virtual_ns += u128::from(verdict.virtual_ns);
         self.dispatched += verdict.dispatched;
         self.accepted += verdict.accepted;
+        self.coverage.merge(&verdict.coverage);
         if verdict.failure.is_none() {
             self.passed += 1;
             return true;
@@ -157,6 +163,9 @@ fn main() {
     } else {
         run_everything(&mut totals);
     }
+    if arguments.coverage {
+        totals.coverage.print();
+    }
     let real = began.elapsed().as_secs_f64();
     let simulated = totals.virtual_ns as f64 / 1e9;
     println!(
@@ -178,6 +187,8 @@ fn run_everything(totals: &mut Totals) {
         totals.note(&format!("canary {}", sabotage.name()), trial::canary(sabotage, CANARY_SEEDS));
     }
     run_seeds(0, SEEDS, false, totals);
+    let complete = totals.coverage.complete();
+    totals.note("coverage", complete);
 }
 
 fn run_self_tests(totals: &mut Totals) {

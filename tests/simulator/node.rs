@@ -414,8 +414,16 @@ impl World {
         self.after(span, Action::Start(index));
     }
 
+    /// Adds what the shards of a node have counted to the totals, at the end of their life.
+    pub fn count_shards(&mut self, index: usize) {
+        for host in &self.nodes[index].hosts {
+            self.coverage.add_counters(host.shard.view().counters);
+        }
+    }
+
     fn end_node(&mut self, index: usize, wounds: Wounds) {
         self.trouble_begins();
+        self.count_shards(index);
         let node = &mut self.nodes[index];
         node.life += 1;
         node.up = false;

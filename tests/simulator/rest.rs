@@ -78,8 +78,10 @@ impl World {
         let mut seats = std::collections::BTreeSet::new();
         for index in 0..self.devices.len() {
             let (uid, flag) = (self.devices[index].uid.clone(), self.devices[index].flag);
-            // Two apps of a master family would end each other for ever: one stays.
-            let retired = self.backend.is_master(&uid, flag) && !seats.insert((uid, flag));
+            // Two apps of a master family would end each other for ever, and so would too many of one user: one of each stays.
+            let crowded = self.devices.iter().filter(|device| device.uid == uid).count()
+                > self.plan.limits.sessions_per_user_max;
+            let retired = (self.backend.is_master(&uid, flag) || crowded) && !seats.insert((uid, flag));
             let device = &mut self.devices[index];
             device.calm = true;
             device.away_until_ns = self.now_ns;
@@ -147,7 +149,7 @@ impl World {
                     if device.is_some() && waiting > 0 && !self.connections[session.connection].cut {
                         return Some(format!("{waiting} RECVs of session {id} have no RECVACK"));
                     }
-                    if self.connections[session.connection].cut {
+                    if self.connections[session.connection].cut || session.closing {
                         return Some(format!("session {id} is dead and open"));
                     }
                 }

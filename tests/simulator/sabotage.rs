@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use jindou::engine::shard::OfflineMode;
+use jindou::engine::shard::{Durability, OfflineMode};
 
 use crate::checkers::Promise;
 use crate::faults::{FaultPlan, Plan};
@@ -110,6 +110,7 @@ impl Sabotage {
         plan.faults.damage_every = Duration::ZERO;
         plan.retention.bytes = 0;
         plan.offline = OfflineMode::Push;
+        plan.durability = Durability::Fsync;
         plan.safety = Duration::from_secs(5);
         plan.workload.send_every = Duration::from_millis(50);
         match self {

@@ -124,6 +124,13 @@ impl Gate {
         session
     }
 
+    /// Takes a session out without a trace: its index is not used again, because the shard does not know.
+    pub fn lose(&mut self, id: SessionId) {
+        if self.find(id).is_some() {
+            self.sessions[id.index as usize].1 = None;
+        }
+    }
+
     /// All sessions.
     pub fn iter(&self) -> impl Iterator<Item = (SessionId, &GateSession)> {
         self.sessions.iter().enumerate().filter_map(|(index, (generation, session))| {

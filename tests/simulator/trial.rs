@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 
 use crate::checkers::{Promise, Violation};
+use crate::coverage::Coverage;
 use crate::faults::Plan;
 use crate::sabotage::Sabotage;
 use crate::stage::{Script, Stage};
@@ -54,6 +55,8 @@ pub struct Verdict {
     pub dispatched: u64,
     /// Messages that were acknowledged.
     pub accepted: u64,
+    /// What happened.
+    pub coverage: Coverage,
     digest: u64,
     tail: Vec<String>,
     facts: String,
@@ -103,6 +106,7 @@ pub fn run_seed(seed: u64, sabotage: Option<Sabotage>, verbose: bool) -> Verdict
         Ok(Err(violation)) => Some(Failure::Broken(violation)),
         Err(_) => Some(Failure::Panic(last_panic())),
     };
+    (0..world.nodes.len()).for_each(|node| world.count_shards(node));
     let verdict = verdict_of(seed, plan, &world, failure);
     if verbose {
         println!("{}", verdict.facts);
@@ -116,10 +120,22 @@ pub fn run_seed(seed: u64, sabotage: Option<Sabotage>, verbose: bool) -> Verdict
 
 fn verdict_of(seed: u64, plan: Plan, world: &World, failure: Option<Failure>) -> Verdict {
     let accepted = world.ledger.sent.values().filter(|sent| sent.accepted.is_some()).count();
+    let abandoned = world.ledger.sent.values().filter(|sent| !sent.abandoned_by.is_empty()).count();
     let ends: Vec<(u64, u64)> = world.nodes.iter().map(|node| node.ends).collect();
     let named: u64 = world.nodes.iter().map(|node| node.damages_named).sum();
     let disks = world.nodes.iter().flat_map(|node| &node.disks);
     let (writes, refusals) = disks.fold((0, 0), |(w, r), disk| (w + disk.writes, r + disk.refusals));
+    let mut coverage = world.coverage.clone();
+    coverage.add("counted crashes", ends.iter().map(|(crashes, _)| crashes).sum());
+    coverage.add("counted orderly stops", ends.iter().map(|(_, stops)| stops).sum());
+    coverage.add("counted damages named", named);
+    coverage.add("counted disk refusals", refusals);
+    coverage.add("counted kicks", world.checkers.kicks.carried_out);
+    coverage.add("counted messages abandoned", abandoned as u64);
+    for disk in world.nodes.iter().flat_map(|node| &node.disks) {
+        coverage.add("counted torn writes", disk.torn);
+        coverage.add("counted segments removed", disk.trimmed);
+    }
     let facts = format!(
         "{} sent, {accepted} accepted, {} connections, {ends:?} crashes and stops, {writes} journal writes, {refusals} refused, \
          {named} damages named, {} kicks, backend answers {:?}, peaks {:?}",
@@ -135,6 +151,7 @@ fn verdict_of(seed: u64, plan: Plan, world: &World, failure: Option<Failure>) ->
         virtual_ns: world.now_ns,
         dispatched: world.dispatched(),
         accepted: accepted as u64,
+        coverage,
         digest: world.trace.digest(),
         tail: if failure.is_some() { world.trace.tail().cloned().collect() } else { Vec::new() },
         failure,

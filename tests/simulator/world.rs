@@ -17,6 +17,7 @@ use crate::backend::Backend;
 use crate::chance::{Chance, Chances};
 use crate::checkers::{Checkers, Promise, Violation};
 use crate::client::Device;
+use crate::coverage::Coverage;
 use crate::disk::Request;
 use crate::faults::Plan;
 use crate::ledger::Ledger;
@@ -139,6 +140,8 @@ pub struct World {
     pub sabotage: Option<Sabotage>,
     /// When it does so.
     pub saboteur: Chance,
+    /// What has happened.
+    pub coverage: Coverage,
     /// Faults are over.
     pub healed: bool,
     /// Nobody acts by themselves: a script does.
@@ -170,6 +173,7 @@ impl World {
             backend: Backend::default(),
             sabotage,
             saboteur: Chance::new(seed, "sabotage"),
+            coverage: Coverage::default(),
             healed: false,
             scripted: false,
             damaged: false,

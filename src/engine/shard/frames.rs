@@ -89,11 +89,7 @@ impl Shard {
         };
         let row = home.row(&notify.channel);
         for online in home.online() {
-            let cursor = match (self.config.offline, row) {
-                (OfflineMode::Push, Some(row)) => row.cursor(online.flag),
-                (OfflineMode::Sync, _) => notify.seq.saturating_sub(1),
-                (OfflineMode::Push, None) => 0,
-            };
+            let cursor = row.map_or(0, |row| row.cursor(online.flag));
             let deliver = Deliver {
                 session: online.address.session,
                 channel: notify.channel.clone(),
@@ -145,6 +141,9 @@ impl Shard {
         let slot = &mut self.hosted[place].slot;
         let home = slot.home_or_new(uid);
         let new_flag = !home.flags().contains(flag);
+        if self.config.offline == OfflineMode::Sync {
+            home.pass_over_missed(*flag);
+        }
         let online = Online { address: *address, flag: *flag, level, device_id: device_id.clone() };
         home.register(online);
         if new_flag {
