@@ -1,4 +1,4 @@
-//! From a thread to a shard that can serve: the executor, the shard's disk read back, the gateway with its listeners. What
+//! From a thread to a shard that can serve: the executor, the shard's disk read back, the gateway. What
 //! can go wrong here is said in one line, for the person who started the node.
 
 use std::io;
@@ -106,9 +106,8 @@ pub(super) fn gateway(config: &ShardRuntimeConfig, mesh: &MeshEndpoint) -> Resul
     let mut tries = 0;
     loop {
         match Gateway::new(limits, RingConfig::PRODUCTION, mesh.doorbell.raw()) {
-            Ok(gateway) => return Ok(gateway),
             Err(_) if tries < MEMLOCK_TRIES => tries += 1,
-            Err(line) => return Err(line),
+            outcome => return outcome,
         }
         std::thread::sleep(MEMLOCK_PAUSE);
     }
