@@ -88,7 +88,7 @@ pub struct Ready {
 }
 
 /// Starts a shard's thread. It recovers from its directory, says `ready` (once: either that it serves, or one line
-/// why it cannot), serves until [`super::mesh::MeshMessage::Stop`], and ends within five seconds after it.
+/// why it cannot), listens after [`super::mesh::MeshMessage::Serve`], serves until [`super::mesh::MeshMessage::Stop`], and ends within five seconds after it.
 /// A panic in it ends the process: the journal is the truth, a limping shard is not.
 ///
 /// # Errors
@@ -142,6 +142,7 @@ async fn serve(
         events_max: config.engine.limits.events_per_step_max,
         shard,
         gateway,
+        listeners,
         outbox: Outbox::new(here, config.engine.shard_count),
         mesh,
         disk: DiskDesk::new(files, Rc::clone(&alarm)),
@@ -181,6 +182,8 @@ struct Loop {
     events_max: usize,
     shard: Shard,
     gateway: Gateway,
+    /// Bound, until the node says that clients may come.
+    listeners: Vec<Listener>,
     mesh: MeshEndpoint,
     outbox: Outbox,
     disk: DiskDesk,
@@ -296,6 +299,9 @@ impl Loop {
                 MeshMessage::Snapshot { reply } => {
                     let _ = reply.try_send(Box::new(self.snapshot()));
                 }
+                MeshMessage::Serve { reply } => {
+                    let _ = reply.try_send(self.listen());
+                }
                 MeshMessage::Tick => {}
                 MeshMessage::Stop => {
                     if self.give_up_at.is_none() {
@@ -306,6 +312,14 @@ impl Loop {
                 }
             }
         }
+    }
+
+    fn listen(&mut self) -> Result<(), String> {
+        let listeners = std::mem::take(&mut self.listeners);
+        if self.give_up_at.is_some() {
+            return Ok(());
+        }
+        listeners.into_iter().try_for_each(|listener| self.gateway.listen(listener))
     }
 
     fn carry_out(&mut self, now_nanos: u64) {

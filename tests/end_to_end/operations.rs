@@ -99,15 +99,20 @@ fn sigterm_flushes_and_ends_with_zero() {
     ana.send("bo", "n", b"hello", HeaderFlags::RED_DOT).expect("the connection lives");
     assert_eq!(ana.ack().reason, 1);
     bo.received();
+    let mut cy = Client::connect(&node, &Login::tcp("cy"));
+    drop(bo);
+    ana.send("bo", "while away", b"hello", HeaderFlags::RED_DOT).expect("the connection lives");
+    assert_eq!(ana.ack().reason, 1);
     let status = node.terminate(Duration::from_secs(8)).expect("it ends in bounded time");
     assert!(status.success(), "{status}\n{}", node.log());
     assert!(!node.accepts(), "nobody listens any more");
     ana.is_closed_within(SOON);
-    bo.is_closed_within(SOON);
+    cy.is_closed_within(SOON);
     node.launch();
     node.wait_ready();
-    let mut cy = Client::connect(&node, &Login { flag: 2, device: "pc".to_owned(), ..Login::tcp("bo") });
-    assert_eq!(cy.received().number, "n", "what was acknowledged is there after a clean stop");
+    let mut bo = Client::connect(&node, &Login::tcp("bo"));
+    assert_eq!(bo.received().number, "while away", "what was acknowledged is there after a clean stop");
+    bo.receives_nothing_for(Duration::from_millis(200));
 }
 
 #[test]
