@@ -36,8 +36,8 @@ use crate::ids::{NodeId, Place, ShardId};
 /// that is on disk already.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 
-/// A full inbox may take so long to make room for the stop.
-const STOP_DELIVERY: Duration = Duration::from_secs(1);
+/// A full inbox may take so long to make room for a word of the node.
+const WORD_DELIVERY: Duration = Duration::from_secs(1);
 
 /// A node whose slots have no leader for so long says that it is ready all the same, and warns.
 const LEADERS_WITHIN: Duration = Duration::from_secs(10);
@@ -133,6 +133,7 @@ impl Node {
                             break Err(error);
                         }
                         self.await_leaders();
+                        self.open_doors();
                         announce(&ready);
                     }
                 }
@@ -179,6 +180,15 @@ impl Node {
         }
     }
 
+    /// Lets clients in, on every shard.
+    fn open_doors(&self) {
+        for shard in (0..self.mesh.shard_count()).map(ShardId) {
+            if self.mesh.send_within(shard, MeshMessage::Open, WORD_DELIVERY).is_err() {
+                tracing::error!(%shard, "the shard takes no message and lets nobody in");
+            }
+        }
+    }
+
     fn start_metronome(&mut self) -> Result<(), StartError> {
         let metronome = Metronome::start(self.mesh.clone()).map_err(kernel_refused("the metronome's thread"))?;
         self.state.set_watch(metronome.watch());
@@ -191,7 +201,7 @@ impl Node {
         let deadline = Instant::now() + STOP_WITHIN;
         for shard in (0..self.mesh.shard_count()).map(ShardId) {
             self.state.set_ready(shard, false);
-            if self.mesh.send_within(shard, MeshMessage::Stop, STOP_DELIVERY).is_err() {
+            if self.mesh.send_within(shard, MeshMessage::Stop, WORD_DELIVERY).is_err() {
                 tracing::debug!(%shard, "the shard takes no message; it has ended, or will be left behind");
             }
         }

@@ -128,7 +128,7 @@ async fn serve(
     ready: &flume::Sender<Result<Ready, String>>,
 ) -> Result<(), String> {
     let (shard, files, facts) = start::recover(&config.engine, &config.directory, config.clock).await?;
-    let gateway = start::gateway(&config, &mesh, listeners)?;
+    let gateway = start::gateway(&config, &mesh)?;
     let alarm = Rc::new(Alarm::default());
     let bell = glommio::spawn_local(listen_to_bell(mesh.doorbell.raw(), Rc::clone(&alarm)));
     let here = config.engine.place;
@@ -139,6 +139,7 @@ async fn serve(
         events_max: config.engine.limits.events_per_step_max,
         shard,
         gateway,
+        listeners,
         outbox: Outbox::new(here, config.engine.shard_count),
         mesh,
         disk: DiskDesk::new(files, Rc::clone(&alarm)),
@@ -179,6 +180,8 @@ struct Loop {
     events_max: usize,
     shard: Shard,
     gateway: Gateway,
+    /// Bound, but nobody is let in before the whole node can serve: clients that come early wait in the kernel.
+    listeners: Vec<Listener>,
     mesh: MeshEndpoint,
     outbox: Outbox,
     disk: DiskDesk,
@@ -268,9 +271,15 @@ impl Loop {
                     let _ = reply.try_send(Box::new(self.snapshot()));
                 }
                 MeshMessage::Tick => {}
+                MeshMessage::Open => {
+                    for listener in self.listeners.drain(..) {
+                        self.gateway.listen(listener).expect("the ring takes one more accept");
+                    }
+                }
                 MeshMessage::Stop => {
                     if self.give_up_at.is_none() {
                         self.give_up_at = Some(self.clock.nanos() + STOP_WITHIN.as_nanos() as u64);
+                        self.listeners.clear();
                         self.gateway.stop_listening();
                         self.events.push(Event::Stop);
                     }

@@ -8,7 +8,7 @@ use glommio::{LocalExecutor, LocalExecutorBuilder, Placement, PoolPlacement};
 
 use crate::engine::shard::{Recovery, Shard, ShardConfig};
 use crate::shell::clock::Clock;
-use crate::shell::gateway::{Gateway, GatewayLimits, Listener};
+use crate::shell::gateway::{Gateway, GatewayLimits};
 use crate::shell::journal_file::{JournalFiles, Segments};
 use crate::shell::mesh::MeshEndpoint;
 use crate::shell::socket_ring::RingConfig;
@@ -98,7 +98,6 @@ pub(super) async fn recover(
 pub(super) fn gateway(
     config: &ShardRuntimeConfig,
     mesh: &MeshEndpoint,
-    listeners: Vec<Listener>,
 ) -> Result<Gateway, String> {
     let limits = GatewayLimits {
         sessions_max: config.engine.limits.sessions_max,
@@ -107,16 +106,12 @@ pub(super) fn gateway(
         shard_count: config.engine.shard_count,
     };
     let mut tries = 0;
-    let mut gateway = loop {
+    loop {
         match Gateway::new(limits, RingConfig::PRODUCTION, mesh.doorbell.raw()) {
-            Ok(gateway) => break gateway,
+            Ok(gateway) => return Ok(gateway),
             Err(_) if tries < MEMLOCK_TRIES => tries += 1,
             Err(line) => return Err(line),
         }
         std::thread::sleep(MEMLOCK_PAUSE);
-    };
-    for listener in listeners {
-        gateway.listen(listener)?;
     }
-    Ok(gateway)
 }

@@ -101,6 +101,9 @@ impl Node {
         node.until("slots have leaders", |snapshots| {
             snapshots.iter().all(|snapshot| snapshot.engine.slots_led == snapshot.engine.slots_hosted)
         });
+        for shard in (0..shards).map(ShardId) {
+            node.mesh.send(shard, MeshMessage::Open).expect("an inbox with room");
+        }
         node
     }
 
