@@ -144,6 +144,7 @@ impl World {
             odd,
             sent: false,
             not_before_ns: 0,
+            refusals: 0,
         });
         number
     }
@@ -164,6 +165,7 @@ impl World {
             odd: None,
             sent: false,
             not_before_ns: 0,
+            refusals: 0,
         };
         self.devices[index].enqueue(outgoing);
     }
