@@ -40,6 +40,7 @@ impl World {
         if self.plan.token_auth {
             device.token = None;
         }
+        self.say(|| format!("device {index} is of user {user}, flag {flag}: {habits:?}"));
         self.devices.push(device);
         let pause = self.chances.workload.span_ms(1, 300);
         self.after(pause, Action::DeviceTick(index));

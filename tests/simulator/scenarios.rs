@@ -321,7 +321,12 @@ fn wrong_token(stage: &mut Stage) -> Done {
 }
 
 fn a_new_family_is_remembered(stage: &mut Stage) -> Done {
-    stage.begin(&["ana", "bo"])?;
+    // A sender whose shard holds the pair's log, and is not that of bo's home: one is fast and the other slow.
+    let sender = (0..100).map(|n| format!("ana-{n}")).find(|name| {
+        stage.world.uids = vec![name.clone(), "bo".to_owned()];
+        stage.world.home_shard(ANA) != stage.world.home_shard(BO) && stage.world.log_shard(ANA, BO) == stage.world.home_shard(ANA)
+    });
+    stage.begin(&[&sender.unwrap_or_default(), "bo"])?;
     let ana = stage.device(ANA, PHONE);
     let phone = stage.device(BO, PHONE);
     let browser = stage.device(BO, WEB);
