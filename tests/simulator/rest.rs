@@ -177,7 +177,10 @@ impl World {
         let given_up = self.devices.iter().filter(|device| device.given_up > 0).count();
         // A repeat of a message that cannot be read back cannot be compared, so it is refused as long as that lasts.
         if given_up > 0 && !self.damaged {
-            self.judge(Promise::Endings, Err(format!("{given_up} devices had SENDs refused again and again in good times")));
+            self.judge(
+                Promise::Endings,
+                Err(format!("{given_up} devices had SENDs refused again and again in good times")),
+            );
         }
         let online = self.who_is_online()?;
         let real = self.really_online();

@@ -324,7 +324,8 @@ fn a_new_family_is_remembered(stage: &mut Stage) -> Done {
     // A sender whose shard holds the pair's log, and is not that of bo's home: one is fast and the other slow.
     let sender = (0..100).map(|n| format!("ana-{n}")).find(|name| {
         stage.world.uids = vec![name.clone(), "bo".to_owned()];
-        stage.world.home_shard(ANA) != stage.world.home_shard(BO) && stage.world.log_shard(ANA, BO) == stage.world.home_shard(ANA)
+        stage.world.home_shard(ANA) != stage.world.home_shard(BO)
+            && stage.world.log_shard(ANA, BO) == stage.world.home_shard(ANA)
     });
     stage.begin(&[&sender.unwrap_or_default(), "bo"])?;
     let ana = stage.device(ANA, PHONE);
@@ -371,7 +372,8 @@ fn a_shard_full_of_sessions(stage: &mut Stage) -> Done {
     stage.expect("not more than there is room for", |world| {
         world.devices.iter().filter(|device| device.is_live()).count() <= 4
     })?;
-    stage.expect("and those are served", |world| world.devices.iter().filter(|device| device.is_live()).count() >= 2)?;
+    stage
+        .expect("and those are served", |world| world.devices.iter().filter(|device| device.is_live()).count() >= 2)?;
     for device in &devices[2..] {
         stage.world.client_closes(*device, 0);
         stage.world.devices[*device].retired = true;
@@ -414,7 +416,8 @@ fn damage_is_named(stage: &mut Stage) -> Done {
         }
     }
     stage.crash()?;
-    stage.expect("recovery names the damage and goes on once it is mended", |world| world.nodes[0].damages_named > 0)?;
+    stage
+        .expect("recovery names the damage and goes on once it is mended", |world| world.nodes[0].damages_named > 0)?;
     stage.world.client_closes(ana, 0);
     stage.world.client_closes(bo, 0);
     stage.conclude()
