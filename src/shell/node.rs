@@ -36,8 +36,8 @@ use crate::ids::{NodeId, Place, ShardId};
 /// that is on disk already.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 
-/// A full inbox may take so long to make room for a word of the node.
-const WORD_DELIVERY: Duration = Duration::from_secs(1);
+/// A full inbox may take so long to make room for what must arrive.
+const DELIVERY: Duration = Duration::from_secs(1);
 
 /// A node whose slots have no leader for so long says that it is ready all the same, and warns.
 const LEADERS_WITHIN: Duration = Duration::from_secs(10);
@@ -88,8 +88,8 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     start_shards(config, &directory, &processors, endpoints, [tcp, ws], &happenings.0)?;
 
     let node = Node { mesh, state, happenings: happenings.1, running: shards, metronome: None, http };
-    let outcome = node.serve(|ready| {
-        let mut text = banner.text(config, &directory, ready, began.elapsed());
+    let outcome = node.serve(|messages| {
+        let mut text = banner.text(config, &directory, messages, began.elapsed());
         text.push('\n');
         print!("{text}");
         // Whoever waits for it may read through a pipe.
@@ -117,24 +117,28 @@ struct Node {
 }
 
 impl Node {
-    /// Until the end. `announce` is called once, when every shard is ready.
-    fn serve(mut self, announce: impl FnOnce(&[Ready])) -> Result<(), StartError> {
+    /// Until the end. `announce` is called once, when clients may come, with the number of messages that are there.
+    fn serve(mut self, announce: impl FnOnce(u64)) -> Result<(), StartError> {
         let mut announce = Some(announce);
-        let mut ready = Vec::new();
+        let mut ready = 0;
         let outcome = loop {
             match self.happenings.recv() {
                 Ok(Happening::Ready(Ok(shard))) => {
-                    self.state.set_ready(shard.shard, true);
-                    ready.push(shard);
-                    if ready.len() == usize::from(self.mesh.shard_count())
+                    let replayed = shard.replayed_bytes;
+                    tracing::debug!(shard = %shard.shard, replayed_bytes = replayed, took = ?shard.took, "recovered");
+                    ready += 1;
+                    if ready == self.mesh.shard_count()
                         && let Some(announce) = announce.take()
                     {
                         if let Err(error) = self.start_metronome() {
                             break Err(error);
                         }
-                        self.await_leaders();
-                        self.open_doors();
-                        announce(&ready);
+                        let messages = self.await_leaders();
+                        if let Err(error) = self.open_doors() {
+                            break Err(error);
+                        }
+                        (0..self.mesh.shard_count()).for_each(|shard| self.state.set_ready(ShardId(shard), true));
+                        announce(messages);
                     }
                 }
                 Ok(Happening::Ready(Err(line))) => break Err(StartError(line)),
@@ -159,34 +163,43 @@ impl Node {
         outcome
     }
 
+    /// Lets clients in, on every shard.
+    fn open_doors(&self) -> Result<(), StartError> {
+        for shard in (0..self.mesh.shard_count()).map(ShardId) {
+            let (reply, answer) = flume::bounded(1);
+            let sent = self.mesh.send_within(shard, MeshMessage::Serve { reply }, DELIVERY).is_ok();
+            let answer = sent.then(|| answer.recv_timeout(LEADERS_WITHIN).ok()).flatten();
+            answer
+                .unwrap_or_else(|| Err("it does not answer".to_owned()))
+                .map_err(|line| StartError(format!("shard {shard} cannot listen: {line}")))?;
+        }
+        Ok(())
+    }
+
     /// A shard that has its data back still has to be elected in its slots, which takes it one write to the disk. Until
-    /// then clients would be told to come again.
-    fn await_leaders(&self) {
+    /// then clients would be told to come again. Gives the number of messages that can be read back.
+    fn await_leaders(&self) -> u64 {
         let deadline = Instant::now() + LEADERS_WITHIN;
+        let mut messages = 0;
         for shard in (0..self.mesh.shard_count()).map(ShardId) {
             loop {
                 let (reply, shown) = flume::bounded(1);
                 let sent = self.mesh.send(shard, MeshMessage::Snapshot { reply }).is_ok();
                 let snapshot = sent.then(|| shown.recv_deadline(deadline).ok()).flatten();
-                if snapshot.is_some_and(|shown| shown.engine.slots_led == shown.engine.slots_hosted) {
+                if let Some(shown) = snapshot
+                    && shown.engine.slots_led == shown.engine.slots_hosted
+                {
+                    messages += shown.engine.messages_indexed;
                     break;
                 }
                 if Instant::now() >= deadline {
                     tracing::warn!(%shard, "some slots have no leader yet; their users are told to come again");
-                    return;
+                    break;
                 }
                 std::thread::sleep(LEADERS_POLL);
             }
         }
-    }
-
-    /// Lets clients in, on every shard.
-    fn open_doors(&self) {
-        for shard in (0..self.mesh.shard_count()).map(ShardId) {
-            if self.mesh.send_within(shard, MeshMessage::Open, WORD_DELIVERY).is_err() {
-                tracing::error!(%shard, "the shard takes no message and lets nobody in");
-            }
-        }
+        messages
     }
 
     fn start_metronome(&mut self) -> Result<(), StartError> {
@@ -201,7 +214,7 @@ impl Node {
         let deadline = Instant::now() + STOP_WITHIN;
         for shard in (0..self.mesh.shard_count()).map(ShardId) {
             self.state.set_ready(shard, false);
-            if self.mesh.send_within(shard, MeshMessage::Stop, WORD_DELIVERY).is_err() {
+            if self.mesh.send_within(shard, MeshMessage::Stop, DELIVERY).is_err() {
                 tracing::debug!(%shard, "the shard takes no message; it has ended, or will be left behind");
             }
         }
@@ -369,8 +382,7 @@ struct Banner {
 }
 
 impl Banner {
-    fn text(&self, config: &Config, directory: &DataDirectory, ready: &[Ready], took: Duration) -> String {
-        let messages: u64 = ready.iter().map(|shard| shard.messages).sum();
+    fn text(&self, config: &Config, directory: &DataDirectory, messages: u64, took: Duration) -> String {
         let contents = if directory.created() { "new".to_owned() } else { format!("{messages} messages") };
         let durability = match config.journal.durability {
             Durability::Fsync => "fsync: what is acknowledged is on disk",

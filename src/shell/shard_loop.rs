@@ -5,8 +5,8 @@
 //! the bell, and one per disk operation.
 //!
 //! ```text
-//! Starting ── disk read back, listening ──→ Serving ── Stop ──→ Stopping ── Stopped, or five seconds ──→ ended
-//!    └── one line why not                      └── panic ──→ the process ends: the journal is the truth
+//! Starting ── disk read back ──→ Ready ── Serve: listens ──→ Serving ── Stop ──→ Stopping ── Stopped, or five seconds ──→ ended
+//!    └── one line why not                                       └── panic ──→ the process ends: the journal is the truth
 //! ```
 //!
 //! How it sleeps. The bell (an eventfd) rings for completions of the socket ring, for mesh messages, and for deadlines, which are
@@ -85,7 +85,7 @@ pub struct Ready {
 }
 
 /// Starts a shard's thread. It recovers from its directory, says `ready` (once: either that it serves, or one line
-/// why it cannot), serves until [`super::mesh::MeshMessage::Stop`], and ends within five seconds after it.
+/// why it cannot), listens after [`super::mesh::MeshMessage::Serve`], serves until [`super::mesh::MeshMessage::Stop`], and ends within five seconds after it.
 /// A panic in it ends the process: the journal is the truth, a limping shard is not.
 ///
 /// # Errors
@@ -180,7 +180,7 @@ struct Loop {
     events_max: usize,
     shard: Shard,
     gateway: Gateway,
-    /// Bound, but nobody is let in before the whole node can serve: clients that come early wait in the kernel.
+    /// Bound, until the node says that clients may come.
     listeners: Vec<Listener>,
     mesh: MeshEndpoint,
     outbox: Outbox,
@@ -270,22 +270,27 @@ impl Loop {
                 MeshMessage::Snapshot { reply } => {
                     let _ = reply.try_send(Box::new(self.snapshot()));
                 }
-                MeshMessage::Tick => {}
-                MeshMessage::Open => {
-                    for listener in self.listeners.drain(..) {
-                        self.gateway.listen(listener).expect("the ring takes one more accept");
-                    }
+                MeshMessage::Serve { reply } => {
+                    let _ = reply.try_send(self.listen());
                 }
+                MeshMessage::Tick => {}
                 MeshMessage::Stop => {
                     if self.give_up_at.is_none() {
                         self.give_up_at = Some(self.clock.nanos() + STOP_WITHIN.as_nanos() as u64);
-                        self.listeners.clear();
                         self.gateway.stop_listening();
                         self.events.push(Event::Stop);
                     }
                 }
             }
         }
+    }
+
+    fn listen(&mut self) -> Result<(), String> {
+        let listeners = std::mem::take(&mut self.listeners);
+        if self.give_up_at.is_some() {
+            return Ok(());
+        }
+        listeners.into_iter().try_for_each(|listener| self.gateway.listen(listener))
     }
 
     fn carry_out(&mut self, now_nanos: u64) {

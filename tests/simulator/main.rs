@@ -80,7 +80,8 @@ fn parse_arguments() -> Arguments {
                 let range = words.next().unwrap_or_default();
                 if let Some((from, to)) = range.split_once("..") {
                     arguments.from = from.parse().ok();
-                    arguments.count = to.parse::<u64>().ok().zip(arguments.from).map(|(to, from)| to.saturating_sub(from));
+                    arguments.count =
+                        to.parse::<u64>().ok().zip(arguments.from).map(|(to, from)| to.saturating_sub(from));
                 }
             }
             "--sabotage" => arguments.sabotage = words.next(),

@@ -58,7 +58,11 @@ impl World {
             },
             version: *chance.pick(&[2, 3, 4, 5, 5]),
             ping_every_ns: chance.between(ping_ms / 2, ping_ms) * 1_000_000,
-            ack_delay_ns: if chance.permille(faults.late_acker_permille) { chance.between(1, 3_000) * 1_000_000 } else { 0 },
+            ack_delay_ns: if chance.permille(faults.late_acker_permille) {
+                chance.between(1, 3_000) * 1_000_000
+            } else {
+                0
+            },
             forget_permille: if chance.permille(faults.forgetful_acker_permille) { 200 } else { 0 },
             double_permille: if chance.permille(faults.double_acker_permille) { 300 } else { 0 },
             read_bytes: if chance.permille(faults.slow_reader_permille) { chance.between(20, 400) as usize } else { 0 },
@@ -150,9 +154,13 @@ impl World {
 
     /// Queues another payload under the number of this device's last accepted message.
     pub fn send_conflict(&mut self, index: usize) {
-        let last = self.ledger.sent.iter().rev().take(200).find(|(_, sent)| {
-            sent.device == Some(index) && sent.kind == Kind::Stored && sent.accepted.is_some()
-        });
+        let last = self
+            .ledger
+            .sent
+            .iter()
+            .rev()
+            .take(200)
+            .find(|(_, sent)| sent.device == Some(index) && sent.kind == Kind::Stored && sent.accepted.is_some());
         let Some((number, sent)) = last else { return };
         let outgoing = Outgoing {
             number: *number,

@@ -79,8 +79,8 @@ impl World {
         for index in 0..self.devices.len() {
             let (uid, flag) = (self.devices[index].uid.clone(), self.devices[index].flag);
             // Two apps of a master family would end each other for ever, and so would too many of one user: one of each stays.
-            let crowded = self.devices.iter().filter(|device| device.uid == uid).count()
-                > self.plan.limits.sessions_per_user_max;
+            let crowded =
+                self.devices.iter().filter(|device| device.uid == uid).count() > self.plan.limits.sessions_per_user_max;
             let retired = (self.backend.is_master(&uid, flag) || crowded) && !seats.insert((uid, flag));
             let device = &mut self.devices[index];
             device.calm = true;
@@ -126,9 +126,8 @@ impl World {
     }
 
     fn unrest(&self) -> Option<String> {
-        self.unrest_besides_messages().or_else(|| {
-            if self.pushes_everything() { lost::arrived(&self.ledger).err() } else { None }
-        })
+        self.unrest_besides_messages()
+            .or_else(|| if self.pushes_everything() { lost::arrived(&self.ledger).err() } else { None })
     }
 
     fn unrest_besides_messages(&self) -> Option<String> {

@@ -1,4 +1,4 @@
-//! From a thread to a shard that can serve: the executor, the shard's disk read back, the gateway with its listeners. What
+//! From a thread to a shard that can serve: the executor, the shard's disk read back, the gateway. What
 //! can go wrong here is said in one line, for the person who started the node.
 
 use std::io;
@@ -72,8 +72,9 @@ pub(super) async fn recover(
     for (slot, bytes) in files.read_checkpoints_blocking().map_err(disk("checkpoints cannot be read"))? {
         recovery.checkpoint(slot, &bytes).map_err(|what| format!("{}: {what}", directory.display()))?;
     }
-    let segments =
-        files.segments_blocking(recovery.first_segment()).map_err(disk("the journal's segments do not fit together"))?;
+    let segments = files
+        .segments_blocking(recovery.first_segment())
+        .map_err(disk("the journal's segments do not fit together"))?;
     let mut replayed_bytes = 0;
     if let Some(Segments { replay_first, last, .. }) = segments {
         let mut bytes = Vec::new();
@@ -95,10 +96,7 @@ pub(super) async fn recover(
     Ok((shard, files, ready))
 }
 
-pub(super) fn gateway(
-    config: &ShardRuntimeConfig,
-    mesh: &MeshEndpoint,
-) -> Result<Gateway, String> {
+pub(super) fn gateway(config: &ShardRuntimeConfig, mesh: &MeshEndpoint) -> Result<Gateway, String> {
     let limits = GatewayLimits {
         sessions_max: config.engine.limits.sessions_max,
         sessions_per_address_max: config.sessions_per_address_max,
@@ -108,9 +106,8 @@ pub(super) fn gateway(
     let mut tries = 0;
     loop {
         match Gateway::new(limits, RingConfig::PRODUCTION, mesh.doorbell.raw()) {
-            Ok(gateway) => return Ok(gateway),
             Err(_) if tries < MEMLOCK_TRIES => tries += 1,
-            Err(line) => return Err(line),
+            outcome => return outcome,
         }
         std::thread::sleep(MEMLOCK_PAUSE);
     }
