@@ -67,6 +67,8 @@ pub mod tables {
                 "hdrhistogram",
                 "io_uring",
                 "libc",
+                "rand_chacha",
+                "rand_core",
                 "serde",
                 "serde_json",
                 "signal_hook",
@@ -78,7 +80,7 @@ pub mod tables {
             ],
         ),
         ("chat", &["serde_json"]),
-        ("main", &["clap", "tracing", "tracing_subscriber"]),
+        ("main", &["clap", "mimalloc", "tracing", "tracing_subscriber"]),
         ("loadgen", &["clap", "core_affinity", "hdrhistogram", "mio", "rlimit", "socket2"]),
     ];
 

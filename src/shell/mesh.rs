@@ -69,8 +69,6 @@ pub enum MeshMessage {
     },
     /// The metronome's beat.
     Tick,
-    /// Every shard of the node leads its slots: take clients from now on.
-    Open,
     /// The node stops.
     Stop,
 }

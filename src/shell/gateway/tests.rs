@@ -1,1 +1,1 @@
-
+//! The gateway against real sockets on loopback: bytes in, events out, effects back as bytes.
