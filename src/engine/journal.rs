@@ -172,6 +172,12 @@ impl Journal {
         self.next_flush
     }
 
+    /// Everything up to this flush is on disk and can be read back, whatever durability was asked for.
+    #[must_use]
+    pub fn written_flush(&self) -> u64 {
+        self.written_flush
+    }
+
     /// Everything up to this flush is on disk; with [`Durability::Memory`], everything that was accepted.
     #[must_use]
     pub fn durable_flush(&self) -> u64 {

@@ -8,10 +8,20 @@ use crate::ids::SlotId;
 /// What a body costs beside its bytes: the handle in its channel and the place in this queue.
 const OVERHEAD_BYTES: usize = 64;
 
+#[derive(Debug)]
+struct Body {
+    slot: SlotId,
+    channel: u32,
+    bytes: u32,
+    flush: u64,
+}
+
 /// Bodies in memory.
 #[derive(Debug)]
 pub struct Recent {
-    order: VecDeque<(SlotId, u32, u32)>,
+    order: VecDeque<Body>,
+    /// Bodies that come now are on disk when this flush is.
+    flush: u64,
     bytes: usize,
     bytes_max: usize,
 }
@@ -20,23 +30,29 @@ impl Recent {
     /// None yet.
     #[must_use]
     pub fn new(bytes_max: usize) -> Recent {
-        Recent { order: VecDeque::new(), bytes: 0, bytes_max }
+        Recent { order: VecDeque::new(), flush: 0, bytes: 0, bytes_max }
+    }
+
+    /// Bodies that come from now on can be read back once this flush is written. 0: at once, because what is applied is on
+    /// disk; that is so unless durability is `memory`.
+    pub fn written_with(&mut self, flush: u64) {
+        self.flush = flush;
     }
 
     /// A body came into a channel.
     pub fn push(&mut self, slot: SlotId, channel: u32, bytes: usize) {
-        self.order.push_back((slot, channel, bytes as u32));
+        self.order.push_back(Body { slot, channel, bytes: bytes as u32, flush: self.flush });
         self.bytes += bytes + OVERHEAD_BYTES;
     }
 
-    /// The channel whose oldest body must go, while the budget is exceeded.
-    pub fn pop_excess(&mut self) -> Option<(SlotId, u32)> {
-        if self.bytes <= self.bytes_max {
+    /// The channel whose oldest body must go, while the budget is exceeded and the body can be read back.
+    pub fn pop_excess(&mut self, written_flush: u64) -> Option<(SlotId, u32)> {
+        if self.bytes <= self.bytes_max || self.order.front()?.flush > written_flush {
             return None;
         }
-        let (slot, channel, bytes) = self.order.pop_front()?;
-        self.bytes -= bytes as usize + OVERHEAD_BYTES;
-        Some((slot, channel))
+        let body = self.order.pop_front()?;
+        self.bytes -= body.bytes as usize + OVERHEAD_BYTES;
+        Some((body.slot, body.channel))
     }
 
     /// Bytes held, with what they cost.

@@ -715,11 +715,13 @@ fn answer_repeat(
     }
 }
 
-/// Answers a repeat whose first body was read back from the disk, where it lay committed.
+/// Answers a repeat whose first body was read back from the disk, where it lay committed. When the body is gone (retention, or
+/// damage that was reported) the fingerprint still proves that it was stored: the answer names its position, and no id.
 pub fn answer_checked_repeat(check: &RepeatCheck, first: Option<&StoredMessage>, out: &mut Outbox) {
+    let proof = Committed(());
     match first {
-        Some(first) => answer_repeat(&Committed(()), check.origin, (first, check.seq), &check.message, out),
-        None => refuse(check.origin, Reason::SystemError, out),
+        Some(first) => answer_repeat(&proof, check.origin, (first, check.seq), &check.message, out),
+        None => submitted(&proof, check.origin, (0, check.seq), out),
     }
 }
 
