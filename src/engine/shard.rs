@@ -330,7 +330,8 @@ impl Shard {
         work: impl FnOnce(&mut Slot, &mut Journal, &mut Surroundings<'_>) -> R,
     ) -> R {
         if self.config.durability == Durability::Memory {
-            self.recent.written_with(self.journal.next_flush());
+            // What is applied was accepted, so its flush is at most the last accepted one.
+            self.recent.written_with(self.journal.durable_flush());
         }
         let mut around = Surroundings {
             now,
