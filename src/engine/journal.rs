@@ -274,7 +274,7 @@ impl Journal {
     /// Lets go of the segments below `first_needed`. Those that are still to be written stay in any case, and so does the
     /// last file: a restart without any would number segments from the beginning.
     pub fn trim(&mut self, first_needed: u32, effects: &mut Effects) {
-        let first = first_needed.min(self.oldest_unwritten().segment).min(self.ready_segment);
+        let first = first_needed.min(self.written_end().segment).min(self.ready_segment);
         if first > self.first_segment {
             self.first_segment = first;
             effects.push(Effect::JournalTrim { first });
@@ -397,7 +397,9 @@ impl Journal {
         }
     }
 
-    fn oldest_unwritten(&self) -> Position {
+    /// Where the oldest batch lies that is not written: everything before it can be read back.
+    #[must_use]
+    pub fn written_end(&self) -> Position {
         match &self.writing {
             Writing::InFlight { place, .. } | Writing::Failed { place, .. } => *place,
             Writing::Idle => self.closed.front().map_or(self.head, |batch| batch.place),

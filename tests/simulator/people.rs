@@ -400,7 +400,11 @@ impl World {
         }
         let seq = u32::try_from(recv.seq).map_err(|_| format!("message {number} at position {}", recv.seq))?;
         let own = sent.device == Some(device);
-        Ok(Seen { at_ns: self.now_ns, device, log, message_id: recv.message_id, seq, number, own })
+        let family = self.devices[device].family();
+        let alone = self.devices.iter().filter(|other| other.family() == family).count() == 1;
+        let link = self.devices[device].link.as_ref();
+        let seat = if alone { 0 } else { link.map_or(0, |link| link.connection + 1) };
+        Ok(Seen { at_ns: self.now_ns, device, log, message_id: recv.message_id, seq, number, own, seat })
     }
 
     /// Somebody connects and talks rubbish: noise, the beginning of something, or a CONNECT that cannot be right.
