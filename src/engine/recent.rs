@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 
+use crate::format::record::Position;
 use crate::ids::SlotId;
 
 /// What a body costs beside its bytes: the handle in its channel and the place in this queue.
@@ -13,15 +14,13 @@ struct Body {
     slot: SlotId,
     channel: u32,
     bytes: u32,
-    flush: u64,
+    position: Position,
 }
 
 /// Bodies in memory.
 #[derive(Debug)]
 pub struct Recent {
     order: VecDeque<Body>,
-    /// Bodies that come now are on disk when this flush is.
-    flush: u64,
     bytes: usize,
     bytes_max: usize,
 }
@@ -30,24 +29,19 @@ impl Recent {
     /// None yet.
     #[must_use]
     pub fn new(bytes_max: usize) -> Recent {
-        Recent { order: VecDeque::new(), flush: 0, bytes: 0, bytes_max }
+        Recent { order: VecDeque::new(), bytes: 0, bytes_max }
     }
 
-    /// Bodies that come from now on can be read back once this flush is written. 0: at once, because what is applied is on
-    /// disk; that is so unless durability is `memory`.
-    pub fn written_with(&mut self, flush: u64) {
-        self.flush = flush;
-    }
-
-    /// A body came into a channel.
-    pub fn push(&mut self, slot: SlotId, channel: u32, bytes: usize) {
-        self.order.push_back(Body { slot, channel, bytes: bytes as u32, flush: self.flush });
+    /// A body came into a channel; it lies in the journal at `position`.
+    pub fn push(&mut self, slot: SlotId, channel: u32, bytes: usize, position: Position) {
+        self.order.push_back(Body { slot, channel, bytes: bytes as u32, position });
         self.bytes += bytes + OVERHEAD_BYTES;
     }
 
-    /// The channel whose oldest body must go, while the budget is exceeded and the body can be read back.
-    pub fn pop_excess(&mut self, written_flush: u64) -> Option<(SlotId, u32)> {
-        if self.bytes <= self.bytes_max || self.order.front()?.flush > written_flush {
+    /// The channel whose oldest body must go, while the budget is exceeded and the body can be read back: with durability
+    /// `memory` a message is applied before it is written.
+    pub fn pop_excess(&mut self, written: Position) -> Option<(SlotId, u32)> {
+        if self.bytes <= self.bytes_max || self.order.front()?.position >= written {
             return None;
         }
         let body = self.order.pop_front()?;

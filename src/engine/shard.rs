@@ -246,7 +246,7 @@ impl Shard {
         }
         self.fire_timers(now, effects);
         self.come_to_rest(now, effects);
-        while let Some((slot, channel)) = self.recent.pop_excess(self.journal.written_flush()) {
+        while let Some((slot, channel)) = self.recent.pop_excess(self.journal.written()) {
             if let Some(place) = self.place_of(slot) {
                 self.hosted[place].slot.evict_oldest(channel);
             }
@@ -329,10 +329,6 @@ impl Shard {
         now: Now,
         work: impl FnOnce(&mut Slot, &mut Journal, &mut Surroundings<'_>) -> R,
     ) -> R {
-        if self.config.durability == Durability::Memory {
-            // What is applied was accepted, so its flush is at most the last accepted one.
-            self.recent.written_with(self.journal.durable_flush());
-        }
         let mut around = Surroundings {
             now,
             limits: &self.config.limits,

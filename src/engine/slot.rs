@@ -512,7 +512,7 @@ impl Slot {
             Appended::Stored(seq) => {
                 self.messages += 1;
                 around.out.counters.messages_stored += 1;
-                around.recent.push(self.id, index, message.bytes().len());
+                around.recent.push(self.id, index, message.bytes().len(), position);
                 submitted(committed, origin, (message.message_id(), seq), around.out);
                 if self.led {
                     self.announce(index, Some(message), around);
@@ -664,9 +664,9 @@ impl Slot {
 
     // ---- bodies ----
 
-    /// Forgets the oldest body of a channel; returns its size.
-    pub fn evict_oldest(&mut self, channel: u32) -> usize {
-        self.channels[channel as usize].channel.evict_oldest()
+    /// Forgets the oldest body of a channel.
+    pub fn evict_oldest(&mut self, channel: u32) {
+        self.messages -= self.channels[channel as usize].channel.evict_oldest() as u64;
     }
 
     /// Drops what lies in journal segments that are gone.
