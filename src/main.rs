@@ -1,5 +1,7 @@
 //! The command line: says what a node is told, or runs the small chat client. Everything else is in the library.
 
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)] // Not pure: see .ci/clippy.toml.
+
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
