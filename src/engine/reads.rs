@@ -58,7 +58,13 @@ pub struct RangeRead {
     pub purpose: Purpose,
     /// Messages that could not be read back.
     pub damaged: u64,
+    /// How often the disk has refused to read for it.
+    pub faults: u8,
 }
+
+/// How often a range is tried again when the disk says no, before its messages count as gone: a disk that stutters must not
+/// cost a message.
+const FAULTS_MAX: u8 = 8;
 
 /// One trip to the disk.
 #[derive(Debug)]
@@ -175,7 +181,8 @@ impl Reads {
         self.trips.get(&ticket).map(|trip| (trip.range.slot, trip.range.channel))
     }
 
-    /// The disk has answered: takes what is good; what is not is gone and counted. Nothing unchecked is ever served.
+    /// The disk has answered: takes what is good; what is not is gone and counted. Nothing unchecked is ever served. `None` when the
+    /// range waits for another try.
     pub fn handle_done(
         &mut self,
         ticket: u64,
@@ -184,6 +191,11 @@ impl Reads {
         channel: &Channel,
     ) -> Option<RangeRead> {
         let Trip { mut range, base, last } = self.trips.remove(&ticket)?;
+        if result.is_err() && range.faults < FAULTS_MAX {
+            range.faults += 1;
+            self.queue.push_back(range);
+            return None;
+        }
         for seq in range.next..=last {
             range.next = seq + 1;
             // Retention may have taken it while the disk was busy.

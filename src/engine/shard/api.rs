@@ -101,7 +101,8 @@ impl Shard {
         };
         let purpose = Purpose::Api { ticket, more };
         let range =
-            RangeRead { slot, channel: index, next, until, messages: Vec::new(), one_trip: false, purpose, damaged: 0 };
+            RangeRead { slot, channel: index, next, until, messages: Vec::new(), one_trip: false, purpose, damaged: 0,
+            faults: 0 };
         self.advance_range(range, effects);
     }
 
@@ -116,6 +117,7 @@ impl Shard {
             one_trip: true,
             purpose: Purpose::Fetch(fetch),
             damaged: 0,
+            faults: 0,
         };
         self.advance_range(range, effects);
     }
@@ -130,6 +132,7 @@ impl Shard {
             one_trip: false,
             purpose: Purpose::Repeat(Box::new(check)),
             damaged: 0,
+            faults: 0,
         };
         self.reads.queue(range);
     }
