@@ -82,6 +82,8 @@ pub struct Disk {
     pub recycles: bool,
     /// The next write fails with an I/O error after having done a part of it.
     pub fail_next: bool,
+    /// Of a thousand reads: fail with an I/O error.
+    pub read_error_permille: u32,
     /// For canaries.
     pub lie: Lie,
     /// Finished writes.
@@ -94,6 +96,8 @@ pub struct Disk {
     pub torn: u64,
     /// Segments removed.
     pub trimmed: u64,
+    /// Reads that failed.
+    pub read_errors: u64,
 }
 
 impl Disk {
@@ -111,12 +115,14 @@ impl Disk {
             full: false,
             recycles: false,
             fail_next: false,
+            read_error_permille: 0,
             lie: Lie::Honest,
             writes: 0,
             bytes_written: 0,
             refusals: 0,
             torn: 0,
             trimmed: 0,
+            read_errors: 0,
         }
     }
 
@@ -182,7 +188,10 @@ impl Disk {
                 Event::CheckpointWritten { slot, result: Ok(()) }
             }
             Request::Read { ticket, segment, offset, length } => {
-                Event::ReadDone { ticket, result: self.read(segment, offset, length) }
+                let fails = chance.permille(self.read_error_permille);
+                self.read_errors += u64::from(fails);
+                let result = if fails { Err(DiskFault::Io(5)) } else { self.read(segment, offset, length) };
+                Event::ReadDone { ticket, result }
             }
         }
     }

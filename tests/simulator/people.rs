@@ -1,6 +1,7 @@
 //! Users and their devices in the world: who there is, when devices connect, send, read and leave, and the judgement of what they
 //! receive. Also strangers who talk rubbish. What a device does by itself is in `client`.
 
+use jindou::engine::shard::OfflineMode;
 use jindou::format::packet::HeaderFlags;
 
 use crate::checkers::{Promise, Seen, intact};
@@ -403,6 +404,7 @@ impl World {
         let family = self.devices[device].family();
         let alone = self.devices.iter().filter(|other| other.family() == family).count() == 1;
         let link = self.devices[device].link.as_ref();
+        let alone = alone && self.plan.offline == OfflineMode::Push;
         let seat = if alone { 0 } else { link.map_or(0, |link| link.connection + 1) };
         Ok(Seen { at_ns: self.now_ns, device, log, message_id: recv.message_id, seq, number, own, seat })
     }

@@ -73,6 +73,7 @@ impl World {
                 self.fault_ends(host, NodeFault::SlowDisk);
                 self.fault_ends(host, NodeFault::FullDisk);
                 self.nodes[node].disks[shard].fail_next = false;
+                self.nodes[node].disks[shard].read_error_permille = 0;
             }
         }
         let mut seats = std::collections::BTreeSet::new();

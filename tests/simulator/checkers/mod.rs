@@ -98,7 +98,8 @@ pub struct Seen {
     /// This very device sent it, so that it knows it already.
     pub own: bool,
     /// What has an order of its own: the device (0), or each of its connections when it shares its family's cursor with
-    /// another device. A crash may set the cursor back, and then one sees what only the other had seen before.
+    /// another device or is not pushed what it missed. A crash may set the cursor back, and then it sees what it had not
+    /// seen before.
     pub seat: usize,
 }
 

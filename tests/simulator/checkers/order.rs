@@ -5,23 +5,37 @@ use std::collections::BTreeMap;
 use super::Seen;
 use crate::ledger::{LogKey, Number};
 
-/// The highest first sighting of each device in each log.
+/// The earliest position a device has seen of a log, and the highest.
+#[derive(Clone, Copy)]
+struct Span {
+    lowest: u32,
+    highest: u32,
+}
+
+/// First sightings of each device in each log.
 #[derive(Default)]
 pub struct Order {
-    highest: BTreeMap<(usize, usize, LogKey), u32>,
+    spans: BTreeMap<(usize, usize, LogKey), Span>,
+    /// A node has crashed. A new family begins where the user's furthest device is, and a crash may set that back: then it
+    /// also gets what is older than its beginning, though it was not promised to it.
+    pub crashed: bool,
 }
 
 impl Order {
     /// A device saw a stored message for the first time.
     pub fn first_sight(&mut self, seen: &Seen) -> Result<(), String> {
-        let highest = self.highest.entry((seen.device, seen.seat, seen.log)).or_insert(0);
-        if seen.seq <= *highest {
+        let fresh = Span { lowest: seen.seq, highest: 0 };
+        let span = self.spans.entry((seen.device, seen.seat, seen.log)).or_insert(fresh);
+        if self.crashed && seen.seq < span.lowest {
+            return Ok(());
+        }
+        if seen.seq <= span.highest {
             return Err(format!(
                 "device {} saw message {} at {} of {:?} after it had seen {}",
-                seen.device, seen.number, seen.seq, seen.log, highest
+                seen.device, seen.number, seen.seq, seen.log, span.highest
             ));
         }
-        *highest = seen.seq;
+        span.highest = seen.seq;
         Ok(())
     }
 }
