@@ -85,9 +85,7 @@ pub(super) fn client_packet(inbound: Inbound<'_>) -> ClientPacket {
         })),
         Inbound::Send(send) => send_packet(&send),
         Inbound::BadSend { client_seq, flags } => ClientPacket::BadSend { client_seq, flags },
-        Inbound::Recvack(ack) => {
-            ClientPacket::Recvack { message_id: ack.message_id, message_seq: ack.message_seq }
-        }
+        Inbound::Recvack(ack) => ClientPacket::Recvack { message_id: ack.message_id, message_seq: ack.message_seq },
         Inbound::Ping => ClientPacket::Ping,
         Inbound::Sub(sub) => ClientPacket::Sub(Box::new(SubPacket {
             sub_no: sub.sub_no.into(),

@@ -72,8 +72,9 @@ pub(super) async fn recover(
     for (slot, bytes) in files.read_checkpoints_blocking().map_err(disk("checkpoints cannot be read"))? {
         recovery.checkpoint(slot, &bytes).map_err(|what| format!("{}: {what}", directory.display()))?;
     }
-    let segments =
-        files.segments_blocking(recovery.first_segment()).map_err(disk("the journal's segments do not fit together"))?;
+    let segments = files
+        .segments_blocking(recovery.first_segment())
+        .map_err(disk("the journal's segments do not fit together"))?;
     let mut replayed_bytes = 0;
     if let Some(Segments { replay_first, last, .. }) = segments {
         let mut bytes = Vec::new();
