@@ -2,6 +2,8 @@
 //! --test` runs each once, as CI does, so that none rots. Kept runs are in `benches/results/`. They time parts; what a
 //! whole node does is `loadgen`'s to say.
 
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)] // Not pure: see .ci/clippy.toml.
+
 mod journal;
 mod machines;
 mod one_shard;

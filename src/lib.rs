@@ -1,3 +1,4 @@
+//! jindou routes instant messages; what follows is its architecture page, so that its links are compiled.
 #![doc = include_str!("ARCHITECTURE.md")]
 
 pub mod ids;

@@ -2,6 +2,8 @@
 //! its own on a loopback address of its own; nothing is shared, everything is bounded in time. What happens inside a node under
 //! every fault imaginable is the simulator's part.
 
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)] // Not pure: see .ci/clippy.toml.
+
 #[path = "end_to_end/api.rs"]
 mod api;
 #[path = "end_to_end/client.rs"]

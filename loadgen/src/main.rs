@@ -1,6 +1,8 @@
 //! Load generator and verifier for a jindou node: one thread, one core. It speaks WKProto with jindou's own codec and checks
 //! every message it gets back; it knows nothing of the inside of a node. What it does: [`run`], [`idle`], [`fill`].
 
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)] // Not pure: see .ci/clippy.toml.
+
 mod fill;
 mod fleet;
 mod idle;

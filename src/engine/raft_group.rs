@@ -105,10 +105,7 @@ impl GroupState {
             return Err(format!("entry {index} follows entry {}: entries between them are missing", next - 1));
         }
         self.tail.truncate((index - self.applied - 1) as usize);
-        let mut entry = Entry::default();
-        entry.index = index;
-        entry.term = term;
-        entry.data = Bytes::copy_from_slice(data);
+        let mut entry = Entry { index, term, data: Bytes::copy_from_slice(data), ..Entry::default() };
         entry.set_entry_type(if kind == 0 { EntryType::EntryNormal } else { EntryType::EntryConfChangeV2 });
         self.tail.push_back(LogEntry { entry, position });
         Ok(())
@@ -148,8 +145,7 @@ impl Log {
 
 impl Storage for Log {
     fn initial_state(&self) -> raft::Result<RaftState> {
-        let mut conf_state = ConfState::default();
-        conf_state.voters = vec![REPLICA];
+        let conf_state = ConfState { voters: vec![REPLICA], ..ConfState::default() };
         Ok(RaftState { hard_state: self.hard_state.clone(), conf_state })
     }
 
@@ -225,10 +221,8 @@ impl RaftGroup {
     /// When raft-rs refuses its configuration: a bug of ours.
     #[must_use]
     pub fn restore(slot: SlotId, state: GroupState, chance: Chance) -> RaftGroup {
-        let mut hard_state = HardState::default();
-        hard_state.term = state.term.max(state.applied_term);
-        hard_state.vote = state.vote;
-        hard_state.commit = state.applied;
+        let term = state.term.max(state.applied_term);
+        let hard_state = HardState { term, vote: state.vote, commit: state.applied, ..HardState::default() };
         let log = Log { compacted: state.applied, compacted_term: state.applied_term, hard_state, entries: state.tail };
         let config = Config {
             id: REPLICA,
@@ -296,11 +290,12 @@ impl RaftGroup {
         (self.node.raft.term, self.node.raft.vote)
     }
 
-    /// The first journal segment that replay needs beside a checkpoint made now.
+    /// The first journal segment that replay needs beside a checkpoint made now. Not simply where the next record would
+    /// go: a crash may lose the batches before it, and then records of the next run come to lie in an earlier segment.
     #[must_use]
     pub fn replay_segment(&self, journal: &Journal) -> u32 {
         let first = self.node.store().entries.front();
-        first.map_or(journal.position().segment, |stored| stored.position.segment)
+        first.map_or(u32::MAX, |stored| stored.position.segment).min(journal.written_segment())
     }
 
     /// Puts one entry into the log.

@@ -19,6 +19,7 @@ use super::event::DiskFault;
 use super::slot::RepeatCheck;
 use crate::format::frame::Fetch;
 use crate::format::message::{BadMessage, MESSAGE_BYTES_MAX, StoredMessage};
+use crate::format::record::Position;
 use crate::ids::{ChannelKey, ChannelKind, SlotId};
 use crate::limits::Limits;
 
@@ -103,11 +104,13 @@ impl Reads {
         if self.trips.len() < limits.reads_max { self.queue.pop_front() } else { None }
     }
 
-    /// Goes on with a range as far as memory allows, then asks the disk.
+    /// Goes on with a range as far as memory allows, then asks the disk. What is not before `written_end` is not on disk yet
+    /// (durability in memory runs ahead of it): that waits for a later turn.
     pub fn advance(
         &mut self,
         mut range: RangeRead,
         channel: &Channel,
+        written_end: Position,
         limits: &Limits,
         effects: &mut Effects,
     ) -> Progress {
@@ -124,15 +127,23 @@ impl Reads {
         if range.next > range.until || enough {
             return Progress::Done(range);
         }
-        if self.trips.len() >= limits.reads_max {
+        let unwritten = channel.position(range.next).is_some_and(|position| position >= written_end);
+        if unwritten || self.trips.len() >= limits.reads_max {
             self.queue.push_back(range);
             return Progress::Waiting;
         }
-        self.ask(range, channel, limits, effects);
+        self.ask(range, channel, written_end, limits, effects);
         Progress::Waiting
     }
 
-    fn ask(&mut self, range: RangeRead, channel: &Channel, limits: &Limits, effects: &mut Effects) {
+    fn ask(
+        &mut self,
+        range: RangeRead,
+        channel: &Channel,
+        written_end: Position,
+        limits: &Limits,
+        effects: &mut Effects,
+    ) {
         let first = channel.position(range.next).expect("the range was cut to what is readable");
         let mut last = range.next;
         let mut end = first.offset;
@@ -141,7 +152,8 @@ impl Reads {
                 break;
             };
             let near = position.offset.saturating_sub(first.offset) <= limits.fetch_bytes_max;
-            if position.segment != first.segment || !near || channel.recent(last + 1).is_some() {
+            let there = position.segment == first.segment && position < written_end;
+            if !there || !near || channel.recent(last + 1).is_some() {
                 break;
             }
             last += 1;

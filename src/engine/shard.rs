@@ -252,7 +252,8 @@ impl Shard {
             }
         }
         self.out.flush(&mut self.api_open, effects);
-        if self.stopping && !self.stopped && self.session_count == 0 && self.journal.pending_bytes() == 0 {
+        let settled = self.row_slots.is_empty() && self.journal.pending_bytes() == 0;
+        if self.stopping && !self.stopped && self.session_count == 0 && settled {
             self.stopped = true;
             effects.push(Effect::Stopped);
         }

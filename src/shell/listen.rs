@@ -29,6 +29,9 @@ pub struct BoundAddress {
     pub sockets: Vec<Socket>,
 }
 
+/// Connections that may wait in the kernel for each socket. Beyond it the kernel lets them try again.
+const BACKLOG: i32 = 4096;
+
 /// Takes an address for so many shards. `key` is the setting that names it.
 ///
 /// # Errors
@@ -38,7 +41,9 @@ pub fn bind_shared(key: &str, wanted: SocketAddr, shards: u16) -> Result<BoundAd
     let alone = patiently(|| socket(wanted, false)).map_err(taken)?;
     let address = local_address(&alone).map_err(taken)?;
     drop(alone);
-    let sockets = (0..shards).map(|_| socket(address, true)).collect::<io::Result<Vec<_>>>().map_err(taken)?;
+    // They listen from now on: who comes before the shards take clients waits in the kernel and is not turned away.
+    let listening = |_| socket(address, true).and_then(|socket| socket.listen(BACKLOG).map(|()| socket));
+    let sockets = (0..shards).map(listening).collect::<io::Result<Vec<_>>>().map_err(taken)?;
     Ok(BoundAddress { address, sockets })
 }
 
@@ -47,7 +52,6 @@ pub fn bind_shared(key: &str, wanted: SocketAddr, shards: u16) -> Result<BoundAd
 /// # Errors
 /// As [`bind_shared`].
 pub fn listen_alone(key: &str, wanted: SocketAddr) -> Result<std::net::TcpListener, StartError> {
-    const BACKLOG: i32 = 1024;
     let socket = patiently(|| socket(wanted, false).and_then(|socket| socket.listen(BACKLOG).map(|()| socket)));
     Ok(socket.map_err(|error| cannot_listen(key, wanted, &error))?.into())
 }
@@ -142,6 +146,6 @@ mod tests {
     fn wildcards_are_dialled_on_this_machine() {
         assert_eq!(dialable("0.0.0.0:5100".parse().unwrap()), loopback(5100));
         assert_eq!(dialable("[::]:5100".parse().unwrap()), loopback(5100));
-        assert_eq!(dialable("[::1]:1".parse().unwrap()), "[::1]:1".parse::<SocketAddr>().unwrap());
+        assert_eq!(dialable("[::1]:1".parse().unwrap()).to_string(), "[::1]:1");
     }
 }

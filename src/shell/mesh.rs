@@ -61,6 +61,12 @@ pub enum MeshMessage {
         /// Where to.
         reply: flume::Sender<Box<ShardSnapshot>>,
     },
+    /// Every shard of the node leads its slots: listen. Not sooner, as a user may be served by one shard and talk to
+    /// somebody whose slot is another's.
+    Serve {
+        /// One line when a listener cannot be had.
+        reply: flume::Sender<Result<(), String>>,
+    },
     /// The metronome's beat.
     Tick,
     /// The node stops.

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use flume::RecvTimeoutError;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -24,7 +25,7 @@ use super::http::{Api, HttpThread, NodeState, PublicAddresses};
 use super::listen::{BoundAddress, bind_shared, dialable, listen_alone};
 use super::machine;
 use super::mesh::{MeshEndpoint, MeshMessage, MeshSender, build_mesh};
-use super::metronome::Metronome;
+use super::metronome::{BEAT, Metronome};
 use super::seed::{Secrets, kernel_seed};
 use super::shard_loop::{Ready, ShardRuntimeConfig, run_shard};
 use crate::config::{Config, ListenMode, ShardCount};
@@ -36,14 +37,8 @@ use crate::ids::{NodeId, Place, ShardId};
 /// that is on disk already.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 
-/// A full inbox may take so long to make room for the stop.
-const STOP_DELIVERY: Duration = Duration::from_secs(1);
-
-/// A node whose slots have no leader for so long says that it is ready all the same, and warns.
-const LEADERS_WITHIN: Duration = Duration::from_secs(10);
-
-/// Between two looks at them.
-const LEADERS_POLL: Duration = Duration::from_millis(5);
+/// A full inbox may take so long to make room for what must arrive.
+const DELIVERY: Duration = Duration::from_secs(1);
 
 /// Signals so close to the first one are the same wish: `timeout` and terminals signal a process and its whole group.
 const SAME_WISH_WITHIN: Duration = Duration::from_millis(300);
@@ -88,8 +83,8 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     start_shards(config, &directory, &processors, endpoints, [tcp, ws], &happenings.0)?;
 
     let node = Node { mesh, state, happenings: happenings.1, running: shards, metronome: None, http };
-    let outcome = node.serve(|ready| {
-        let mut text = banner.text(config, &directory, ready, began.elapsed());
+    let outcome = node.serve(|messages| {
+        let mut text = banner.text(config, &directory, messages, began.elapsed());
         text.push('\n');
         print!("{text}");
         // Whoever waits for it may read through a pipe.
@@ -117,23 +112,34 @@ struct Node {
 }
 
 impl Node {
-    /// Until the end. `announce` is called once, when every shard is ready.
-    fn serve(mut self, announce: impl FnOnce(&[Ready])) -> Result<(), StartError> {
+    /// Until the end. `announce` is called once, when clients may come, with the number of messages that are there.
+    fn serve(mut self, announce: impl FnOnce(u64)) -> Result<(), StartError> {
         let mut announce = Some(announce);
-        let mut ready = Vec::new();
+        let (mut ready, mut messages) = (0, 0);
         let outcome = loop {
-            match self.happenings.recv() {
+            match self.happenings.recv_timeout(BEAT) {
+                // Until the metronome beats, an executor that parks beside runnable tasks is woken from here.
+                Err(RecvTimeoutError::Timeout) => {
+                    if self.metronome.is_none() {
+                        (0..self.mesh.shard_count()).for_each(|shard| self.mesh.nudge(ShardId(shard)));
+                    }
+                }
                 Ok(Happening::Ready(Ok(shard))) => {
-                    self.state.set_ready(shard.shard, true);
-                    ready.push(shard);
-                    if ready.len() == usize::from(self.mesh.shard_count())
+                    let replayed = shard.replayed_bytes;
+                    tracing::debug!(shard = %shard.shard, replayed_bytes = replayed, took = ?shard.took, "recovered");
+                    ready += 1;
+                    messages += shard.messages;
+                    if ready == self.mesh.shard_count()
                         && let Some(announce) = announce.take()
                     {
                         if let Err(error) = self.start_metronome() {
                             break Err(error);
                         }
-                        self.await_leaders();
-                        announce(&ready);
+                        if let Err(error) = self.open_doors() {
+                            break Err(error);
+                        }
+                        (0..self.mesh.shard_count()).for_each(|shard| self.state.set_ready(ShardId(shard), true));
+                        announce(messages);
                     }
                 }
                 Ok(Happening::Ready(Err(line))) => break Err(StartError(line)),
@@ -148,7 +154,9 @@ impl Node {
                         "shard {shard} {how}: the node stops; the journal has what was acknowledged"
                     )));
                 }
-                Err(_) => break Err(StartError("nobody is left who could wake the node".to_owned())),
+                Err(RecvTimeoutError::Disconnected) => {
+                    break Err(StartError("nobody is left who could wake the node".to_owned()));
+                }
             }
         };
         let left_behind = self.stop();
@@ -158,25 +166,17 @@ impl Node {
         outcome
     }
 
-    /// A shard that has its data back still has to be elected in its slots, which takes it one write to the disk. Until
-    /// then clients would be told to come again.
-    fn await_leaders(&self) {
-        let deadline = Instant::now() + LEADERS_WITHIN;
+    /// Lets clients in, on every shard.
+    fn open_doors(&self) -> Result<(), StartError> {
         for shard in (0..self.mesh.shard_count()).map(ShardId) {
-            loop {
-                let (reply, shown) = flume::bounded(1);
-                let sent = self.mesh.send(shard, MeshMessage::Snapshot { reply }).is_ok();
-                let snapshot = sent.then(|| shown.recv_deadline(deadline).ok()).flatten();
-                if snapshot.is_some_and(|shown| shown.engine.slots_led == shown.engine.slots_hosted) {
-                    break;
-                }
-                if Instant::now() >= deadline {
-                    tracing::warn!(%shard, "some slots have no leader yet; their users are told to come again");
-                    return;
-                }
-                std::thread::sleep(LEADERS_POLL);
-            }
+            let (reply, answer) = flume::bounded(1);
+            let sent = self.mesh.send_within(shard, MeshMessage::Serve { reply }, DELIVERY).is_ok();
+            let answer = sent.then(|| answer.recv_timeout(DELIVERY).ok()).flatten();
+            answer
+                .unwrap_or_else(|| Err("it does not answer".to_owned()))
+                .map_err(|line| StartError(format!("shard {shard} cannot listen: {line}")))?;
         }
+        Ok(())
     }
 
     fn start_metronome(&mut self) -> Result<(), StartError> {
@@ -191,7 +191,7 @@ impl Node {
         let deadline = Instant::now() + STOP_WITHIN;
         for shard in (0..self.mesh.shard_count()).map(ShardId) {
             self.state.set_ready(shard, false);
-            if self.mesh.send_within(shard, MeshMessage::Stop, STOP_DELIVERY).is_err() {
+            if self.mesh.send_within(shard, MeshMessage::Stop, DELIVERY).is_err() {
                 tracing::debug!(%shard, "the shard takes no message; it has ended, or will be left behind");
             }
         }
@@ -359,8 +359,7 @@ struct Banner {
 }
 
 impl Banner {
-    fn text(&self, config: &Config, directory: &DataDirectory, ready: &[Ready], took: Duration) -> String {
-        let messages: u64 = ready.iter().map(|shard| shard.messages).sum();
+    fn text(&self, config: &Config, directory: &DataDirectory, messages: u64, took: Duration) -> String {
         let contents = if directory.created() { "new".to_owned() } else { format!("{messages} messages") };
         let durability = match config.journal.durability {
             Durability::Fsync => "fsync: what is acknowledged is on disk",

@@ -5,8 +5,8 @@
 //! the bell, and one per disk operation.
 //!
 //! ```text
-//! Starting ── disk read, slots led: listens ──→ Serving ── Stop ──→ Stopping ── Stopped, or five seconds ──→ ended
-//!    └── one line why not                         └── panic ──→ the process ends: the journal is the truth
+//! Starting ── disk read, slots led ──→ Ready ── Serve: listens ──→ Serving ── Stop ──→ Stopping ── Stopped, or five seconds ──→ ended
+//!    └── one line why not                └── panic, here and later ──→ the process ends: the journal is the truth
 //! ```
 //!
 //! How it sleeps. The bell (an eventfd) rings for completions of the socket ring, for mesh messages, and for deadlines, which are
@@ -42,8 +42,8 @@ mod tests;
 /// From the stop to the end of the thread, whatever clients and disk do.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
 
-/// A shard waits so long for leaders of its slots before it lets clients in. Alone it takes one journal write.
-const OPEN_WITHIN: Duration = Duration::from_secs(3);
+/// A shard waits so long for leaders of its slots before it says that it is ready. Alone it takes one journal write.
+const LEADERS_WITHIN: Duration = Duration::from_secs(3);
 
 /// Mesh messages taken in one turn; the rest waits for the next.
 const MESSAGES_PER_TURN_MAX: usize = 256;
@@ -88,7 +88,7 @@ pub struct Ready {
 }
 
 /// Starts a shard's thread. It recovers from its directory, says `ready` (once: either that it serves, or one line
-/// why it cannot), serves until [`super::mesh::MeshMessage::Stop`], and ends within five seconds after it.
+/// why it cannot), listens after [`super::mesh::MeshMessage::Serve`], serves until [`super::mesh::MeshMessage::Stop`], and ends within five seconds after it.
 /// A panic in it ends the process: the journal is the truth, a limping shard is not.
 ///
 /// # Errors
@@ -142,6 +142,7 @@ async fn serve(
         events_max: config.engine.limits.events_per_step_max,
         shard,
         gateway,
+        listeners,
         outbox: Outbox::new(here, config.engine.shard_count),
         mesh,
         disk: DiskDesk::new(files, Rc::clone(&alarm)),
@@ -156,9 +157,9 @@ async fn serve(
         give_up_at: None,
         stopped: false,
     };
-    let outcome = shard_loop.run(Opening { listeners, facts, ready }).await;
+    shard_loop.run(Waiting { facts, ready }).await;
     bell.cancel().await;
-    outcome
+    Ok(())
 }
 
 /// Keeps a read of the bell in the kernel at all times, so that even an executor that parks with runnable tasks wakes when it rings.
@@ -181,6 +182,8 @@ struct Loop {
     events_max: usize,
     shard: Shard,
     gateway: Gateway,
+    /// Bound, until the node says that clients may come.
+    listeners: Vec<Listener>,
     mesh: MeshEndpoint,
     outbox: Outbox,
     disk: DiskDesk,
@@ -198,24 +201,25 @@ struct Loop {
     stopped: bool,
 }
 
-/// What is left to do before clients are let in.
-struct Opening<'a> {
-    listeners: Vec<Listener>,
+/// What is left to be said: that the shard is ready.
+struct Waiting<'a> {
     facts: Ready,
     ready: &'a flume::Sender<Result<Ready, String>>,
 }
 
 impl Loop {
-    async fn run(&mut self, opening: Opening<'_>) -> Result<(), String> {
+    async fn run(&mut self, waiting: Waiting<'_>) {
         let began = self.clock.nanos();
-        let mut opening = Some(opening);
+        let mut waiting = Some(waiting);
         loop {
             self.turn();
             if self.has_ended() {
-                return Ok(());
+                return;
             }
-            if let Some(waiting) = opening.take_if(|_| self.may_open(began)) {
-                self.open(waiting)?;
+            if let Some(waiting) = waiting.take_if(|_| self.is_ready(began)) {
+                let facts = Ready { messages: self.shard.view().messages_indexed, ..waiting.facts };
+                // Nobody listening means that the node has given up; its stop is on its way.
+                let _ = waiting.ready.send(Ok(facts));
             }
             if !self.has_work() {
                 self.sleep().await;
@@ -226,19 +230,10 @@ impl Loop {
         }
     }
 
-    /// A client that comes before its slot has a leader would be turned away: it waits in the listener's queue instead.
-    fn may_open(&self, began_nanos: u64) -> bool {
+    /// A client that is let in before the slots have leaders would be turned away.
+    fn is_ready(&self, began_nanos: u64) -> bool {
         let view = self.shard.view();
-        view.slots_led == view.slots_hosted || self.clock.nanos() - began_nanos > OPEN_WITHIN.as_nanos() as u64
-    }
-
-    fn open(&mut self, opening: Opening<'_>) -> Result<(), String> {
-        for listener in opening.listeners {
-            self.gateway.listen(listener)?;
-        }
-        // Nobody listening means that the node has given up; its stop is on its way.
-        let _ = opening.ready.send(Ok(opening.facts));
-        Ok(())
+        view.slots_led == view.slots_hosted || self.clock.nanos() - began_nanos > LEADERS_WITHIN.as_nanos() as u64
     }
 
     fn turn(&mut self) {
@@ -297,6 +292,9 @@ impl Loop {
                 MeshMessage::Snapshot { reply } => {
                     let _ = reply.try_send(Box::new(self.snapshot()));
                 }
+                MeshMessage::Serve { reply } => {
+                    let _ = reply.try_send(self.listen());
+                }
                 MeshMessage::Tick => {}
                 MeshMessage::Stop => {
                     if self.give_up_at.is_none() {
@@ -307,6 +305,14 @@ impl Loop {
                 }
             }
         }
+    }
+
+    fn listen(&mut self) -> Result<(), String> {
+        let listeners = std::mem::take(&mut self.listeners);
+        if self.give_up_at.is_some() {
+            return Ok(());
+        }
+        listeners.into_iter().try_for_each(|listener| self.gateway.listen(listener))
     }
 
     fn carry_out(&mut self, now_nanos: u64) {

@@ -27,7 +27,7 @@ impl Tree {
     pub fn tell_tests_apart(&mut self) {
         let tests: BTreeSet<String> = self.files.iter().flat_map(Source::test_files).collect();
         let files = std::mem::take(&mut self.files).into_iter();
-        self.files = files.map(|file| if tests.contains(&file.path) { file.as_test() } else { file }).collect();
+        self.files = files.map(|file| if tests.contains(&file.path) { file.into_test() } else { file }).collect();
     }
 }
 

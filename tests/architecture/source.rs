@@ -61,7 +61,7 @@ impl Source {
     }
 
     /// The same file, all of it test code.
-    pub fn as_test(mut self) -> Source {
+    pub fn into_test(mut self) -> Source {
         let length = self.production.len();
         let mut blanked = std::mem::take(&mut self.production).into_bytes();
         blank(&mut blanked, 0, length);

@@ -152,12 +152,13 @@ fn what_is_no_packet_closes_its_connection_and_hurts_nobody() {
 
 #[test]
 fn silence_is_not_waited_for() {
-    let node = Node::start("silence", &["limits.connect_timeout=1s", "limits.idle_timeout=2s"]);
+    let node = Node::start("silence", &["limits.connect_timeout=1s", "limits.idle_timeout=4s"]);
     let mut talker = Client::connect(&node, &Login::tcp("talker"));
-    is_thrown_out(&node, false, &[], "no CONNECT");
-    is_thrown_out(&node, true, b"GET / HT", "half an upgrade");
     let mut idle = Client::connect(&node, &Login::ws("idle"));
-    for _ in 0..6 {
+    is_thrown_out(&node, false, &[], "no CONNECT");
+    talker.lives();
+    is_thrown_out(&node, true, b"GET / HT", "half an upgrade");
+    for _ in 0..8 {
         talker.lives();
         std::thread::sleep(Duration::from_millis(500));
     }

@@ -40,6 +40,7 @@ impl World {
         if self.plan.token_auth {
             device.token = None;
         }
+        self.say(|| format!("device {index} is of user {user}, flag {flag}: {habits:?}"));
         self.devices.push(device);
         let pause = self.chances.workload.span_ms(1, 300);
         self.after(pause, Action::DeviceTick(index));
@@ -58,7 +59,11 @@ impl World {
             },
             version: *chance.pick(&[2, 3, 4, 5, 5]),
             ping_every_ns: chance.between(ping_ms / 2, ping_ms) * 1_000_000,
-            ack_delay_ns: if chance.permille(faults.late_acker_permille) { chance.between(1, 3_000) * 1_000_000 } else { 0 },
+            ack_delay_ns: if chance.permille(faults.late_acker_permille) {
+                chance.between(1, 3_000) * 1_000_000
+            } else {
+                0
+            },
             forget_permille: if chance.permille(faults.forgetful_acker_permille) { 200 } else { 0 },
             double_permille: if chance.permille(faults.double_acker_permille) { 300 } else { 0 },
             read_bytes: if chance.permille(faults.slow_reader_permille) { chance.between(20, 400) as usize } else { 0 },
@@ -144,15 +149,20 @@ impl World {
             odd,
             sent: false,
             not_before_ns: 0,
+            refusals: 0,
         });
         number
     }
 
     /// Queues another payload under the number of this device's last accepted message.
     pub fn send_conflict(&mut self, index: usize) {
-        let last = self.ledger.sent.iter().rev().take(200).find(|(_, sent)| {
-            sent.device == Some(index) && sent.kind == Kind::Stored && sent.accepted.is_some()
-        });
+        let last = self
+            .ledger
+            .sent
+            .iter()
+            .rev()
+            .take(200)
+            .find(|(_, sent)| sent.device == Some(index) && sent.kind == Kind::Stored && sent.accepted.is_some());
         let Some((number, sent)) = last else { return };
         let outgoing = Outgoing {
             number: *number,
@@ -164,6 +174,7 @@ impl World {
             odd: None,
             sent: false,
             not_before_ns: 0,
+            refusals: 0,
         };
         self.devices[index].enqueue(outgoing);
     }
@@ -389,7 +400,11 @@ impl World {
         }
         let seq = u32::try_from(recv.seq).map_err(|_| format!("message {number} at position {}", recv.seq))?;
         let own = sent.device == Some(device);
-        Ok(Seen { at_ns: self.now_ns, device, log, message_id: recv.message_id, seq, number, own })
+        let family = self.devices[device].family();
+        let alone = self.devices.iter().filter(|other| other.family() == family).count() == 1;
+        let link = self.devices[device].link.as_ref();
+        let seat = if alone { 0 } else { link.map_or(0, |link| link.connection + 1) };
+        Ok(Seen { at_ns: self.now_ns, device, log, message_id: recv.message_id, seq, number, own, seat })
     }
 
     /// Somebody connects and talks rubbish: noise, the beginning of something, or a CONNECT that cannot be right.

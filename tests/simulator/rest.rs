@@ -79,10 +79,11 @@ impl World {
         for index in 0..self.devices.len() {
             let (uid, flag) = (self.devices[index].uid.clone(), self.devices[index].flag);
             // Two apps of a master family would end each other for ever, and so would too many of one user: one of each stays.
-            let crowded = self.devices.iter().filter(|device| device.uid == uid).count()
-                > self.plan.limits.sessions_per_user_max;
+            let crowded =
+                self.devices.iter().filter(|device| device.uid == uid).count() > self.plan.limits.sessions_per_user_max;
             let retired = (self.backend.is_master(&uid, flag) || crowded) && !seats.insert((uid, flag));
             let device = &mut self.devices[index];
+            let retired = retired || device.retired;
             device.calm = true;
             device.away_until_ns = self.now_ns;
             device.retired = retired;
@@ -126,9 +127,8 @@ impl World {
     }
 
     fn unrest(&self) -> Option<String> {
-        self.unrest_besides_messages().or_else(|| {
-            if self.pushes_everything() { lost::arrived(&self.ledger).err() } else { None }
-        })
+        self.unrest_besides_messages()
+            .or_else(|| if self.pushes_everything() { lost::arrived(&self.ledger).err() } else { None })
     }
 
     fn unrest_besides_messages(&self) -> Option<String> {
@@ -173,6 +173,14 @@ impl World {
     fn question(&mut self) -> Result<(), Violation> {
         if let Some(text) = self.unrest() {
             self.judge(Promise::Rest, Err(format!("rest did not last: {text}")));
+        }
+        let given_up = self.devices.iter().filter(|device| device.given_up > 0).count();
+        // A repeat of a message that cannot be read back cannot be compared, so it is refused as long as that lasts.
+        if given_up > 0 && !self.damaged && !self.plan.forgets() {
+            self.judge(
+                Promise::Endings,
+                Err(format!("{given_up} devices had SENDs refused again and again in good times")),
+            );
         }
         let online = self.who_is_online()?;
         let real = self.really_online();

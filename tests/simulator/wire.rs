@@ -277,10 +277,7 @@ impl ClientWire {
 fn hear(from: FromServer<'_>) -> Told {
     match from {
         FromServer::Connack(connack) => Told::Connack { reason: connack.reason },
-        FromServer::Sendack(sendack) => Told::Sendack {
-            client_seq: sendack.client_seq,
-            reason: sendack.reason,
-        },
+        FromServer::Sendack(sendack) => Told::Sendack { client_seq: sendack.client_seq, reason: sendack.reason },
         FromServer::Recv(recv) => Told::Recv(TakenRecv {
             flags: recv.flags,
             from: recv.from_uid.to_owned(),

@@ -149,7 +149,8 @@ impl Shard {
         };
         let channel = &self.hosted[place].slot.channels()[range.channel as usize].channel;
         let before = range.messages.len();
-        match self.reads.advance(range, channel, &self.config.limits, effects) {
+        let written_end = self.journal.written_end();
+        match self.reads.advance(range, channel, written_end, &self.config.limits, effects) {
             Progress::Done(range) => {
                 self.out.counters.fetches_recent += u64::from(before == 0);
                 self.finish_range(place, range);

@@ -37,7 +37,8 @@ impl Shard {
         let limits = self.config.limits;
         while let Some(place) = self.row_slots.front().copied() {
             let hosted = &mut self.hosted[place as usize];
-            if hosted.slot.rows_due().is_some_and(|due| due > now.instant) {
+            // A stop does not wait for more rows to go with these: what devices have taken is known after it.
+            if !self.stopping && hosted.slot.rows_due().is_some_and(|due| due > now.instant) {
                 break;
             }
             self.row_slots.pop_front();

@@ -101,6 +101,11 @@ impl Node {
         node.until("slots have leaders", |snapshots| {
             snapshots.iter().all(|snapshot| snapshot.engine.slots_led == snapshot.engine.slots_hosted)
         });
+        for shard in 0..shards {
+            let (reply, answer) = flume::bounded(1);
+            node.mesh.send(ShardId(shard), MeshMessage::Serve { reply }).expect("a shard that runs");
+            answer.recv_timeout(PATIENCE).expect("an answer").expect("its listeners");
+        }
         node
     }
 

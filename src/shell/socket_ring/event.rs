@@ -48,9 +48,9 @@ impl RingConfig {
 /// What happened.
 #[derive(Debug)]
 pub enum RingEvent<'a> {
-    /// A listener has a connection. Dropping `fd` closes it; [`SocketRing::adopt`] takes it in.
+    /// A listener has a connection. Dropping `fd` closes it; [`super::SocketRing::adopt`] takes it in.
     Accepted {
-        /// As [`SocketRing::listen`] numbered it.
+        /// As [`super::SocketRing::listen`] numbered it.
         listener: u16,
         /// The socket.
         fd: OwnedFd,
@@ -76,7 +76,7 @@ pub enum RingEvent<'a> {
         /// True: the high one. False: the low one.
         full: bool,
     },
-    /// After [`SocketRing::detach`]: the socket is the caller's. The token is void.
+    /// After [`super::SocketRing::detach`]: the socket is the caller's. The token is void.
     Detached {
         /// Which.
         token: Token,
@@ -95,7 +95,7 @@ pub enum RingEvent<'a> {
 /// Why a socket ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndReason {
-    /// [`SocketRing::close`] was carried out.
+    /// [`super::SocketRing::close`] was carried out.
     Closed,
     /// The peer closed its side.
     PeerClosed,

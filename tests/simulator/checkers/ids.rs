@@ -38,12 +38,10 @@ impl Ids {
         }
         let before = positions.range(..seq).next_back();
         let after = positions.range(seq + 1..).next();
-        let falls = before.is_some_and(|(_, (id, _))| *id >= message_id)
-            || after.is_some_and(|(_, (id, _))| *id <= message_id);
+        let falls =
+            before.is_some_and(|(_, (id, _))| *id >= message_id) || after.is_some_and(|(_, (id, _))| *id <= message_id);
         if falls {
-            return Err(format!(
-                "ids of {log:?} do not rise: {before:?}, then {message_id} at {seq}, then {after:?}"
-            ));
+            return Err(format!("ids of {log:?} do not rise: {before:?}, then {message_id} at {seq}, then {after:?}"));
         }
         Ok(())
     }

@@ -97,6 +97,9 @@ pub struct Seen {
     pub number: Number,
     /// This very device sent it, so that it knows it already.
     pub own: bool,
+    /// What has an order of its own: the device (0), or each of its connections when it shares its family's cursor with
+    /// another device. A crash may set the cursor back, and then one sees what only the other had seen before.
+    pub seat: usize,
 }
 
 /// All checkers and the first violation.

@@ -8,13 +8,13 @@ use crate::ledger::{LogKey, Number};
 /// The highest first sighting of each device in each log.
 #[derive(Default)]
 pub struct Order {
-    highest: BTreeMap<(usize, LogKey), u32>,
+    highest: BTreeMap<(usize, usize, LogKey), u32>,
 }
 
 impl Order {
     /// A device saw a stored message for the first time.
     pub fn first_sight(&mut self, seen: &Seen) -> Result<(), String> {
-        let highest = self.highest.entry((seen.device, seen.log)).or_insert(0);
+        let highest = self.highest.entry((seen.device, seen.seat, seen.log)).or_insert(0);
         if seen.seq <= *highest {
             return Err(format!(
                 "device {} saw message {} at {} of {:?} after it had seen {}",

@@ -4,9 +4,5 @@
 pub fn agree(mut said: Vec<(usize, u8)>, mut real: Vec<(usize, u8)>) -> Result<(), String> {
     said.sort_unstable();
     real.sort_unstable();
-    if said == real {
-        Ok(())
-    } else {
-        Err(format!("online are said to be {said:?}, really are {real:?}"))
-    }
+    if said == real { Ok(()) } else { Err(format!("online are said to be {said:?}, really are {real:?}")) }
 }
