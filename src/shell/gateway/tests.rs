@@ -197,11 +197,11 @@ fn a_close_comes_after_the_last_word_and_is_reported() {
     assert_eq!(client.hear("DISCONNECT"), Heard::Disconnect { reason: 12 });
     assert_eq!(client.try_hear(), None);
     drop(client);
-    rig.until("the report", |_, event| match event {
-        Event::Closed { session: closed } => Some(assert_eq!(closed, session)),
+    let reported = rig.until("the report", |_, event| match event {
+        Event::Closed { session: closed } => Some(closed),
         _ => None,
     });
-    assert_eq!(rig.gateway.sockets(), 0);
+    assert_eq!((reported, rig.gateway.sockets()), (session, 0));
 }
 
 #[test]
@@ -253,11 +253,12 @@ fn a_websocket_closed_in_order_is_answered_and_ends() {
         client.poll();
     }
     drop(client);
-    rig.until("the end", |_, event| match event {
-        Event::Closed { session: closed } => Some(assert_eq!(closed, session)),
+    let ended = rig.until("the end", |_, event| match event {
+        Event::Closed { session: closed } => Some(closed),
         Event::Malformed { what, .. } => panic!("a fault: {what}"),
         _ => None,
     });
+    assert_eq!(ended, session);
 }
 
 #[test]
