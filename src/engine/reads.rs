@@ -59,7 +59,7 @@ pub struct RangeRead {
     pub purpose: Purpose,
     /// Messages that could not be read back.
     pub damaged: u64,
-    /// Times the disk has refused this range in a row.
+    /// Times the disk has refused to read for this range.
     pub refusals: u8,
 }
 
@@ -100,9 +100,12 @@ pub enum Progress {
     Waiting,
 }
 
-/// The disk may refuse a range so often in a row, a sweep apart, before its messages count as damaged: one bad moment must
-/// not make a device pass over what it was promised.
-const REFUSALS_MAX: u8 = 10;
+/// The disk may refuse a session's range so often in a row, a sweep apart, before its messages count as damaged: one bad moment
+/// must not make a device pass over what it was promised, one bad sector must not hold back everything after it.
+const FETCH_REFUSALS_MAX: u8 = 10;
+
+/// Somebody waits for the answer to the other ranges: after so many refusals in all they get what could be read.
+const ANSWER_REFUSALS_MAX: u8 = 3;
 
 /// Reads under way and waiting.
 #[derive(Debug, Default)]
@@ -216,12 +219,14 @@ impl Reads {
         channel: &Channel,
     ) -> Option<RangeRead> {
         let Trip { mut range, base, last } = self.trips.remove(&ticket)?;
-        if result.is_err() && range.refusals < REFUSALS_MAX {
-            range.refusals += 1;
-            self.refused.push(range);
-            return None;
+        if result.is_err() {
+            range.refusals = range.refusals.saturating_add(1);
+            let fetch = matches!(range.purpose, Purpose::Fetch(_));
+            if range.refusals < if fetch { FETCH_REFUSALS_MAX } else { ANSWER_REFUSALS_MAX } {
+                self.refused.push(range);
+                return None;
+            }
         }
-        range.refusals = 0;
         for seq in range.next..=last {
             range.next = seq + 1;
             // Retention may have taken it while the disk was busy.

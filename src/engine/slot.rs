@@ -451,8 +451,7 @@ impl Slot {
                 Waiter::Api(ticket) => around.out.answer(ticket, ApiAnswer::Busy),
                 Waiter::Register(register) => {
                     let session = register.address.session;
-                    let refused =
-                        Registered { session, reason: Reason::SystemError as u8, level: DeviceLevel::Slave };
+                    let refused = Registered { session, reason: Reason::SystemError as u8, level: DeviceLevel::Slave };
                     around.out.frame(register.address.place, Frame::Registered(refused));
                 }
                 Waiter::Nobody => {}
