@@ -373,7 +373,9 @@ mod tests {
         home.apply_new_flag(WEB);
         assert_eq!(home.lagging(WEB, 5).0, vec![(pair.clone(), 7, 9)]);
         home.receive(&pair, APP, 100);
-        assert_eq!(home.row(&pair).unwrap().cursor(APP), 9, "a cursor cannot pass the row");
+        let row = home.row(&pair).unwrap();
+        assert_eq!((row.cursor(APP), row.last_seq), (100, 100), "a device that is further than the row raises it");
+        home.check_invariants();
     }
 
     #[test]

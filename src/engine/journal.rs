@@ -98,6 +98,8 @@ pub struct Journal {
     next_flush: u64,
     /// The last one answered well.
     written_flush: u64,
+    /// Where the last one lies that was answered well: a log cut short by a crash goes on there at the earliest.
+    written_segment: u32,
     /// All up to this one were on disk when this process began.
     replayed_flush: u64,
     /// Checksum of the last sealed batch.
@@ -132,6 +134,7 @@ impl Journal {
             preparing: Preparing::Idle,
             next_flush: from.flush,
             written_flush: from.flush - 1,
+            written_segment: from.position.segment,
             replayed_flush: from.flush - 1,
             link: from.link,
             head: from.position,
@@ -215,6 +218,7 @@ impl Journal {
             Ok(()) => {
                 assert_eq!(self.written_flush + 1, flush, "flushes become durable in order");
                 self.written_flush = flush;
+                self.written_segment = place.segment;
                 self.pending_bytes -= length;
                 self.writing = Writing::Idle;
                 self.keep_buffer(bytes);
@@ -281,6 +285,13 @@ impl Journal {
     #[must_use]
     pub fn segments(&self) -> (u32, u32) {
         (self.first_segment, self.head.segment)
+    }
+
+    /// Where the log would go on at the earliest after a crash now: what is appended later never lies in a segment before it,
+    /// even if everything that is not on disk is lost and the place of it is used again.
+    #[must_use]
+    pub fn written_segment(&self) -> u32 {
+        self.written_segment
     }
 
     /// The end of everything appended so far: nothing appended later lies before it.

@@ -290,11 +290,12 @@ impl RaftGroup {
         (self.node.raft.term, self.node.raft.vote)
     }
 
-    /// The first journal segment that replay needs beside a checkpoint made now.
+    /// The first journal segment that replay needs beside a checkpoint made now. Not simply where the next record would
+    /// go: a crash may lose the batches before it, and then records of the next run come to lie in an earlier segment.
     #[must_use]
     pub fn replay_segment(&self, journal: &Journal) -> u32 {
         let first = self.node.store().entries.front();
-        first.map_or(journal.position().segment, |stored| stored.position.segment)
+        first.map_or(u32::MAX, |stored| stored.position.segment).min(journal.written_segment())
     }
 
     /// Puts one entry into the log.

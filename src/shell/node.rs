@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use flume::RecvTimeoutError;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -24,7 +25,7 @@ use super::http::{Api, HttpThread, NodeState, PublicAddresses};
 use super::listen::{BoundAddress, bind_shared, dialable, listen_alone};
 use super::machine;
 use super::mesh::{MeshEndpoint, MeshMessage, MeshSender, build_mesh};
-use super::metronome::Metronome;
+use super::metronome::{BEAT, Metronome};
 use super::seed::{Secrets, kernel_seed};
 use super::shard_loop::{Ready, ShardRuntimeConfig, run_shard};
 use crate::config::{Config, ListenMode, ShardCount};
@@ -38,12 +39,6 @@ const STOP_WITHIN: Duration = Duration::from_secs(10);
 
 /// A full inbox may take so long to make room for what must arrive.
 const DELIVERY: Duration = Duration::from_secs(1);
-
-/// A node whose slots have no leader for so long says that it is ready all the same, and warns.
-const LEADERS_WITHIN: Duration = Duration::from_secs(10);
-
-/// Between two looks at them.
-const LEADERS_POLL: Duration = Duration::from_millis(5);
 
 /// Signals so close to the first one are the same wish: `timeout` and terminals signal a process and its whole group.
 const SAME_WISH_WITHIN: Duration = Duration::from_millis(300);
@@ -120,20 +115,26 @@ impl Node {
     /// Until the end. `announce` is called once, when clients may come, with the number of messages that are there.
     fn serve(mut self, announce: impl FnOnce(u64)) -> Result<(), StartError> {
         let mut announce = Some(announce);
-        let mut ready = 0;
+        let (mut ready, mut messages) = (0, 0);
         let outcome = loop {
-            match self.happenings.recv() {
+            match self.happenings.recv_timeout(BEAT) {
+                // Until the metronome beats, an executor that parks beside runnable tasks is woken from here.
+                Err(RecvTimeoutError::Timeout) => {
+                    if self.metronome.is_none() {
+                        (0..self.mesh.shard_count()).for_each(|shard| self.mesh.nudge(ShardId(shard)));
+                    }
+                }
                 Ok(Happening::Ready(Ok(shard))) => {
                     let replayed = shard.replayed_bytes;
                     tracing::debug!(shard = %shard.shard, replayed_bytes = replayed, took = ?shard.took, "recovered");
                     ready += 1;
+                    messages += shard.messages;
                     if ready == self.mesh.shard_count()
                         && let Some(announce) = announce.take()
                     {
                         if let Err(error) = self.start_metronome() {
                             break Err(error);
                         }
-                        let messages = self.await_leaders();
                         if let Err(error) = self.open_doors() {
                             break Err(error);
                         }
@@ -153,7 +154,9 @@ impl Node {
                         "shard {shard} {how}: the node stops; the journal has what was acknowledged"
                     )));
                 }
-                Err(_) => break Err(StartError("nobody is left who could wake the node".to_owned())),
+                Err(RecvTimeoutError::Disconnected) => {
+                    break Err(StartError("nobody is left who could wake the node".to_owned()));
+                }
             }
         };
         let left_behind = self.stop();
@@ -168,38 +171,12 @@ impl Node {
         for shard in (0..self.mesh.shard_count()).map(ShardId) {
             let (reply, answer) = flume::bounded(1);
             let sent = self.mesh.send_within(shard, MeshMessage::Serve { reply }, DELIVERY).is_ok();
-            let answer = sent.then(|| answer.recv_timeout(LEADERS_WITHIN).ok()).flatten();
+            let answer = sent.then(|| answer.recv_timeout(DELIVERY).ok()).flatten();
             answer
                 .unwrap_or_else(|| Err("it does not answer".to_owned()))
                 .map_err(|line| StartError(format!("shard {shard} cannot listen: {line}")))?;
         }
         Ok(())
-    }
-
-    /// A shard that has its data back still has to be elected in its slots, which takes it one write to the disk. Until
-    /// then clients would be told to come again. Gives the number of messages that can be read back.
-    fn await_leaders(&self) -> u64 {
-        let deadline = Instant::now() + LEADERS_WITHIN;
-        let mut messages = 0;
-        for shard in (0..self.mesh.shard_count()).map(ShardId) {
-            loop {
-                let (reply, shown) = flume::bounded(1);
-                let sent = self.mesh.send(shard, MeshMessage::Snapshot { reply }).is_ok();
-                let snapshot = sent.then(|| shown.recv_deadline(deadline).ok()).flatten();
-                if let Some(shown) = snapshot
-                    && shown.engine.slots_led == shown.engine.slots_hosted
-                {
-                    messages += shown.engine.messages_indexed;
-                    break;
-                }
-                if Instant::now() >= deadline {
-                    tracing::warn!(%shard, "some slots have no leader yet; their users are told to come again");
-                    break;
-                }
-                std::thread::sleep(LEADERS_POLL);
-            }
-        }
-        messages
     }
 
     fn start_metronome(&mut self) -> Result<(), StartError> {

@@ -5,8 +5,8 @@
 //! the bell, and one per disk operation.
 //!
 //! ```text
-//! Starting ── disk read back ──→ Ready ── Serve: listens ──→ Serving ── Stop ──→ Stopping ── Stopped, or five seconds ──→ ended
-//!    └── one line why not                                       └── panic ──→ the process ends: the journal is the truth
+//! Starting ── disk read, slots led ──→ Ready ── Serve: listens ──→ Serving ── Stop ──→ Stopping ── Stopped, or five seconds ──→ ended
+//!    └── one line why not                └── panic, here and later ──→ the process ends: the journal is the truth
 //! ```
 //!
 //! How it sleeps. The bell (an eventfd) rings for completions of the socket ring, for mesh messages, and for deadlines, which are
@@ -41,6 +41,9 @@ mod tests;
 
 /// From the stop to the end of the thread, whatever clients and disk do.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
+
+/// A shard waits so long for leaders of its slots before it says that it is ready. Alone it takes one journal write.
+const LEADERS_WITHIN: Duration = Duration::from_secs(3);
 
 /// Mesh messages taken in one turn; the rest waits for the next.
 const MESSAGES_PER_TURN_MAX: usize = 256;
@@ -154,8 +157,7 @@ async fn serve(
         give_up_at: None,
         stopped: false,
     };
-    let _ = ready.send(Ok(facts));
-    shard_loop.run().await;
+    shard_loop.run(Waiting { facts, ready }).await;
     bell.cancel().await;
     Ok(())
 }
@@ -199,12 +201,25 @@ struct Loop {
     stopped: bool,
 }
 
+/// What is left to be said: that the shard is ready.
+struct Waiting<'a> {
+    facts: Ready,
+    ready: &'a flume::Sender<Result<Ready, String>>,
+}
+
 impl Loop {
-    async fn run(&mut self) {
+    async fn run(&mut self, waiting: Waiting<'_>) {
+        let began = self.clock.nanos();
+        let mut waiting = Some(waiting);
         loop {
             self.turn();
             if self.has_ended() {
                 return;
+            }
+            if let Some(waiting) = waiting.take_if(|_| self.is_ready(began)) {
+                let facts = Ready { messages: self.shard.view().messages_indexed, ..waiting.facts };
+                // Nobody listening means that the node has given up; its stop is on its way.
+                let _ = waiting.ready.send(Ok(facts));
             }
             if !self.has_work() {
                 self.sleep().await;
@@ -213,6 +228,12 @@ impl Loop {
                 glommio::executor().yield_task_queue_now().await;
             }
         }
+    }
+
+    /// A client that is let in before the slots have leaders would be turned away.
+    fn is_ready(&self, began_nanos: u64) -> bool {
+        let view = self.shard.view();
+        view.slots_led == view.slots_hosted || self.clock.nanos() - began_nanos > LEADERS_WITHIN.as_nanos() as u64
     }
 
     fn turn(&mut self) {

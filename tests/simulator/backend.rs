@@ -90,6 +90,16 @@ impl World {
         HostRef { node: 0, shard: usize::from(shard.0) }
     }
 
+    /// The index of the shard that holds a user's home.
+    pub fn home_shard(&self, user: usize) -> usize {
+        self.home_of(&self.uids[user]).shard
+    }
+
+    /// The index of the shard that holds the log of two users.
+    pub fn log_shard(&self, a: usize, b: usize) -> usize {
+        self.home_of_pair(a, b).shard
+    }
+
     fn home_of_pair(&self, a: usize, b: usize) -> HostRef {
         let key = ChannelKey::pair(&uid(&self.uids[a]), &uid(&self.uids[b]));
         self.home_of(key.members().0)

@@ -23,6 +23,12 @@ pub const TICK_MS: u64 = 10;
 /// Opening and CONNECT together may take this long before the device gives up and tries again.
 const CONNECT_PATIENCE_NS: u64 = 4_000_000_000;
 
+/// A refusal that may pass is tried again after this.
+const REFUSED_PAUSE_NS: u64 = 200_000_000;
+
+/// So often may a SEND be refused when everything is well; the disk is tried again every second, so a few are fair.
+const REFUSALS_MAX: u32 = 40;
+
 /// Drawn once for a device.
 #[derive(Clone, Copy, Debug)]
 pub struct Habits {
@@ -65,6 +71,8 @@ pub struct Outgoing {
     pub sent: bool,
     /// Not before.
     pub not_before_ns: u64,
+    /// Refused so often since everything is well.
+    pub refusals: u32,
 }
 
 /// Ways for a SEND to be wrong.
@@ -128,6 +136,8 @@ pub struct Device {
     pub connections: u64,
     /// Answers it got, by success and refusal.
     pub answers: (u64, u64),
+    /// SENDs it gave up because they were refused again and again in good times.
+    pub given_up: u64,
     next_client_seq: u32,
 }
 
@@ -148,6 +158,7 @@ impl Device {
             queue: VecDeque::new(),
             connections: 0,
             answers: (0, 0),
+            given_up: 0,
             next_client_seq: 1,
         }
     }
@@ -235,7 +246,8 @@ impl Device {
                 Told::Sendack { client_seq, reason } => {
                     self.answers.0 += u64::from(*reason == 1);
                     self.answers.1 += u64::from(*reason != 1);
-                    answered(&mut self.queue, *client_seq, *reason, now_ns);
+                    let calm = self.calm;
+                    self.given_up += u64::from(answered(&mut self.queue, *client_seq, *reason, now_ns, calm));
                 }
                 _ => {}
             }
@@ -304,14 +316,20 @@ impl Device {
     }
 }
 
-/// Takes a SENDACK off the queue; a refusal that may pass is tried again.
-fn answered(queue: &mut VecDeque<Outgoing>, client_seq: u32, reason: u8, now_ns: u64) {
-    let Some(at) = queue.iter().position(|outgoing| outgoing.client_seq == client_seq) else { return };
+/// Takes a SENDACK off the queue; a refusal that may pass is tried again. True when it is given up in good times.
+fn answered(queue: &mut VecDeque<Outgoing>, client_seq: u32, reason: u8, now_ns: u64, calm: bool) -> bool {
+    let Some(at) = queue.iter().position(|outgoing| outgoing.client_seq == client_seq) else { return false };
     let passing = matches!(reason, 15 | 22) && queue[at].odd.is_none();
-    if passing {
-        queue[at].sent = false;
-        queue[at].not_before_ns = now_ns + 200_000_000;
-    } else {
+    if !passing {
+        queue.remove(at);
+        return false;
+    }
+    queue[at].sent = false;
+    queue[at].not_before_ns = now_ns + REFUSED_PAUSE_NS;
+    queue[at].refusals += u32::from(calm);
+    let given_up = queue[at].refusals > REFUSALS_MAX;
+    if given_up {
         queue.remove(at);
     }
+    given_up
 }

@@ -154,8 +154,8 @@ impl Plan {
             },
             token_auth: workload.masters || chance.one_in(4),
             offline: if chance.one_in(8) { OfflineMode::Sync } else { OfflineMode::Push },
-            // What is in memory only is lost in a crash, and that is no bug.
-            durability: if faults.crash_every.is_zero() && chance.one_in(8) {
+            // What is in memory only may be lost in a crash or at a flipped bit, and that is no bug.
+            durability: if faults.crash_every.is_zero() && faults.damage_every.is_zero() && chance.one_in(8) {
                 Durability::Memory
             } else {
                 Durability::Fsync

@@ -109,6 +109,20 @@ impl Node {
         instant.0.saturating_add(self.origin_ns)
     }
 
+    /// It runs and leads all of its slots.
+    pub fn is_ready(&self) -> bool {
+        let leads_all = |host: &ShardHost| {
+            let view = host.shard.view();
+            view.slots_led == view.slots_hosted
+        };
+        self.up && self.hosts.iter().all(leads_all)
+    }
+
+    /// A damage that was done on purpose: recovery is to name it.
+    pub fn expect_damage(&mut self, shard: usize, damage: Damage) {
+        self.damages.push((shard, damage));
+    }
+
     /// True when nothing is under way in any shard or disk.
     pub fn is_idle(&self) -> bool {
         self.hosts.iter().all(|host| host.inbox.is_empty()) && self.disks.iter().all(|disk| !disk.is_busy())
@@ -357,7 +371,7 @@ impl World {
             }
             NodeFault::Damage => {
                 if let Some(damage) = self.nodes[index].disks[shard].damage(&mut self.chances.faults) {
-                    self.nodes[index].damages.push((shard, damage));
+                    self.nodes[index].expect_damage(shard, damage);
                     self.damaged = true;
                     self.say(|| format!("shard {shard}: a bit flips, {damage:?}"));
                 }

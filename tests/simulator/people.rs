@@ -40,6 +40,7 @@ impl World {
         if self.plan.token_auth {
             device.token = None;
         }
+        self.say(|| format!("device {index} is of user {user}, flag {flag}: {habits:?}"));
         self.devices.push(device);
         let pause = self.chances.workload.span_ms(1, 300);
         self.after(pause, Action::DeviceTick(index));
@@ -148,6 +149,7 @@ impl World {
             odd,
             sent: false,
             not_before_ns: 0,
+            refusals: 0,
         });
         number
     }
@@ -172,6 +174,7 @@ impl World {
             odd: None,
             sent: false,
             not_before_ns: 0,
+            refusals: 0,
         };
         self.devices[index].enqueue(outgoing);
     }

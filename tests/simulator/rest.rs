@@ -83,6 +83,7 @@ impl World {
                 self.devices.iter().filter(|device| device.uid == uid).count() > self.plan.limits.sessions_per_user_max;
             let retired = (self.backend.is_master(&uid, flag) || crowded) && !seats.insert((uid, flag));
             let device = &mut self.devices[index];
+            let retired = retired || device.retired;
             device.calm = true;
             device.away_until_ns = self.now_ns;
             device.retired = retired;
@@ -172,6 +173,14 @@ impl World {
     fn question(&mut self) -> Result<(), Violation> {
         if let Some(text) = self.unrest() {
             self.judge(Promise::Rest, Err(format!("rest did not last: {text}")));
+        }
+        let given_up = self.devices.iter().filter(|device| device.given_up > 0).count();
+        // A repeat of a message that cannot be read back cannot be compared, so it is refused as long as that lasts.
+        if given_up > 0 && !self.damaged {
+            self.judge(
+                Promise::Endings,
+                Err(format!("{given_up} devices had SENDs refused again and again in good times")),
+            );
         }
         let online = self.who_is_online()?;
         let real = self.really_online();

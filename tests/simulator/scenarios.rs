@@ -12,7 +12,7 @@ const PHONE: u8 = 0;
 const WEB: u8 = 1;
 
 /// All of them by name.
-pub const ALL: [(&str, Script); 18] = [
+pub const ALL: [(&str, Script); 24] = [
     ("two-phones-talk", two_phones_talk),
     ("websocket-and-old-versions", websocket_and_old_versions),
     ("what-came-while-away", what_came_while_away),
@@ -31,6 +31,12 @@ pub const ALL: [(&str, Script); 18] = [
     ("one-io-error", one_io_error),
     ("a-master-ends-the-others", a_master_ends_the_others),
     ("wrong-token", wrong_token),
+    ("a-new-family-is-remembered", a_new_family_is_remembered),
+    ("a-shard-full-of-sessions", a_shard_full_of_sessions),
+    ("too-fast-is-refused", too_fast_is_refused),
+    ("damage-is-named", damage_is_named),
+    ("history-is-bounded", history_is_bounded),
+    ("the-largest-message", the_largest_message),
 ];
 
 fn pair(stage: &mut Stage) -> Done<(usize, usize)> {
@@ -311,5 +317,141 @@ fn wrong_token(stage: &mut Stage) -> Done {
     })?;
     stage.until("the token is stored", |world| world.devices[ana].token.is_some())?;
     stage.connect(ana)?;
+    stage.conclude()
+}
+
+fn a_new_family_is_remembered(stage: &mut Stage) -> Done {
+    // A sender whose shard holds the pair's log, and is not that of bo's home: one is fast and the other slow.
+    let sender = (0..100).map(|n| format!("ana-{n}")).find(|name| {
+        stage.world.uids = vec![name.clone(), "bo".to_owned()];
+        stage.world.home_shard(ANA) != stage.world.home_shard(BO)
+            && stage.world.log_shard(ANA, BO) == stage.world.home_shard(ANA)
+    });
+    stage.begin(&[&sender.unwrap_or_default(), "bo"])?;
+    let ana = stage.device(ANA, PHONE);
+    let phone = stage.device(BO, PHONE);
+    let browser = stage.device(BO, WEB);
+    for sender in [ana, phone] {
+        stage.connect(sender)?;
+    }
+    let first = stage.send(ana, BO);
+    stage.sees(phone, first)?;
+    stage.wait(100)?;
+    let home = stage.world.home_shard(BO);
+    stage.world.nodes[0].slow[home] = true;
+    stage.world.trouble_begins();
+    stage.connect(browser)?;
+    let second = stage.send(ana, BO);
+    // Until the message is on disk where its log is; if that is the slow disk too, the family is there before it.
+    stage.until("the message is answered", |world| world.is_accepted(second))?;
+    stage.leave(browser)?;
+    stage.world.nodes[0].slow[home] = false;
+    stage.world.trouble_ends();
+    stage.crash()?;
+    stage.world.client_closes(phone, 0);
+    stage.connect(phone)?;
+    stage.sees(phone, second)?;
+    stage.wait(100)?;
+    stage.connect(browser)?;
+    stage.sees(browser, second)?;
+    stage.world.client_closes(ana, 0);
+    stage.conclude()
+}
+
+fn a_shard_full_of_sessions(stage: &mut Stage) -> Done {
+    stage.limits(|limits| limits.sessions_max = 2);
+    stage.begin(&["ana", "bo"])?;
+    stage.world.plan.shards = 2;
+    let flags = [0, 1, 2];
+    let devices: Vec<_> = [ANA, BO].into_iter().flat_map(|user| flags.map(|flag| (user, flag))).collect();
+    let devices: Vec<_> = devices.into_iter().map(|(user, flag)| stage.device(user, flag)).collect();
+    for device in &devices {
+        stage.world.connect(*device);
+        stage.wait(100)?;
+    }
+    stage.expect("not more than there is room for", |world| {
+        world.devices.iter().filter(|device| device.is_live()).count() <= 4
+    })?;
+    stage
+        .expect("and those are served", |world| world.devices.iter().filter(|device| device.is_live()).count() >= 2)?;
+    for device in &devices[2..] {
+        stage.world.client_closes(*device, 0);
+        stage.world.devices[*device].retired = true;
+    }
+    stage.wait(1_000)?;
+    stage.conclude()
+}
+
+fn too_fast_is_refused(stage: &mut Stage) -> Done {
+    stage.limits(|limits| limits.sends_per_second = 5);
+    let (ana, bo) = pair(stage)?;
+    stage.world.plan.workload.send_window = 20;
+    let numbers: Vec<_> = (0..20).map(|_| stage.send(ana, BO)).collect();
+    stage.wait(400)?;
+    stage.expect("some are refused", |world| world.devices[ana].answers.1 > 0)?;
+    for number in numbers {
+        stage.sees(bo, number)?;
+    }
+    stage.conclude()
+}
+
+fn fill_segments(stage: &mut Stage, device: usize, to: usize, count: u32) -> Done {
+    for _ in 0..count {
+        for _ in 0..8 {
+            stage.world.send(device, to, Kind::Stored, 3_000, None);
+        }
+        stage.answered(device)?;
+    }
+    Ok(())
+}
+
+fn damage_is_named(stage: &mut Stage) -> Done {
+    stage.limits(|limits| limits.replay_bytes_max = 8 << 20);
+    let (ana, bo) = pair(stage)?;
+    fill_segments(stage, ana, BO, 10)?;
+    for shard in 0..2 {
+        let chance = &mut stage.world.chances.faults;
+        if let Some(damage) = stage.world.nodes[0].disks[shard].damage(chance) {
+            stage.world.nodes[0].expect_damage(shard, damage);
+        }
+    }
+    stage.crash()?;
+    stage
+        .expect("recovery names the damage and goes on once it is mended", |world| world.nodes[0].damages_named > 0)?;
+    stage.world.client_closes(ana, 0);
+    stage.world.client_closes(bo, 0);
+    stage.conclude()
+}
+
+fn history_is_bounded(stage: &mut Stage) -> Done {
+    stage.world.plan.retention.bytes = 3 * 64 << 10;
+    stage.limits(|limits| limits.replay_bytes_max = 64 << 10);
+    let (ana, bo) = pair(stage)?;
+    fill_segments(stage, ana, BO, 25)?;
+    stage.wait(3_000)?;
+    stage.expect("old segments are gone", |world| world.nodes[0].disks.iter().any(|disk| disk.trimmed > 0))?;
+    let log = stage.world.read_log(ANA, BO)?;
+    if log.first().is_none_or(|(seq, ..)| *seq == 1) {
+        return stage.fail("the oldest messages are gone, the newest are there");
+    }
+    let last = stage.send(ana, BO);
+    stage.sees(bo, last)?;
+    stage.crash()?;
+    stage.world.client_closes(ana, 0);
+    stage.world.client_closes(bo, 0);
+    stage.conclude()
+}
+
+fn the_largest_message(stage: &mut Stage) -> Done {
+    stage.begin(&["ana", "bo"])?;
+    let ana = stage.device(ANA, PHONE);
+    let bo = stage.device(BO, PHONE);
+    stage.world.devices[bo].habits.transport = Transport::WebSocket;
+    stage.connect(ana)?;
+    stage.connect(bo)?;
+    for (from, to, other) in [(ana, BO, bo), (bo, ANA, ana)] {
+        let number = stage.world.send(from, to, Kind::Stored, jindou::limits::PAYLOAD_BYTES_MAX, None);
+        stage.sees(other, number)?;
+    }
     stage.conclude()
 }

@@ -35,7 +35,7 @@ impl Stage {
         Stage { world }
     }
 
-    /// Changes bounds before the beginning.
+    /// Changes bounds before the beginning; the shards take them with them.
     pub fn limits(&mut self, change: impl FnOnce(&mut Limits)) {
         change(&mut self.world.plan.limits);
     }
@@ -138,14 +138,14 @@ impl Stage {
     /// Cuts the power; the node is back when this returns.
     pub fn crash(&mut self) -> Done {
         self.world.crash_node(0);
-        self.until("the node is back", |world| world.nodes[0].up)
+        self.until("the node is back", |world| world.nodes[0].is_ready())
     }
 
     /// Stops the node in order; it is back when this returns.
     pub fn restart(&mut self) -> Done {
         self.world.stop_node(0);
         self.until("the node is down", |world| !world.nodes[0].up)?;
-        self.until("the node is back", |world| world.nodes[0].up)
+        self.until("the node is back", |world| world.nodes[0].is_ready())
     }
 
     /// Everybody connects, everything comes to rest, and the last questions are asked.

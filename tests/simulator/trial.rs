@@ -19,10 +19,7 @@ pub fn quiet_panics() {
         let text = info.payload().downcast_ref::<String>().cloned();
         let text = text.or_else(|| info.payload().downcast_ref::<&str>().map(|text| (*text).to_owned()));
         let place = info.location().map_or(String::new(), |at| format!("{}:{}", at.file(), at.line()));
-        let mut text = format!("{} at {place}", text.unwrap_or_default());
-        if std::env::var_os("RUST_BACKTRACE").is_some() {
-            text += &format!("\n{}", std::backtrace::Backtrace::force_capture());
-        }
+        let text = format!("{} at {place}", text.unwrap_or_default());
         if let Ok(mut last) = LAST_PANIC.lock() {
             *last = text;
         }

@@ -10,7 +10,7 @@ use crate::ledger::{LogKey, Number};
 /// Sightings so far.
 pub struct Once {
     dedupe_window: usize,
-    by_device: BTreeMap<usize, BTreeSet<i64>>,
+    by_device: BTreeMap<usize, BTreeSet<(i64, Number)>>,
     places: BTreeMap<(LogKey, Number), (i64, u32)>,
 }
 
@@ -22,12 +22,12 @@ impl Once {
 
     /// Whether the device has not seen the id before.
     pub fn is_first(&self, seen: &Seen) -> bool {
-        !self.by_device.get(&seen.device).is_some_and(|ids| ids.contains(&seen.message_id))
+        !self.by_device.get(&seen.device).is_some_and(|ids| ids.contains(&(seen.message_id, seen.number)))
     }
 
     /// A device took a RECV.
     pub fn seen(&mut self, seen: &Seen) -> Result<(), String> {
-        let again = !self.by_device.entry(seen.device).or_default().insert(seen.message_id);
+        let again = !self.by_device.entry(seen.device).or_default().insert((seen.message_id, seen.number));
         if again && seen.seq == 0 {
             return Err(format!("device {} got the transient message {} twice", seen.device, seen.number));
         }
