@@ -135,7 +135,11 @@ impl Disk {
             Request::Write(write) => {
                 assert!(self.writing.is_none(), "one journal write at a time");
                 let block = self.geometry.block_bytes as usize;
-                assert!(write.offset as usize % block == 0, "journal write at {} is not aligned", write.offset);
+                assert!(
+                    (write.offset as usize).is_multiple_of(block),
+                    "journal write at {} is not aligned",
+                    write.offset
+                );
                 assert!(!write.bytes.is_empty(), "journal write of nothing");
                 assert!(write.bytes.len() % block == 0, "journal write of {} bytes", write.bytes.len());
                 let segment = self.segments.get(&write.segment);

@@ -214,7 +214,7 @@ impl World {
         let connection = self.connections.len();
         self.connections.push(Connection::new(Some(index), node, 0, transport));
         let latency_ns = self.client_latency_ns();
-        let at_ns = self.connections[connection].to_server(self.now_ns, latency_ns);
+        let at_ns = self.connections[connection].arrives_at_server(self.now_ns, latency_ns);
         self.at(at_ns, Action::Accept(connection));
         let plain = self.plan.network.plain;
         let bytes = self.devices[index].opened(connection, self.now_ns, plain, &mut self.chances.workload);
@@ -233,7 +233,7 @@ impl World {
         }
         for piece in network::pieces(bytes, self.plan.network.split, &mut self.chances.network) {
             let latency_ns = self.client_latency_ns();
-            let at_ns = self.connections[index].to_server(self.now_ns, latency_ns);
+            let at_ns = self.connections[index].arrives_at_server(self.now_ns, latency_ns);
             self.at(at_ns, Action::ToServer(index, piece));
         }
     }
@@ -251,7 +251,7 @@ impl World {
         let connection = &mut self.connections[index];
         if connection.client_open {
             connection.client_open = false;
-            let at_ns = connection.to_server(self.now_ns, latency_ns);
+            let at_ns = connection.arrives_at_server(self.now_ns, latency_ns);
             self.at(at_ns, Action::ToServerEnd(index));
         }
     }
@@ -434,7 +434,7 @@ impl World {
         let index = self.connections.len();
         self.connections.push(Connection::new(None, 0, 0, transport));
         let latency_ns = self.client_latency_ns();
-        let at_ns = self.connections[index].to_server(self.now_ns, latency_ns);
+        let at_ns = self.connections[index].arrives_at_server(self.now_ns, latency_ns);
         self.at(at_ns, Action::Accept(index));
         self.connections[index].opened_ns = self.now_ns;
         self.towards_server(index, bytes);

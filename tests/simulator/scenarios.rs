@@ -424,7 +424,7 @@ fn damage_is_named(stage: &mut Stage) -> Done {
 }
 
 fn history_is_bounded(stage: &mut Stage) -> Done {
-    stage.world.plan.retention.bytes = 3 * 64 << 10;
+    stage.world.plan.retention.bytes = (3 * 64) << 10;
     stage.limits(|limits| limits.replay_bytes_max = 64 << 10);
     let (ana, bo) = pair(stage)?;
     fill_segments(stage, ana, BO, 25)?;
