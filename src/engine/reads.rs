@@ -10,6 +10,7 @@
 //! ```
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::RangeInclusive;
 
 use bytes::Bytes;
 
@@ -58,13 +59,27 @@ pub struct RangeRead {
     pub purpose: Purpose,
     /// Messages that could not be read back.
     pub damaged: u64,
-    /// How often the disk has refused to read for it.
-    pub faults: u8,
+    /// Times the disk has refused this range in a row.
+    pub refusals: u8,
 }
 
-/// How often a range is tried again when the disk says no, before its messages count as gone: a disk that stutters must not
-/// cost a message.
-const FAULTS_MAX: u8 = 8;
+impl RangeRead {
+    /// A range of a channel, named by its slot and its index there. One for a session stops after one trip to the disk.
+    #[must_use]
+    pub fn new((slot, channel): (SlotId, u32), range: RangeInclusive<u32>, purpose: Purpose) -> RangeRead {
+        RangeRead {
+            slot,
+            channel,
+            next: *range.start(),
+            until: *range.end(),
+            messages: Vec::new(),
+            one_trip: matches!(purpose, Purpose::Fetch(_)),
+            purpose,
+            damaged: 0,
+            refusals: 0,
+        }
+    }
+}
 
 /// One trip to the disk.
 #[derive(Debug)]
@@ -85,9 +100,15 @@ pub enum Progress {
     Waiting,
 }
 
+/// The disk may refuse a range so often in a row, a sweep apart, before its messages count as damaged: one bad moment must
+/// not make a device pass over what it was promised.
+const REFUSALS_MAX: u8 = 10;
+
 /// Reads under way and waiting.
 #[derive(Debug, Default)]
 pub struct Reads {
+    /// Refused by the disk; they wait for the next sweep.
+    refused: Vec<RangeRead>,
     trips: BTreeMap<u64, Trip>,
     queue: VecDeque<RangeRead>,
     next_ticket: u64,
@@ -97,12 +118,17 @@ impl Reads {
     /// Ranges that wait for a turn or for the disk.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.trips.len() + self.queue.len()
+        self.trips.len() + self.queue.len() + self.refused.len()
     }
 
     /// A range that waits for its turn.
     pub fn queue(&mut self, range: RangeRead) {
         self.queue.push_back(range);
+    }
+
+    /// Ranges that the disk refused are tried again from now on.
+    pub fn retry_refused(&mut self) {
+        self.queue.extend(self.refused.drain(..));
     }
 
     /// A queued range whose turn has come.
@@ -181,8 +207,7 @@ impl Reads {
         self.trips.get(&ticket).map(|trip| (trip.range.slot, trip.range.channel))
     }
 
-    /// The disk has answered: takes what is good; what is not is gone and counted. Nothing unchecked is ever served. `None` when the
-    /// range waits for another try.
+    /// The disk has answered: takes what is good; what is not is gone and counted. Nothing unchecked is ever served.
     pub fn handle_done(
         &mut self,
         ticket: u64,
@@ -191,11 +216,12 @@ impl Reads {
         channel: &Channel,
     ) -> Option<RangeRead> {
         let Trip { mut range, base, last } = self.trips.remove(&ticket)?;
-        if result.is_err() && range.faults < FAULTS_MAX {
-            range.faults += 1;
-            self.queue.push_back(range);
+        if result.is_err() && range.refusals < REFUSALS_MAX {
+            range.refusals += 1;
+            self.refused.push(range);
             return None;
         }
+        range.refusals = 0;
         for seq in range.next..=last {
             range.next = seq + 1;
             // Retention may have taken it while the disk was busy.
@@ -224,7 +250,7 @@ fn belongs(message: &StoredMessage, key: &ChannelKey) -> bool {
         ChannelKind::Pair => {
             (message.from() == first && message.to() == second) || (message.from() == second && message.to() == first)
         }
-        ChannelKind::Command => true,
+        ChannelKind::Command => message.to() == first || message.from() == first,
     }
 }
 

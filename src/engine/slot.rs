@@ -534,7 +534,7 @@ impl Slot {
             Appended::Stored(seq) => {
                 self.messages += 1;
                 around.out.counters.messages_stored += 1;
-                around.recent.push(self.id, index, message.bytes().len());
+                around.recent.push(self.id, index, message.bytes().len(), position);
                 submitted(committed, origin, (message.message_id(), seq), around.out);
                 if self.led {
                     self.announce(index, Some(message), around);
@@ -686,9 +686,9 @@ impl Slot {
 
     // ---- bodies ----
 
-    /// Forgets the oldest body of a channel; returns its size.
-    pub fn evict_oldest(&mut self, channel: u32) -> usize {
-        self.channels[channel as usize].channel.evict_oldest()
+    /// Forgets the oldest body of a channel.
+    pub fn evict_oldest(&mut self, channel: u32) {
+        self.messages -= self.channels[channel as usize].channel.evict_oldest() as u64;
     }
 
     /// Drops what lies in journal segments that are gone.
@@ -737,11 +737,13 @@ fn answer_repeat(
     }
 }
 
-/// Answers a repeat whose first body was read back from the disk, where it lay committed.
+/// Answers a repeat whose first body was read back from the disk, where it lay committed. When the body is gone (retention, or
+/// damage that was reported) the fingerprint still proves that it was stored: the answer names its position, and no id.
 pub fn answer_checked_repeat(check: &RepeatCheck, first: Option<&StoredMessage>, out: &mut Outbox) {
+    let proof = Committed(());
     match first {
-        Some(first) => answer_repeat(&Committed(()), check.origin, (first, check.seq), &check.message, out),
-        None => refuse(check.origin, Reason::SystemError, out),
+        Some(first) => answer_repeat(&proof, check.origin, (first, check.seq), &check.message, out),
+        None => submitted(&proof, check.origin, (0, check.seq), out),
     }
 }
 
