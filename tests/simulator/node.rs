@@ -420,6 +420,7 @@ impl World {
         self.say(|| format!("node {index} crashes"));
         self.nodes[index].ends.0 += 1;
         self.checkers.order.crashed = true;
+        self.checkers.order.gaps = self.damaged || self.plan.forgets();
         self.end_node(index, wounds);
         for disk in &mut self.nodes[index].disks {
             if self.sabotage == Some(Sabotage::LoseSegment) {

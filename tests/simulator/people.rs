@@ -379,7 +379,7 @@ impl World {
                     };
                     self.judge(Promise::Once, verdict);
                 }
-                self.checkers.seen(&seen);
+                self.receipts += u64::from(self.checkers.seen(&seen));
             }
             Err(text) => self.judge(Promise::Intact, Err(format!("device {device}: {text}"))),
         }

@@ -155,8 +155,8 @@ impl Checkers {
         self.placed(at_ns, log, number, message_id, seq);
     }
 
-    /// A device took a RECV.
-    pub fn seen(&mut self, seen: &Seen) {
+    /// A device took a RECV. True when it had not seen it before.
+    pub fn seen(&mut self, seen: &Seen) -> bool {
         let first = self.once.is_first(seen);
         if seen.seq != 0 && first && !seen.own {
             let verdict = self.order.first_sight(seen);
@@ -165,6 +165,7 @@ impl Checkers {
         let verdict = self.once.seen(seen);
         self.judge(Promise::Once, seen.at_ns, verdict);
         self.placed(seen.at_ns, seen.log, seen.number, seen.message_id, seen.seq);
+        first
     }
 
     /// A log was read: the whole of it, ascending.

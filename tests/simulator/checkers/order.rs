@@ -19,6 +19,9 @@ pub struct Order {
     /// A node has crashed. A new family begins where the user's furthest device is, and a crash may set that back: then it
     /// also gets what is older than its beginning, though it was not promised to it.
     pub crashed: bool,
+    /// History is dropped by plan, or was damaged: what a device passed over because it was gone may be back after a crash
+    /// (a segment whose removal was not on disk, a bit that was mended).
+    pub gaps: bool,
 }
 
 impl Order {
@@ -26,7 +29,7 @@ impl Order {
     pub fn first_sight(&mut self, seen: &Seen) -> Result<(), String> {
         let fresh = Span { lowest: seen.seq, highest: 0 };
         let span = self.spans.entry((seen.device, seen.seat, seen.log)).or_insert(fresh);
-        if self.crashed && seen.seq < span.lowest {
+        if self.crashed && (self.gaps || seen.seq < span.lowest) {
             return Ok(());
         }
         if seen.seq <= span.highest {
