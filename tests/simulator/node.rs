@@ -320,7 +320,11 @@ impl World {
         if node.life != life {
             return;
         }
+        let what = format!("{request:.100?}");
         let event = node.disks[host.shard].complete(request, &mut self.chances.disk);
+        if let Event::ReadDone { result: Err(fault), .. } = &event {
+            self.say(|| format!("shard {}: {what} fails: {fault:?}", host.shard));
+        }
         self.trace.record(self.now_ns, "disk", host.shard as u64, &[]);
         self.happen(host, event);
     }
