@@ -10,6 +10,7 @@
 //! ```
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::RangeInclusive;
 
 use bytes::Bytes;
 
@@ -19,6 +20,7 @@ use super::event::DiskFault;
 use super::slot::RepeatCheck;
 use crate::format::frame::Fetch;
 use crate::format::message::{BadMessage, MESSAGE_BYTES_MAX, StoredMessage};
+use crate::format::record::Position;
 use crate::ids::{ChannelKey, ChannelKind, SlotId};
 use crate::limits::Limits;
 
@@ -57,6 +59,26 @@ pub struct RangeRead {
     pub purpose: Purpose,
     /// Messages that could not be read back.
     pub damaged: u64,
+    /// Times the disk has refused to read for this range.
+    pub refusals: u8,
+}
+
+impl RangeRead {
+    /// A range of a channel, named by its slot and its index there. One for a session stops after one trip to the disk.
+    #[must_use]
+    pub fn new((slot, channel): (SlotId, u32), range: RangeInclusive<u32>, purpose: Purpose) -> RangeRead {
+        RangeRead {
+            slot,
+            channel,
+            next: *range.start(),
+            until: *range.end(),
+            messages: Vec::new(),
+            one_trip: matches!(purpose, Purpose::Fetch(_)),
+            purpose,
+            damaged: 0,
+            refusals: 0,
+        }
+    }
 }
 
 /// One trip to the disk.
@@ -78,9 +100,18 @@ pub enum Progress {
     Waiting,
 }
 
+/// The disk may refuse a session's range so often in a row, a sweep apart, before its messages count as damaged: one bad moment
+/// must not make a device pass over what it was promised, one bad sector must not hold back everything after it.
+const FETCH_REFUSALS_MAX: u8 = 10;
+
+/// Somebody waits for the answer to the other ranges: after so many refusals in all they get what could be read.
+const ANSWER_REFUSALS_MAX: u8 = 3;
+
 /// Reads under way and waiting.
 #[derive(Debug, Default)]
 pub struct Reads {
+    /// Refused by the disk; they wait for the next sweep.
+    refused: Vec<RangeRead>,
     trips: BTreeMap<u64, Trip>,
     queue: VecDeque<RangeRead>,
     next_ticket: u64,
@@ -90,7 +121,7 @@ impl Reads {
     /// Ranges that wait for a turn or for the disk.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.trips.len() + self.queue.len()
+        self.trips.len() + self.queue.len() + self.refused.len()
     }
 
     /// A range that waits for its turn.
@@ -98,16 +129,23 @@ impl Reads {
         self.queue.push_back(range);
     }
 
+    /// Ranges that the disk refused are tried again from now on.
+    pub fn retry_refused(&mut self) {
+        self.queue.extend(self.refused.drain(..));
+    }
+
     /// A queued range whose turn has come.
     pub fn take_queued(&mut self, limits: &Limits) -> Option<RangeRead> {
         if self.trips.len() < limits.reads_max { self.queue.pop_front() } else { None }
     }
 
-    /// Goes on with a range as far as memory allows, then asks the disk.
+    /// Goes on with a range as far as memory allows, then asks the disk. What is not before `written_end` is not on disk yet
+    /// (durability in memory runs ahead of it): that waits for a later turn.
     pub fn advance(
         &mut self,
         mut range: RangeRead,
         channel: &Channel,
+        written_end: Position,
         limits: &Limits,
         effects: &mut Effects,
     ) -> Progress {
@@ -124,15 +162,23 @@ impl Reads {
         if range.next > range.until || enough {
             return Progress::Done(range);
         }
-        if self.trips.len() >= limits.reads_max {
+        let unwritten = channel.position(range.next).is_some_and(|position| position >= written_end);
+        if unwritten || self.trips.len() >= limits.reads_max {
             self.queue.push_back(range);
             return Progress::Waiting;
         }
-        self.ask(range, channel, limits, effects);
+        self.ask(range, channel, written_end, limits, effects);
         Progress::Waiting
     }
 
-    fn ask(&mut self, range: RangeRead, channel: &Channel, limits: &Limits, effects: &mut Effects) {
+    fn ask(
+        &mut self,
+        range: RangeRead,
+        channel: &Channel,
+        written_end: Position,
+        limits: &Limits,
+        effects: &mut Effects,
+    ) {
         let first = channel.position(range.next).expect("the range was cut to what is readable");
         let mut last = range.next;
         let mut end = first.offset;
@@ -141,7 +187,8 @@ impl Reads {
                 break;
             };
             let near = position.offset.saturating_sub(first.offset) <= limits.fetch_bytes_max;
-            if position.segment != first.segment || !near || channel.recent(last + 1).is_some() {
+            let there = position.segment == first.segment && position < written_end;
+            if !there || !near || channel.recent(last + 1).is_some() {
                 break;
             }
             last += 1;
@@ -172,6 +219,14 @@ impl Reads {
         channel: &Channel,
     ) -> Option<RangeRead> {
         let Trip { mut range, base, last } = self.trips.remove(&ticket)?;
+        if result.is_err() {
+            range.refusals = range.refusals.saturating_add(1);
+            let fetch = matches!(range.purpose, Purpose::Fetch(_));
+            if range.refusals < if fetch { FETCH_REFUSALS_MAX } else { ANSWER_REFUSALS_MAX } {
+                self.refused.push(range);
+                return None;
+            }
+        }
         for seq in range.next..=last {
             range.next = seq + 1;
             // Retention may have taken it while the disk was busy.
@@ -200,7 +255,7 @@ fn belongs(message: &StoredMessage, key: &ChannelKey) -> bool {
         ChannelKind::Pair => {
             (message.from() == first && message.to() == second) || (message.from() == second && message.to() == first)
         }
-        ChannelKind::Command => true,
+        ChannelKind::Command => message.to() == first || message.from() == first,
     }
 }
 

@@ -276,7 +276,8 @@ impl Loop {
                     self.events.push(Event::Frames { from, frames });
                 }
                 MeshMessage::HandOver(parcel) => {
-                    self.gateway.arrive(*parcel, &mut self.events, self.clock, &mut self.stages);
+                    let now = self.clock.nanos();
+                    self.gateway.arrive(*parcel, &mut self.events, now);
                 }
                 MeshMessage::Api { request, reply } => {
                     if self.tickets.len() >= self.api_requests_max {

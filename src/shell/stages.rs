@@ -15,9 +15,10 @@ use crate::ids::ShardId;
 /// A timed part of a message's way through one shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// Kernel: submit what the last turn queued and reap what has arrived, per turn that reaped something.
+    /// Kernel: submit what the last turn queued and reap what has arrived, per turn that reaped something. The kernel
+    /// writes to sockets and copies from them in here.
     Read,
-    /// Bytes of one read to packets, deciphered.
+    /// All bytes read in one turn to packets, deciphered.
     Decode,
     /// One step of the engine.
     Step,

@@ -88,7 +88,6 @@ struct Desk {
     /// Packets that came behind a CONNECT, for the step after the one that decided about it.
     held_back: Vec<Event>,
     path_sample: Option<PathSample>,
-    decode_timed: bool,
     counters: ShellCounters,
 }
 
@@ -131,7 +130,6 @@ impl Gateway {
                 read_fresh: Vec::new(),
                 held_back: Vec::new(),
                 path_sample: None,
-                decode_timed: false,
                 counters: ShellCounters::default(),
             },
             secrets: Secrets::from_kernel().map_err(|error| format!("/dev/urandom cannot be read: {error}"))?,
@@ -164,14 +162,15 @@ impl Gateway {
         let began = clock.nanos();
         let before = events.len();
         events.append(&mut self.desk.held_back);
-        self.desk.decode_timed = false;
         let desk = &mut self.desk;
         let write_sample = &mut self.write_sample;
         let mut decode_nanos = 0;
         let handled = self.ring.turn(&mut |event| {
             match event {
                 RingEvent::Received { token, bytes } => {
-                    decode_nanos += desk.received(token, bytes, events, clock, began, stages);
+                    let decoding = clock.nanos();
+                    desk.received(token, bytes, events, began);
+                    decode_nanos += clock.nanos() - decoding;
                 }
                 RingEvent::Sent { token } => {
                     if let Some((_, since)) = write_sample.take_if(|(sampled, _)| *sampled == token) {
@@ -189,6 +188,9 @@ impl Gateway {
         });
         if handled {
             stages.record(Timed::Read, (clock.nanos() - began).saturating_sub(decode_nanos));
+        }
+        if decode_nanos > 0 {
+            stages.record(Timed::Decode, decode_nanos);
         }
         self.write_replies();
         self.pack_departures();
@@ -250,7 +252,7 @@ impl Gateway {
     }
 
     /// Takes a connection in that another shard has handed over. It counts here from now on; over the total it is closed.
-    pub fn arrive(&mut self, parcel: HandOver, events: &mut Vec<Event>, clock: Clock, stages: &mut Stages) {
+    pub fn arrive(&mut self, parcel: HandOver, events: &mut Vec<Event>, now_nanos: u64) {
         if self.ring.len() >= self.desk.limits.sessions_max {
             self.desk.counters.refused_by_total += 1;
             return;
@@ -264,7 +266,7 @@ impl Gateway {
         events.push(Event::Packet { session, packet: ClientPacket::Connect(connect) });
         events.extend(packets.into_iter().map(|packet| Event::Packet { session, packet }));
         if !bytes.is_empty() {
-            self.desk.received(token, &bytes, events, clock, clock.nanos(), stages);
+            self.desk.received(token, &bytes, events, now_nanos);
             self.write_replies();
         }
         self.ring.read_on(token);
@@ -445,26 +447,8 @@ impl Desk {
         }
     }
 
-    /// Turns bytes into events; gives the time it took when it was measured.
-    fn received(
-        &mut self,
-        token: Token,
-        bytes: &[u8],
-        events: &mut Vec<Event>,
-        clock: Clock,
-        read_nanos: u64,
-        stages: &mut Stages,
-    ) -> u64 {
-        let began = (!self.decode_timed).then(|| clock.nanos());
-        self.decode(token, bytes, events, read_nanos);
-        let Some(began) = began else { return 0 };
-        self.decode_timed = true;
-        let nanos = clock.nanos() - began;
-        stages.record(Timed::Decode, nanos);
-        nanos
-    }
-
-    fn decode(&mut self, token: Token, bytes: &[u8], events: &mut Vec<Event>, read_nanos: u64) {
+    /// Turns bytes into events.
+    fn received(&mut self, token: Token, bytes: &[u8], events: &mut Vec<Event>, read_nanos: u64) {
         let Some(Some(connection)) = self.connections.get_mut(token.index as usize) else { return };
         match connection.stage {
             Stage::Deaf => return,

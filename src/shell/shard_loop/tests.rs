@@ -344,3 +344,38 @@ fn a_panic_in_a_shard_ends_the_process() {
     let said = String::from_utf8_lossy(&child.stderr);
     assert!(said.contains("jindou: shard 3 has failed"), "{said}");
 }
+
+/// With a preempt timer far below the fifty milliseconds that are safe, glommio parks with a runnable task again and again. The beat
+/// ends each of these parks, because the bell always has a reader in the kernel.
+#[test]
+fn the_beat_ends_a_park_with_runnable_tasks() {
+    let endpoint = build_mesh(1).unwrap().remove(0);
+    let metronome = Metronome::start(endpoint.sender.clone()).unwrap();
+    let watch = metronome.watch();
+    let stuck = std::thread::spawn(move || {
+        let began = Instant::now();
+        let executor = loop {
+            let builder = glommio::LocalExecutorBuilder::new(glommio::Placement::Unbound)
+                .io_memory(64 << 10)
+                .preempt_timer(Duration::from_micros(20));
+            match builder.make() {
+                Ok(executor) => break executor,
+                Err(error) => assert!(began.elapsed() < PATIENCE, "no executor: {error}"),
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        executor.run(async move {
+            let bell = glommio::spawn_local(listen_to_bell(endpoint.doorbell.raw(), Rc::default()));
+            while began.elapsed() < Duration::from_secs(4) {
+                endpoint.doorbell.count_turn();
+                while endpoint.inbox.try_recv().is_ok() {}
+                glommio::executor().yield_task_queue_now().await;
+            }
+            bell.cancel().await;
+        });
+    });
+    stuck.join().unwrap();
+    let longest = watch.longest(ShardId(0));
+    assert!(longest > Duration::ZERO, "the executor never parked wrongly: nothing was tested");
+    assert!(longest < Duration::from_secs(1), "parked for {longest:?} in spite of the beat");
+}

@@ -1,6 +1,6 @@
 //! The ring against real loopback sockets. Every wait has an end.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -25,6 +25,8 @@ struct Rig {
     ring: SocketRing,
     bell: OwnedFd,
     address: SocketAddr,
+    /// Seen and not looked at yet.
+    seen: VecDeque<Seen>,
 }
 
 fn eventfd() -> OwnedFd {
@@ -54,7 +56,7 @@ impl Rig {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         assert_eq!(ring.listen(listener.into()).unwrap(), 0);
-        Rig { ring, bell, address }
+        Rig { ring, bell, address, seen: VecDeque::new() }
     }
 
     fn turn(&mut self) -> Vec<Seen> {
@@ -83,12 +85,14 @@ impl Rig {
     fn until<T>(&mut self, what: &str, mut found: impl FnMut(Seen) -> Option<T>) -> T {
         let began = Instant::now();
         loop {
-            assert!(began.elapsed() < PATIENCE, "waited in vain for {what}");
-            for seen in self.turn() {
+            while let Some(seen) = self.seen.pop_front() {
                 if let Some(value) = found(seen) {
                     return value;
                 }
             }
+            assert!(began.elapsed() < PATIENCE, "waited in vain for {what}");
+            let seen = self.turn();
+            self.seen.extend(seen);
         }
     }
 
