@@ -4,6 +4,7 @@
 
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)] // Not pure: see .ci/clippy.toml.
 
+mod frames;
 mod journal;
 mod machines;
 mod one_shard;
@@ -12,5 +13,5 @@ mod step;
 
 use criterion::{criterion_group, criterion_main};
 
-criterion_group!(all, packets::benches, machines::benches, journal::benches, step::benches);
+criterion_group!(all, packets::benches, frames::benches, machines::benches, journal::benches, step::benches);
 criterion_main!(all);

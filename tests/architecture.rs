@@ -138,12 +138,13 @@ pub mod tables {
     pub const FUNCTION_LINES_MAX: usize = 70;
     /// Folders above a file, `src` counted.
     pub const FOLDER_DEPTH_MAX: usize = 3;
-    /// Code lines of the shell per hundred of the engine. The design's aim is 35.
-    pub const SHELL_PERCENT_OF_ENGINE_MAX: usize = 100;
-    /// `expect` per thousand code lines of the pure units.
-    pub const EXPECTS_PER_KLOC_MAX: usize = 8;
+    /// Code lines of the shell per hundred of the engine. The design's aim is 35; the socket ring and the HTTP API, which it did
+    /// not count on, are what is above.
+    pub const SHELL_PERCENT_OF_ENGINE_MAX: usize = 96;
+    /// `expect` per thousand code lines of the pure units. The aim is 2.
+    pub const EXPECTS_PER_KLOC_MAX: usize = 4;
     /// Asserts per hundred functions of the engine; this one may only go up. The design's aim is 200 in its machines.
-    pub const ASSERTS_PER_HUNDRED_FUNCTIONS_MIN: usize = 15;
+    pub const ASSERTS_PER_HUNDRED_FUNCTIONS_MIN: usize = 16;
     /// Where `unsafe` may stand: the shell, and the counting allocator of one test.
     pub const UNSAFE_ALLOWED: &[&str] = &["src/shell/", "tests/allocations.rs"];
     /// A `// SAFETY:` must begin within so many lines above its `unsafe`.

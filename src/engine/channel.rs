@@ -173,6 +173,8 @@ pub struct Channel {
     index: Index,
     window: Window,
     recent: VecDeque<StoredMessage>,
+    /// Journal segments below this one are gone.
+    first_segment: u32,
     /// Every member's home covers the channel up to here.
     announced_seq: u32,
 }
@@ -251,20 +253,26 @@ impl Channel {
         self.recent.get(seq.checked_sub(first)? as usize)
     }
 
-    /// Forgets the oldest body in memory; returns its size.
+    /// Forgets the oldest body in memory. Returns how many messages are gone for good with it: one whose place in the journal
+    /// was given up while it was still in memory.
     pub fn evict_oldest(&mut self) -> usize {
-        let evicted = self.recent.pop_front();
+        self.recent.pop_front();
         if self.recent.is_empty() {
             // An empty queue must not hold on to the memory of a busy past.
             self.recent = VecDeque::new();
         }
-        evicted.map_or(0, |message| message.bytes().len())
+        self.drop_unreadable()
     }
 
-    /// Drops what lies in segments below `segment`; returns how many messages that were.
+    /// Drops what lies in segments below `segment` and is not in memory either; returns how many messages that were.
     pub fn drop_below(&mut self, segment: u32) -> usize {
+        self.first_segment = self.first_segment.max(segment);
+        self.drop_unreadable()
+    }
+
+    fn drop_unreadable(&mut self) -> usize {
         let mut dropped = 0;
-        while self.index.len() > self.recent.len() && self.index.at(0).segment < segment {
+        while self.index.len() > self.recent.len() && self.index.at(0).segment < self.first_segment {
             self.index.drop_first();
             dropped += 1;
         }
@@ -377,7 +385,9 @@ mod tests {
             channel.append(&message(i64::from(n)), at(n), Fingerprint::new("a", &n.to_string()), 64);
         }
         channel.announced(250);
-        while channel.evict_oldest() > 0 {}
+        while channel.recent(300).is_some() {
+            channel.evict_oldest();
+        }
         assert_eq!(channel.drop_below(2), 99);
         let parts = channel.parts();
         let back = Channel::restore(parts.clone());
@@ -385,6 +395,20 @@ mod tests {
         assert_eq!((back.first_seq(), back.last_seq(), back.announced_seq()), (100, 300, 250));
         assert_eq!(back.position(100), Some(at(100)));
         assert_eq!(back.recent(300), None);
+    }
+
+    #[test]
+    fn a_message_whose_segment_is_gone_is_readable_as_long_as_it_is_in_memory() {
+        let mut channel = Channel::default();
+        for n in 1..=3u32 {
+            channel.append(&message(i64::from(n)), at(n * 100 - 100), Fingerprint::NONE, 8);
+        }
+        assert_eq!(channel.drop_below(3), 0);
+        assert_eq!(channel.first_seq(), 1);
+        assert_eq!(channel.evict_oldest(), 1);
+        assert_eq!((channel.first_seq(), channel.readable()), (2, 2));
+        assert_eq!((channel.evict_oldest(), channel.evict_oldest()), (1, 0));
+        assert_eq!((channel.first_seq(), channel.readable()), (3, 1), "the last one's segment is still there");
     }
 
     #[test]

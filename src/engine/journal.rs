@@ -99,7 +99,7 @@ pub struct Journal {
     /// The last one answered well.
     written_flush: u64,
     /// Where the last one lies that was answered well: a log cut short by a crash goes on there at the earliest.
-    written_segment: u32,
+    written: Position,
     /// All up to this one were on disk when this process began.
     replayed_flush: u64,
     /// Checksum of the last sealed batch.
@@ -134,7 +134,7 @@ impl Journal {
             preparing: Preparing::Idle,
             next_flush: from.flush,
             written_flush: from.flush - 1,
-            written_segment: from.position.segment,
+            written: from.position,
             replayed_flush: from.flush - 1,
             link: from.link,
             head: from.position,
@@ -170,6 +170,12 @@ impl Journal {
     #[must_use]
     pub fn next_flush(&self) -> u64 {
         self.next_flush
+    }
+
+    /// What lies before this place is on disk and can be read back, whatever durability was asked for.
+    #[must_use]
+    pub fn written(&self) -> Position {
+        self.written
     }
 
     /// Everything up to this flush is on disk; with [`Durability::Memory`], everything that was accepted.
@@ -218,7 +224,7 @@ impl Journal {
             Ok(()) => {
                 assert_eq!(self.written_flush + 1, flush, "flushes become durable in order");
                 self.written_flush = flush;
-                self.written_segment = place.segment;
+                self.written = Position { offset: place.offset + length as u32, ..place };
                 self.pending_bytes -= length;
                 self.writing = Writing::Idle;
                 self.keep_buffer(bytes);
@@ -291,7 +297,7 @@ impl Journal {
     /// even if everything that is not on disk is lost and the place of it is used again.
     #[must_use]
     pub fn written_segment(&self) -> u32 {
-        self.written_segment
+        self.written.segment
     }
 
     /// The end of everything appended so far: nothing appended later lies before it.

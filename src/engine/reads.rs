@@ -10,6 +10,7 @@
 //! ```
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::RangeInclusive;
 
 use bytes::Bytes;
 
@@ -58,6 +59,26 @@ pub struct RangeRead {
     pub purpose: Purpose,
     /// Messages that could not be read back.
     pub damaged: u64,
+    /// Times the disk has refused to read for this range.
+    pub refusals: u8,
+}
+
+impl RangeRead {
+    /// A range of a channel, named by its slot and its index there. One for a session stops after one trip to the disk.
+    #[must_use]
+    pub fn new((slot, channel): (SlotId, u32), range: RangeInclusive<u32>, purpose: Purpose) -> RangeRead {
+        RangeRead {
+            slot,
+            channel,
+            next: *range.start(),
+            until: *range.end(),
+            messages: Vec::new(),
+            one_trip: matches!(purpose, Purpose::Fetch(_)),
+            purpose,
+            damaged: 0,
+            refusals: 0,
+        }
+    }
 }
 
 /// One trip to the disk.
@@ -79,9 +100,18 @@ pub enum Progress {
     Waiting,
 }
 
+/// The disk may refuse a session's range so often in a row, a sweep apart, before its messages count as damaged: one bad moment
+/// must not make a device pass over what it was promised, one bad sector must not hold back everything after it.
+const FETCH_REFUSALS_MAX: u8 = 10;
+
+/// Somebody waits for the answer to the other ranges: after so many refusals in all they get what could be read.
+const ANSWER_REFUSALS_MAX: u8 = 3;
+
 /// Reads under way and waiting.
 #[derive(Debug, Default)]
 pub struct Reads {
+    /// Refused by the disk; they wait for the next sweep.
+    refused: Vec<RangeRead>,
     trips: BTreeMap<u64, Trip>,
     queue: VecDeque<RangeRead>,
     next_ticket: u64,
@@ -91,12 +121,17 @@ impl Reads {
     /// Ranges that wait for a turn or for the disk.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.trips.len() + self.queue.len()
+        self.trips.len() + self.queue.len() + self.refused.len()
     }
 
     /// A range that waits for its turn.
     pub fn queue(&mut self, range: RangeRead) {
         self.queue.push_back(range);
+    }
+
+    /// Ranges that the disk refused are tried again from now on.
+    pub fn retry_refused(&mut self) {
+        self.queue.extend(self.refused.drain(..));
     }
 
     /// A queued range whose turn has come.
@@ -184,6 +219,14 @@ impl Reads {
         channel: &Channel,
     ) -> Option<RangeRead> {
         let Trip { mut range, base, last } = self.trips.remove(&ticket)?;
+        if result.is_err() {
+            range.refusals = range.refusals.saturating_add(1);
+            let fetch = matches!(range.purpose, Purpose::Fetch(_));
+            if range.refusals < if fetch { FETCH_REFUSALS_MAX } else { ANSWER_REFUSALS_MAX } {
+                self.refused.push(range);
+                return None;
+            }
+        }
         for seq in range.next..=last {
             range.next = seq + 1;
             // Retention may have taken it while the disk was busy.
@@ -212,7 +255,7 @@ fn belongs(message: &StoredMessage, key: &ChannelKey) -> bool {
         ChannelKind::Pair => {
             (message.from() == first && message.to() == second) || (message.from() == second && message.to() == first)
         }
-        ChannelKind::Command => true,
+        ChannelKind::Command => message.to() == first || message.from() == first,
     }
 }
 

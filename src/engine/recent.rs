@@ -3,15 +3,24 @@
 
 use std::collections::VecDeque;
 
+use crate::format::record::Position;
 use crate::ids::SlotId;
 
 /// What a body costs beside its bytes: the handle in its channel and the place in this queue.
 const OVERHEAD_BYTES: usize = 64;
 
+#[derive(Debug)]
+struct Body {
+    slot: SlotId,
+    channel: u32,
+    bytes: u32,
+    position: Position,
+}
+
 /// Bodies in memory.
 #[derive(Debug)]
 pub struct Recent {
-    order: VecDeque<(SlotId, u32, u32)>,
+    order: VecDeque<Body>,
     bytes: usize,
     bytes_max: usize,
 }
@@ -23,20 +32,21 @@ impl Recent {
         Recent { order: VecDeque::new(), bytes: 0, bytes_max }
     }
 
-    /// A body came into a channel.
-    pub fn push(&mut self, slot: SlotId, channel: u32, bytes: usize) {
-        self.order.push_back((slot, channel, bytes as u32));
+    /// A body came into a channel; it lies in the journal at `position`.
+    pub fn push(&mut self, slot: SlotId, channel: u32, bytes: usize, position: Position) {
+        self.order.push_back(Body { slot, channel, bytes: bytes as u32, position });
         self.bytes += bytes + OVERHEAD_BYTES;
     }
 
-    /// The channel whose oldest body must go, while the budget is exceeded.
-    pub fn pop_excess(&mut self) -> Option<(SlotId, u32)> {
-        if self.bytes <= self.bytes_max {
+    /// The channel whose oldest body must go, while the budget is exceeded and the body can be read back: with durability
+    /// `memory` a message is applied before it is written.
+    pub fn pop_excess(&mut self, written: Position) -> Option<(SlotId, u32)> {
+        if self.bytes <= self.bytes_max || self.order.front()?.position >= written {
             return None;
         }
-        let (slot, channel, bytes) = self.order.pop_front()?;
-        self.bytes -= bytes as usize + OVERHEAD_BYTES;
-        Some((slot, channel))
+        let body = self.order.pop_front()?;
+        self.bytes -= body.bytes as usize + OVERHEAD_BYTES;
+        Some((body.slot, body.channel))
     }
 
     /// Bytes held, with what they cost.

@@ -23,11 +23,11 @@ use super::outbox::Outbox;
 use super::raft_group::{CommittedEntry, GroupState, Proposed, RaftGroup};
 use super::recent::Recent;
 use super::slot_table::SlotTable;
-use crate::format::frame::{Frame, Notified, Notify, Origin, Submit, Submitted};
+use crate::format::frame::{Frame, Notified, Notify, Origin, Register, Registered, Submit, Submitted};
 use crate::format::message::{MessageFields, StoredMessage};
 use crate::format::packet::{HeaderFlags, Reason};
 use crate::format::record::Position;
-use crate::ids::{ChannelKey, ChannelKind, DeviceFlag, DeviceLevel, KeyHash, SlotId, Uid};
+use crate::ids::{ChannelKey, ChannelKind, DeviceFlag, DeviceLevel, KeyHash, SessionAddress, SlotId, Uid};
 use crate::limits::Limits;
 use crate::time::{Instant, Now};
 
@@ -87,6 +87,7 @@ enum Waiter {
     Append(Origin),
     Row(Uid, ChannelKey),
     Api(u64),
+    Register(Box<Register>),
     Nobody,
 }
 
@@ -350,12 +351,24 @@ impl Slot {
         pending.waiters.push(Waiter::Api(ticket));
     }
 
-    /// A device family of a user is here for the first time. It counts at once; the group hears of it.
-    pub fn propose_new_flag(&mut self, uid: &Uid, flag: DeviceFlag, limits: &Limits) {
-        self.home_or_new(uid).apply_new_flag(flag);
+    /// A device of a flag that the home has never seen wants in. The group must agree on the flag first, else a crash would make it
+    /// begin once more where the user's furthest device is by then, past messages that were promised to it. The connection is
+    /// registered when that is done.
+    pub fn propose_new_flag(&mut self, register: &Register, limits: &Limits) {
         let pending = self.pending(limits);
-        command::encode_new_flag(uid.as_str(), flag, &mut pending.bytes);
-        pending.waiters.push(Waiter::Nobody);
+        command::encode_new_flag(register.uid.as_str(), register.flag, &mut pending.bytes);
+        pending.waiters.push(Waiter::Register(Box::new(register.clone())));
+    }
+
+    /// A connection that may be waiting for its flag is gone.
+    pub fn cancel_register(&mut self, address: SessionAddress) {
+        let pending = self.pending.iter_mut().map(|pending| &mut pending.waiters);
+        let in_flight = self.in_flight.iter_mut().map(|(_, waiters)| waiters);
+        for waiter in pending.chain(in_flight).flatten() {
+            if matches!(waiter, Waiter::Register(register) if register.address == address) {
+                *waiter = Waiter::Nobody;
+            }
+        }
     }
 
     /// A row of a home here has changed and is to be proposed with others before long.
@@ -436,6 +449,11 @@ impl Slot {
                     self.row_dirtied(&uid, &channel, around.now.instant, around.limits);
                 }
                 Waiter::Api(ticket) => around.out.answer(ticket, ApiAnswer::Busy),
+                Waiter::Register(register) => {
+                    let session = register.address.session;
+                    let refused = Registered { session, reason: Reason::SystemError as u8, level: DeviceLevel::Slave };
+                    around.out.frame(register.address.place, Frame::Registered(refused));
+                }
                 Waiter::Nobody => {}
             }
         }
@@ -471,6 +489,9 @@ impl Slot {
                 Command::NewFlag { uid, flag } => {
                     if let Ok(uid) = Uid::parse(uid) {
                         self.home_or_new(&uid).apply_new_flag(flag);
+                    }
+                    if let Waiter::Register(register) = waiter {
+                        around.out.frame(around.out.here, Frame::Register(register));
                     }
                 }
             }
@@ -512,7 +533,7 @@ impl Slot {
             Appended::Stored(seq) => {
                 self.messages += 1;
                 around.out.counters.messages_stored += 1;
-                around.recent.push(self.id, index, message.bytes().len());
+                around.recent.push(self.id, index, message.bytes().len(), position);
                 submitted(committed, origin, (message.message_id(), seq), around.out);
                 if self.led {
                     self.announce(index, Some(message), around);
@@ -664,9 +685,9 @@ impl Slot {
 
     // ---- bodies ----
 
-    /// Forgets the oldest body of a channel; returns its size.
-    pub fn evict_oldest(&mut self, channel: u32) -> usize {
-        self.channels[channel as usize].channel.evict_oldest()
+    /// Forgets the oldest body of a channel.
+    pub fn evict_oldest(&mut self, channel: u32) {
+        self.messages -= self.channels[channel as usize].channel.evict_oldest() as u64;
     }
 
     /// Drops what lies in journal segments that are gone.
@@ -715,11 +736,13 @@ fn answer_repeat(
     }
 }
 
-/// Answers a repeat whose first body was read back from the disk, where it lay committed.
+/// Answers a repeat whose first body was read back from the disk, where it lay committed. When the body is gone (retention, or
+/// damage that was reported) the fingerprint still proves that it was stored: the answer names its position, and no id.
 pub fn answer_checked_repeat(check: &RepeatCheck, first: Option<&StoredMessage>, out: &mut Outbox) {
+    let proof = Committed(());
     match first {
-        Some(first) => answer_repeat(&Committed(()), check.origin, (first, check.seq), &check.message, out),
-        None => refuse(check.origin, Reason::SystemError, out),
+        Some(first) => answer_repeat(&proof, check.origin, (first, check.seq), &check.message, out),
+        None => submitted(&proof, check.origin, (0, check.seq), out),
     }
 }
 

@@ -387,3 +387,26 @@ impl Banner {
         text
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bound(address: &str) -> BoundAddress {
+        BoundAddress { address: address.parse().unwrap(), sockets: Vec::new() }
+    }
+
+    #[test]
+    fn route_names_what_is_configured_or_else_where_the_node_listens() {
+        let mut config = Config::default();
+        let (tcp, ws) = (bound("0.0.0.0:5100"), bound("192.0.2.7:5200"));
+        let own = public_addresses(&config, &tcp, &ws);
+        assert_eq!((own.tcp.as_str(), own.ws.as_str()), ("127.0.0.1:5100", "ws://192.0.2.7:5200"));
+        assert_eq!(own.wss, "");
+        config.external.tcp_addr = "im.example:5100".to_owned();
+        config.external.wss_addr = "wss://im.example".to_owned();
+        let told = public_addresses(&config, &tcp, &ws);
+        assert_eq!((told.tcp.as_str(), told.wss.as_str()), ("im.example:5100", "wss://im.example"));
+        assert_eq!(told.ws, "ws://192.0.2.7:5200");
+    }
+}

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use jindou::engine::counters::Counters;
 
 /// What the usual seeds must meet at least once.
-const MUST_HAPPEN: [&str; 34] = [
+const MUST_HAPPEN: [&str; 35] = [
     "checkpoints",
     "connects_refused",
     "counted crashes",
@@ -16,6 +16,7 @@ const MUST_HAPPEN: [&str; 34] = [
     "counted messages abandoned",
     "counted moves to another shard",
     "counted orderly stops",
+    "counted read errors",
     "counted torn writes",
     "deliveries_deferred",
     "fetches_disk",

@@ -82,6 +82,8 @@ pub struct Disk {
     pub recycles: bool,
     /// The next write fails with an I/O error after having done a part of it.
     pub fail_next: bool,
+    /// Of a thousand reads: fail with an I/O error.
+    pub read_error_permille: u32,
     /// For canaries.
     pub lie: Lie,
     /// Finished writes.
@@ -94,6 +96,8 @@ pub struct Disk {
     pub torn: u64,
     /// Segments removed.
     pub trimmed: u64,
+    /// Reads that failed.
+    pub read_errors: u64,
 }
 
 impl Disk {
@@ -111,12 +115,14 @@ impl Disk {
             full: false,
             recycles: false,
             fail_next: false,
+            read_error_permille: 0,
             lie: Lie::Honest,
             writes: 0,
             bytes_written: 0,
             refusals: 0,
             torn: 0,
             trimmed: 0,
+            read_errors: 0,
         }
     }
 
@@ -129,7 +135,11 @@ impl Disk {
             Request::Write(write) => {
                 assert!(self.writing.is_none(), "one journal write at a time");
                 let block = self.geometry.block_bytes as usize;
-                assert!(write.offset as usize % block == 0, "journal write at {} is not aligned", write.offset);
+                assert!(
+                    (write.offset as usize).is_multiple_of(block),
+                    "journal write at {} is not aligned",
+                    write.offset
+                );
                 assert!(!write.bytes.is_empty(), "journal write of nothing");
                 assert!(write.bytes.len() % block == 0, "journal write of {} bytes", write.bytes.len());
                 let segment = self.segments.get(&write.segment);
@@ -182,7 +192,10 @@ impl Disk {
                 Event::CheckpointWritten { slot, result: Ok(()) }
             }
             Request::Read { ticket, segment, offset, length } => {
-                Event::ReadDone { ticket, result: self.read(segment, offset, length) }
+                let fails = chance.permille(self.read_error_permille);
+                self.read_errors += u64::from(fails);
+                let result = if fails { Err(DiskFault::Io(5)) } else { self.read(segment, offset, length) };
+                Event::ReadDone { ticket, result }
             }
         }
     }

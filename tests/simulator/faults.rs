@@ -108,6 +108,8 @@ pub struct FaultPlan {
     pub full_disk_every: Duration,
     /// Mean time between I/O errors.
     pub disk_error_every: Duration,
+    /// Reads that fail, of a thousand.
+    pub read_error_permille: u32,
     /// Mean time between bits flipped in finished data.
     pub damage_every: Duration,
     /// Mean time between jumps of the wall clock.
@@ -271,6 +273,7 @@ fn draw_faults(chance: &mut Chance) -> FaultPlan {
         slow_disk_every: maybe(chance, 1_000, 4_000),
         full_disk_every: maybe(chance, 1_000, 6_000),
         disk_error_every: maybe(chance, 500, 4_000),
+        read_error_permille: if chance.one_in(3) { 50 } else { 0 },
         damage_every: if chance.one_in(12) { chance.span_ms(1_000, 4_000) } else { Duration::ZERO },
         clock_jump_every: maybe(chance, 500, 4_000),
         vanish_every: maybe(chance, 1_000, 8_000),

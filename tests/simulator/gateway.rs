@@ -489,7 +489,7 @@ impl World {
         let (low, high) = self.plan.network.client_us;
         for piece in network::pieces(bytes, self.plan.network.split, &mut self.chances.network) {
             let latency_ns = self.chances.network.between(low * 1_000, high * 1_000);
-            let at_ns = self.connections[index].to_client(self.now_ns, latency_ns);
+            let at_ns = self.connections[index].arrives_at_client(self.now_ns, latency_ns);
             self.at(at_ns, Action::ToClient(index, piece));
         }
     }
@@ -497,7 +497,7 @@ impl World {
     /// The node's end travels to the client.
     fn end_to_client(&mut self, index: usize) {
         let latency_ns = self.plan.network.client_us.1 * 1_000;
-        let at_ns = self.connections[index].to_client(self.now_ns, latency_ns);
+        let at_ns = self.connections[index].arrives_at_client(self.now_ns, latency_ns);
         self.at(at_ns, Action::ToClientEnd(index));
     }
 

@@ -67,13 +67,13 @@ impl Connection {
     }
 
     /// When something sent now towards the node arrives: never before what was sent earlier.
-    pub fn to_server(&mut self, now_ns: u64, latency_ns: u64) -> u64 {
+    pub fn arrives_at_server(&mut self, now_ns: u64, latency_ns: u64) -> u64 {
         self.to_server_ns = self.to_server_ns.max(now_ns + latency_ns);
         self.to_server_ns
     }
 
     /// When something sent now towards the client arrives.
-    pub fn to_client(&mut self, now_ns: u64, latency_ns: u64) -> u64 {
+    pub fn arrives_at_client(&mut self, now_ns: u64, latency_ns: u64) -> u64 {
         self.to_client_ns = self.to_client_ns.max(now_ns + latency_ns);
         self.to_client_ns
     }

@@ -79,6 +79,7 @@ impl Node {
             let mut disk = Disk::new(plan.geometry);
             // What damage looks like among old bytes of no meaning cannot be said.
             disk.recycles = recycles && plan.faults.damage_every.is_zero();
+            disk.read_error_permille = plan.faults.read_error_permille;
             disk
         });
         Node {
@@ -418,6 +419,8 @@ impl World {
         let wounds = self.plan.faults.wounds;
         self.say(|| format!("node {index} crashes"));
         self.nodes[index].ends.0 += 1;
+        self.checkers.order.crashed = true;
+        self.checkers.order.gaps = self.damaged || self.plan.forgets();
         self.end_node(index, wounds);
         for disk in &mut self.nodes[index].disks {
             if self.sabotage == Some(Sabotage::LoseSegment) {

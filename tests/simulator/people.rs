@@ -1,6 +1,7 @@
 //! Users and their devices in the world: who there is, when devices connect, send, read and leave, and the judgement of what they
 //! receive. Also strangers who talk rubbish. What a device does by itself is in `client`.
 
+use jindou::engine::shard::OfflineMode;
 use jindou::format::packet::HeaderFlags;
 
 use crate::checkers::{Promise, Seen, intact};
@@ -213,7 +214,7 @@ impl World {
         let connection = self.connections.len();
         self.connections.push(Connection::new(Some(index), node, 0, transport));
         let latency_ns = self.client_latency_ns();
-        let at_ns = self.connections[connection].to_server(self.now_ns, latency_ns);
+        let at_ns = self.connections[connection].arrives_at_server(self.now_ns, latency_ns);
         self.at(at_ns, Action::Accept(connection));
         let plain = self.plan.network.plain;
         let bytes = self.devices[index].opened(connection, self.now_ns, plain, &mut self.chances.workload);
@@ -232,7 +233,7 @@ impl World {
         }
         for piece in network::pieces(bytes, self.plan.network.split, &mut self.chances.network) {
             let latency_ns = self.client_latency_ns();
-            let at_ns = self.connections[index].to_server(self.now_ns, latency_ns);
+            let at_ns = self.connections[index].arrives_at_server(self.now_ns, latency_ns);
             self.at(at_ns, Action::ToServer(index, piece));
         }
     }
@@ -250,7 +251,7 @@ impl World {
         let connection = &mut self.connections[index];
         if connection.client_open {
             connection.client_open = false;
-            let at_ns = connection.to_server(self.now_ns, latency_ns);
+            let at_ns = connection.arrives_at_server(self.now_ns, latency_ns);
             self.at(at_ns, Action::ToServerEnd(index));
         }
     }
@@ -378,7 +379,7 @@ impl World {
                     };
                     self.judge(Promise::Once, verdict);
                 }
-                self.checkers.seen(&seen);
+                self.receipts += u64::from(self.checkers.seen(&seen));
             }
             Err(text) => self.judge(Promise::Intact, Err(format!("device {device}: {text}"))),
         }
@@ -403,6 +404,7 @@ impl World {
         let family = self.devices[device].family();
         let alone = self.devices.iter().filter(|other| other.family() == family).count() == 1;
         let link = self.devices[device].link.as_ref();
+        let alone = alone && self.plan.offline == OfflineMode::Push;
         let seat = if alone { 0 } else { link.map_or(0, |link| link.connection + 1) };
         Ok(Seen { at_ns: self.now_ns, device, log, message_id: recv.message_id, seq, number, own, seat })
     }
@@ -432,7 +434,7 @@ impl World {
         let index = self.connections.len();
         self.connections.push(Connection::new(None, 0, 0, transport));
         let latency_ns = self.client_latency_ns();
-        let at_ns = self.connections[index].to_server(self.now_ns, latency_ns);
+        let at_ns = self.connections[index].arrives_at_server(self.now_ns, latency_ns);
         self.at(at_ns, Action::Accept(index));
         self.connections[index].opened_ns = self.now_ns;
         self.towards_server(index, bytes);

@@ -344,7 +344,7 @@ fn a_new_family_is_remembered(stage: &mut Stage) -> Done {
     let second = stage.send(ana, BO);
     // Until the message is on disk where its log is; if that is the slow disk too, the family is there before it.
     stage.until("the message is answered", |world| world.is_accepted(second))?;
-    stage.leave(browser)?;
+    stage.vanish(browser);
     stage.world.nodes[0].slow[home] = false;
     stage.world.trouble_ends();
     stage.crash()?;
@@ -424,7 +424,7 @@ fn damage_is_named(stage: &mut Stage) -> Done {
 }
 
 fn history_is_bounded(stage: &mut Stage) -> Done {
-    stage.world.plan.retention.bytes = 3 * 64 << 10;
+    stage.world.plan.retention.bytes = (3 * 64) << 10;
     stage.limits(|limits| limits.replay_bytes_max = 64 << 10);
     let (ana, bo) = pair(stage)?;
     fill_segments(stage, ana, BO, 25)?;

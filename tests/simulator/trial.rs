@@ -131,6 +131,7 @@ fn verdict_of(seed: u64, plan: Plan, world: &World, failure: Option<Failure>) ->
     coverage.add("counted messages abandoned", abandoned as u64);
     for disk in world.nodes.iter().flat_map(|node| &node.disks) {
         coverage.add("counted torn writes", disk.torn);
+        coverage.add("counted read errors", disk.read_errors);
         coverage.add("counted segments removed", disk.trimmed);
     }
     let facts = format!(

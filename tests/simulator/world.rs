@@ -146,6 +146,8 @@ pub struct World {
     pub healed: bool,
     /// Nobody acts by themselves: a script does.
     pub scripted: bool,
+    /// RECVs that devices have taken.
+    pub receipts: u64,
     /// History may have been lost on purpose (damage that was reported).
     pub damaged: bool,
     trouble: Trouble,
@@ -176,6 +178,7 @@ impl World {
             coverage: Coverage::default(),
             healed: false,
             scripted: false,
+            receipts: 0,
             damaged: false,
             trouble: Trouble::default(),
             queue: BinaryHeap::new(),

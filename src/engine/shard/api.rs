@@ -100,37 +100,22 @@ impl Shard {
             return;
         };
         let purpose = Purpose::Api { ticket, more };
-        let range =
-            RangeRead { slot, channel: index, next, until, messages: Vec::new(), one_trip: false, purpose, damaged: 0 };
+        let range = RangeRead::new((slot, index), next..=until, purpose);
         self.advance_range(range, effects);
     }
 
     pub(super) fn read_for_fetch(&mut self, place: usize, channel: u32, fetch: Fetch, effects: &mut Effects) {
         let wanted = fetch.messages_max.clamp(1, self.config.limits.fetch_messages_max);
-        let range = RangeRead {
-            slot: self.hosted[place].slot.id(),
-            channel,
-            next: fetch.from_seq,
-            until: fetch.from_seq.saturating_add(wanted - 1),
-            messages: Vec::new(),
-            one_trip: true,
-            purpose: Purpose::Fetch(fetch),
-            damaged: 0,
-        };
+        let range = RangeRead::new(
+            (self.hosted[place].slot.id(), channel),
+            fetch.from_seq..=fetch.from_seq.saturating_add(wanted - 1),
+            Purpose::Fetch(fetch),
+        );
         self.advance_range(range, effects);
     }
 
     pub(super) fn queue_repeat_check(&mut self, slot: SlotId, check: RepeatCheck) {
-        let range = RangeRead {
-            slot,
-            channel: check.channel,
-            next: check.seq,
-            until: check.seq,
-            messages: Vec::new(),
-            one_trip: false,
-            purpose: Purpose::Repeat(Box::new(check)),
-            damaged: 0,
-        };
+        let range = RangeRead::new((slot, check.channel), check.seq..=check.seq, Purpose::Repeat(Box::new(check)));
         self.reads.queue(range);
     }
 

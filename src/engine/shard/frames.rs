@@ -137,19 +137,18 @@ impl Shard {
                 return;
             }
         };
+        if !home.flags().contains(flag) {
+            let limits = self.config.limits;
+            self.with_slot(place, now, |slot, _, _| slot.propose_new_flag(register, &limits));
+            return;
+        }
         self.end_conflicting(place, register, level);
-        let slot = &mut self.hosted[place].slot;
-        let home = slot.home_or_new(uid);
-        let new_flag = !home.flags().contains(flag);
+        let home = self.hosted[place].slot.home_or_new(uid);
         if self.config.offline == OfflineMode::Sync {
             home.pass_over_missed(*flag);
         }
         let online = Online { address: *address, flag: *flag, level, device_id: device_id.clone() };
         home.register(online);
-        if new_flag {
-            let limits = self.config.limits;
-            self.with_slot(place, now, |slot, _, _| slot.propose_new_flag(uid, *flag, &limits));
-        }
         let registered = Registered { session: address.session, reason: Reason::Success as u8, level };
         self.out.frame(address.place, Frame::Registered(registered));
         if self.config.offline == OfflineMode::Push {
@@ -218,6 +217,7 @@ impl Shard {
             return;
         };
         let slot = &mut self.hosted[place].slot;
+        slot.cancel_register(unregister.address);
         if slot.home(&unregister.uid).is_some() {
             slot.home_or_new(&unregister.uid).unregister(unregister.address);
             slot.forget_empty_home(&unregister.uid);

@@ -27,6 +27,7 @@ impl Shard {
         if now.instant >= self.sweep_at {
             self.sweep_at = now.instant + self.config.limits.sweep_every;
             self.sweep_sessions(now, effects);
+            self.reads.retry_refused();
             self.note_closed_segments(now);
             self.make_checkpoints(effects);
             self.apply_retention(now, effects);

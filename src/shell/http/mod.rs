@@ -5,6 +5,7 @@
 //! It has no users and no roles (at most one shared token), as the backends that call it send no credentials: where it
 //! listens is the protection.
 
+mod connections;
 mod history;
 mod messages;
 mod metrics;
@@ -189,7 +190,7 @@ async fn serve(
     api: Arc<Api>,
     stopped: tokio::sync::oneshot::Receiver<()>,
 ) -> std::io::Result<()> {
-    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let listener = connections::BoundedListener::new(tokio::net::TcpListener::from_std(listener)?);
     let (stopping, mut draining) = tokio::sync::watch::channel(false);
     let server = axum::serve(listener, router(api)).with_graceful_shutdown(async move {
         let _ = stopped.await;

@@ -98,7 +98,8 @@ pub struct Seen {
     /// This very device sent it, so that it knows it already.
     pub own: bool,
     /// What has an order of its own: the device (0), or each of its connections when it shares its family's cursor with
-    /// another device. A crash may set the cursor back, and then one sees what only the other had seen before.
+    /// another device or is not pushed what it missed. A crash may set the cursor back, and then it sees what it had not
+    /// seen before.
     pub seat: usize,
 }
 
@@ -154,8 +155,8 @@ impl Checkers {
         self.placed(at_ns, log, number, message_id, seq);
     }
 
-    /// A device took a RECV.
-    pub fn seen(&mut self, seen: &Seen) {
+    /// A device took a RECV. True when it had not seen it before.
+    pub fn seen(&mut self, seen: &Seen) -> bool {
         let first = self.once.is_first(seen);
         if seen.seq != 0 && first && !seen.own {
             let verdict = self.order.first_sight(seen);
@@ -164,6 +165,7 @@ impl Checkers {
         let verdict = self.once.seen(seen);
         self.judge(Promise::Once, seen.at_ns, verdict);
         self.placed(seen.at_ns, seen.log, seen.number, seen.message_id, seen.seq);
+        first
     }
 
     /// A log was read: the whole of it, ascending.

@@ -5,40 +5,56 @@ use std::collections::BTreeMap;
 use super::Seen;
 use crate::ledger::{LogKey, Number};
 
-/// The highest first sighting of each device in each log.
+/// The earliest position a device has seen of a log, and the highest.
+#[derive(Clone, Copy)]
+struct Span {
+    lowest: u32,
+    highest: u32,
+}
+
+/// First sightings of each device in each log.
 #[derive(Default)]
 pub struct Order {
-    highest: BTreeMap<(usize, usize, LogKey), u32>,
+    spans: BTreeMap<(usize, usize, LogKey), Span>,
+    /// A node has crashed. A new family begins where the user's furthest device is, and a crash may set that back: then it
+    /// also gets what is older than its beginning, though it was not promised to it.
+    pub crashed: bool,
+    /// History is dropped by plan, or was damaged: what a device passed over because it was gone may be back after a crash
+    /// (a segment whose removal was not on disk, a bit that was mended).
+    pub gaps: bool,
 }
 
 impl Order {
     /// A device saw a stored message for the first time.
     pub fn first_sight(&mut self, seen: &Seen) -> Result<(), String> {
-        let highest = self.highest.entry((seen.device, seen.seat, seen.log)).or_insert(0);
-        if seen.seq <= *highest {
+        let fresh = Span { lowest: seen.seq, highest: 0 };
+        let span = self.spans.entry((seen.device, seen.seat, seen.log)).or_insert(fresh);
+        if self.crashed && (self.gaps || seen.seq < span.lowest) {
+            return Ok(());
+        }
+        if seen.seq <= span.highest {
             return Err(format!(
                 "device {} saw message {} at {} of {:?} after it had seen {}",
-                seen.device, seen.number, seen.seq, seen.log, highest
+                seen.device, seen.number, seen.seq, seen.log, span.highest
             ));
         }
-        *highest = seen.seq;
+        span.highest = seen.seq;
         Ok(())
     }
 }
 
 /// A log that was read as a whole counts 1, 2, 3…; one that forgets may begin later.
 pub fn dense(log: LogKey, found: &[(u32, i64, Number)], forgets: bool) -> Result<(), String> {
-    let mut expected = match found.first() {
+    let first = match found.first() {
         Some((first, ..)) if forgets => *first,
         _ => 1,
     };
-    for (seq, message_id, number) in found {
+    for (expected, (seq, message_id, number)) in (first..).zip(found) {
         if *seq != expected {
             return Err(format!(
                 "{log:?} goes on at {seq} (message {number}, id {message_id}) where {expected} was due"
             ));
         }
-        expected += 1;
     }
     Ok(())
 }
