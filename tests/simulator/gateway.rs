@@ -361,7 +361,7 @@ impl World {
         };
         // The first body is gone: the position is still known, the id and the payload are not.
         let gone = (self.plan.forgets() || self.damaged) && message_id == 0 && seq > 0;
-        if gone && sent.accepted.is_some_and(|first| first.seq == seq) {
+        if gone && sent.accepted.is_none_or(|first| first.seq == seq) {
             return;
         }
         if pending.conflict {
