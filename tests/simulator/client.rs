@@ -23,6 +23,9 @@ pub const TICK_MS: u64 = 10;
 /// Opening and CONNECT together may take this long before the device gives up and tries again.
 const CONNECT_PATIENCE_NS: u64 = 4_000_000_000;
 
+/// Numbers from here on are of messages that are sent too early, by connection: no log ever holds one.
+const TOO_EARLY: Number = 0x8000_0000;
+
 /// A refusal that may pass is tried again after this.
 const REFUSED_PAUSE_NS: u64 = 200_000_000;
 
@@ -48,6 +51,8 @@ pub struct Habits {
     pub read_bytes: usize,
     /// Keeps its device id over connections.
     pub steady_id: bool,
+    /// Sends something right behind CONNECT, when it cannot be enciphered rightly yet; SDKs do that when they reconnect.
+    pub eager: bool,
 }
 
 /// A SEND that has no final answer yet.
@@ -84,6 +89,8 @@ pub enum Oddity {
     BadPeer,
     /// The integrity tag does not fit.
     WrongKey,
+    /// It was sent before the keys were agreed on. Not sent again.
+    TooEarly,
 }
 
 /// A connection as the device knows it.
@@ -197,7 +204,25 @@ impl Device {
             client_timestamp_ms: (now_ns / 1_000_000) as i64,
         };
         let mut out = Vec::new();
-        let wire = ClientWire::open(self.habits.transport, plain, &introduction, chance, &mut out);
+        let mut wire = ClientWire::open(self.habits.transport, plain, &introduction, chance, &mut out);
+        if self.habits.eager && !plain && self.habits.transport == Transport::Tcp {
+            let number = TOO_EARLY | connection as Number;
+            let early = Outgoing {
+                number,
+                client_seq: self.next_client_seq,
+                kind: Kind::Stored,
+                to: self.user,
+                payload_bytes: 40,
+                conflict: false,
+                odd: Some(Oddity::TooEarly),
+                sent: true,
+                not_before_ns: 0,
+                refusals: 0,
+            };
+            self.next_client_seq += 1;
+            wire.send(&early, "nobody", &mut out);
+            self.queue.push_front(early);
+        }
         self.link = Some(Link {
             connection,
             wire,
@@ -213,6 +238,7 @@ impl Device {
     /// The connection is gone, by whosever doing.
     pub fn lost(&mut self, now_ns: u64, pause_ns: u64) {
         self.link = None;
+        self.queue.retain(|outgoing| outgoing.odd != Some(Oddity::TooEarly));
         self.away_until_ns = self.away_until_ns.max(now_ns + pause_ns);
         for outgoing in &mut self.queue {
             outgoing.sent = false;

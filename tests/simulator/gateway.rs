@@ -110,6 +110,12 @@ impl World {
             let (packets, result) = session.wire.feed(&bytes, &mut reply);
             session.out.extend_from_slice(&reply);
             for packet in packets {
+                if let Some(session) = self.session(host, id)
+                    && session.awaiting
+                {
+                    session.early.push(packet);
+                    continue;
+                }
                 if let ClientPacket::Connect(connect) = &packet
                     && let Some(session) = self.session(host, id)
                 {
@@ -249,6 +255,10 @@ impl World {
                 };
                 self.judge(Promise::Endings, verdict);
                 self.connacked(host, id, reason);
+                let early = self.session(host, id).map(|session| std::mem::take(&mut session.early));
+                for packet in early.unwrap_or_default() {
+                    self.happen(host, Event::Packet { session: id, packet });
+                }
                 self.decode(host, id);
             }
             ServerPacket::Disconnect { reason, .. } => {

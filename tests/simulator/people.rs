@@ -69,6 +69,7 @@ impl World {
             double_permille: if chance.permille(faults.double_acker_permille) { 300 } else { 0 },
             read_bytes: if chance.permille(faults.slow_reader_permille) { chance.between(20, 400) as usize } else { 0 },
             steady_id: chance.permille(self.plan.workload.steady_device_id_permille),
+            eager: chance.one_in(6),
         }
     }
 

@@ -12,7 +12,7 @@ const PHONE: u8 = 0;
 const WEB: u8 = 1;
 
 /// All of them by name.
-pub const ALL: [(&str, Script); 24] = [
+pub const ALL: [(&str, Script); 25] = [
     ("two-phones-talk", two_phones_talk),
     ("websocket-and-old-versions", websocket_and_old_versions),
     ("what-came-while-away", what_came_while_away),
@@ -37,6 +37,7 @@ pub const ALL: [(&str, Script); 24] = [
     ("damage-is-named", damage_is_named),
     ("history-is-bounded", history_is_bounded),
     ("the-largest-message", the_largest_message),
+    ("a-send-behind-connect", a_send_behind_connect),
 ];
 
 fn pair(stage: &mut Stage) -> Done<(usize, usize)> {
@@ -452,6 +453,25 @@ fn the_largest_message(stage: &mut Stage) -> Done {
     for (from, to, other) in [(ana, BO, bo), (bo, ANA, ana)] {
         let number = stage.world.send(from, to, Kind::Stored, jindou::limits::PAYLOAD_BYTES_MAX, None);
         stage.sees(other, number)?;
+    }
+    stage.conclude()
+}
+
+fn a_send_behind_connect(stage: &mut Stage) -> Done {
+    stage.begin(&["ana", "bo"])?;
+    let ana = stage.device(ANA, PHONE);
+    let bo = stage.device(BO, PHONE);
+    stage.world.devices[ana].habits.eager = true;
+    stage.connect(bo)?;
+    // Often enough that some of the connections move to another shard.
+    for round in 1..=6 {
+        stage.connect(ana)?;
+        stage.answered(ana)?;
+        stage.expect("it is refused", |world| world.devices[ana].answers.1 == round)?;
+        let number = stage.send(ana, BO);
+        stage.sees(bo, number)?;
+        stage.answered(ana)?;
+        stage.leave(ana)?;
     }
     stage.conclude()
 }

@@ -46,8 +46,10 @@ pub struct GateSession {
     pub inbox: Vec<u8>,
     /// The shard wants no more for now.
     pub paused: bool,
-    /// CONNECT is with the shard: nothing after it is decoded before its answer.
+    /// CONNECT is with the shard: nothing after it is decoded or handed over before its answer.
     pub awaiting: bool,
+    /// Packets that came in one read with CONNECT.
+    pub early: Vec<ClientPacket>,
     /// For a move to another shard.
     pub connect: Option<Box<ConnectPacket>>,
     /// Encoded and not yet taken by the socket.
@@ -77,6 +79,7 @@ impl GateSession {
             inbox: Vec::new(),
             paused: false,
             awaiting: false,
+            early: Vec::new(),
             connect: None,
             out: Vec::new(),
             full: false,

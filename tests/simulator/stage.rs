@@ -58,6 +58,7 @@ impl Stage {
         habits.forget_permille = 0;
         habits.double_permille = 0;
         habits.read_bytes = 0;
+        habits.eager = false;
         self.world.devices[index].token = Some(String::new());
         index
     }
