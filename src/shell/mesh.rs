@@ -20,7 +20,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering, fence};
 
 use crate::engine::event::{ApiAnswer, ApiRequest};
 use crate::format::frame::Frame;
@@ -34,6 +34,9 @@ use super::stages::ShardSnapshot;
 /// shard of a large node. When it is full a shard keeps its batch and merges the next turn's frames into it; a plain
 /// thread gets its message back.
 pub const INBOX_BATCHES_MAX: usize = 1024;
+
+/// Interrupts a system call and does nothing else. Its usual sense (urgent bytes on a socket) is used by nobody here.
+pub const NUDGE_SIGNAL: i32 = libc::SIGURG;
 
 /// What reaches a shard from inside its node.
 #[derive(Debug)]
@@ -89,6 +92,8 @@ pub struct Doorbell {
     asleep: AtomicBool,
     /// Turns the shard has made, for the watchdog.
     turns: AtomicU64,
+    /// The shard's thread as the kernel numbers it; 0 while there is none.
+    thread: AtomicI32,
 }
 
 impl Doorbell {
@@ -101,7 +106,7 @@ impl Doorbell {
         }
         // SAFETY: `raw` was just made and nobody else knows it.
         let eventfd = unsafe { OwnedFd::from_raw_fd(raw) };
-        Ok(Doorbell { eventfd, asleep: AtomicBool::new(false), turns: AtomicU64::new(0) })
+        Ok(Doorbell { eventfd, asleep: AtomicBool::new(false), turns: AtomicU64::new(0), thread: AtomicI32::new(0) })
     }
 
     /// The eventfd: the shard's ring is registered with it, its executor reads it.
@@ -135,6 +140,27 @@ impl Doorbell {
     /// The shard is up, whoever woke it.
     pub fn awake(&self) {
         self.asleep.store(false, Ordering::Relaxed);
+    }
+
+    /// The calling thread is the shard's from now on.
+    pub fn enter_thread(&self) {
+        // SAFETY: no arguments; it cannot fail.
+        self.thread.store(unsafe { libc::gettid() }, Ordering::Release);
+    }
+
+    /// The shard's thread is about to end.
+    pub fn leave_thread(&self) {
+        self.thread.store(0, Ordering::Release);
+    }
+
+    fn nudge(&self) {
+        self.ring();
+        let thread = self.thread.load(Ordering::Acquire);
+        if thread != 0 {
+            // SAFETY: numbers only. The signal has a handler that does nothing (the metronome's), or is ignored by default; should
+            // the thread have ended just now and its number be another's of this process, nothing happens to that.
+            unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, NUDGE_SIGNAL) };
+        }
     }
 
     /// The shard has made a turn.
@@ -213,11 +239,12 @@ impl MeshSender {
         self.ways.get(usize::from(shard.0)).map_or(0, |way| way.doorbell.turns())
     }
 
-    /// Rings a shard's bell without a message and whatever the shard says of itself: ends glommio's park with
-    /// runnable tasks, which no flag of ours can see.
+    /// Wakes a shard whatever it says of itself, by interrupting the system call in which it waits. The bell is not enough: an
+    /// executor that parks with runnable tasks may have the bell's reader among them. Nor is a waker from another
+    /// thread: when the executor parks so in its first pass, no task has been run that could lend one.
     pub fn nudge(&self, shard: ShardId) {
         if let Some(way) = self.ways.get(usize::from(shard.0)) {
-            way.doorbell.ring();
+            way.doorbell.nudge();
         }
     }
 }

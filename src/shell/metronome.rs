@@ -1,6 +1,6 @@
 //! One plain thread that beats for every shard: each 50 ms a tick into its mesh inbox. The tick is the shards' coarse
-//! clock, it ends glommio's park with runnable tasks (a foreign wake always does), and a shard that makes no turn between beats
-//! is found here.
+//! clock, and a shard that makes no turn between two beats is found here and woken by force: glommio can park with runnable
+//! tasks, and an interrupted system call always ends that.
 //!
 //! It deliberately repairs nothing beyond that wake: a shard that stands still is reported and counted, for people.
 
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::ids::ShardId;
 
-use super::mesh::{MeshMessage, MeshSender};
+use super::mesh::{MeshMessage, MeshSender, NUDGE_SIGNAL};
 
 /// Between two beats. An idle shard pays one wake-up for each.
 pub const BEAT: Duration = Duration::from_millis(50);
@@ -73,12 +73,14 @@ struct Pulse {
 #[derive(Debug)]
 pub struct Metronome {
     watch: Arc<Watch>,
+    handler: signal_hook::SigId,
     stop: Option<flume::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Metronome {
-    /// Starts beating. To be called when the shards are ready: a shard that still reads its disk makes no turns.
+    /// Starts beating. To be called before the shards start: they may need a nudge already then. A shard that has not
+    /// turned yet gets no ticks and is not reported, as reading its disk may take long.
     ///
     /// # Errors
     /// When the thread cannot be started.
@@ -88,12 +90,14 @@ impl Metronome {
 
     fn start_with(mesh: MeshSender, beat: Duration, stall_after: Duration) -> io::Result<Metronome> {
         let watch = Arc::new(Watch::new(mesh.shard_count()));
+        // SAFETY: an empty handler is safe at any moment. Without one the signal would be ignored and interrupt nothing.
+        let handler = unsafe { signal_hook::low_level::register(NUDGE_SIGNAL, || {}) }?;
         let (stop, stopped) = flume::bounded(1);
         let seen = watch.clone();
         let thread = std::thread::Builder::new()
             .name("metronome".into())
             .spawn(move || run(&mesh, &seen, &stopped, beat, stall_after))?;
-        Ok(Metronome { watch, stop: Some(stop), thread: Some(thread) })
+        Ok(Metronome { watch, handler, stop: Some(stop), thread: Some(thread) })
     }
 
     /// What the watchdog has seen; may be kept after the end.
@@ -110,6 +114,7 @@ impl Drop for Metronome {
             // It ends at once: its only wait is for the channel that was just closed. A panic of it was reported by then.
             let _ = thread.join();
         }
+        signal_hook::low_level::unregister(self.handler);
     }
 }
 
@@ -122,8 +127,10 @@ fn run(mesh: &MeshSender, watch: &Watch, stopped: &flume::Receiver<()>, beat: Du
         for (index, pulse) in pulses.iter_mut().enumerate() {
             let shard = ShardId(u16::try_from(index).expect("counted from a u16"));
             check(mesh, watch, shard, pulse, stall_after);
-            // A full inbox means that the shard has enough to wake up for; one that has ended needs no beat.
-            let _ = mesh.send(shard, MeshMessage::Tick);
+            if pulse.turns > 0 {
+                // A full inbox means that the shard has enough to wake up for; one that has ended needs no beat.
+                let _ = mesh.send(shard, MeshMessage::Tick);
+            }
         }
     }
 }
@@ -139,8 +146,12 @@ fn check(mesh: &MeshSender, watch: &Watch, shard: ShardId, pulse: &mut Pulse, st
         *pulse = Pulse { turns, changed: Instant::now(), reported: false };
         return;
     }
-    // No turn since the last beat although that beat was a message: whatever the shard believes of itself, ring.
+    // No turn since the last beat although that beat was a message: wake it, whatever it believes of itself.
     mesh.nudge(shard);
+    if turns == 0 {
+        // It still reads its disk, which may take long, or hangs in its first pass, which the nudge ends.
+        return;
+    }
     seen.longest_ms.fetch_max(u64::try_from(still.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     if still >= stall_after && !pulse.reported {
         pulse.reported = true;
@@ -163,6 +174,9 @@ mod tests {
         let watch = metronome.watch();
         let began = Instant::now();
         let mut ticks = 0;
+        for endpoint in &endpoints {
+            endpoint.doorbell.count_turn();
+        }
         // Shard 0 turns for each tick, shard 1 never.
         while watch.stalls(ShardId(1)) == 0 {
             assert!(began.elapsed() < Duration::from_secs(20), "the stall went unseen");

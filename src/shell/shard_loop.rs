@@ -19,6 +19,7 @@ use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -101,10 +102,13 @@ pub fn run_shard(
 ) -> std::io::Result<JoinHandle<()>> {
     let shard = config.engine.place.shard;
     std::thread::Builder::new().name(format!("shard-{}", shard.0)).spawn(move || {
+        let doorbell = Arc::clone(&mesh.doorbell);
+        doorbell.enter_thread();
         let outcome = guarded(shard, || {
             let executor = start::executor(&config)?;
             executor.run(serve(config, mesh, listeners, &ready))
         });
+        doorbell.leave_thread();
         if let Err(line) = outcome {
             // Nobody listening means that the node has given up already.
             let _ = ready.send(Err(line));
@@ -162,7 +166,7 @@ async fn serve(
     Ok(())
 }
 
-/// Keeps a read of the bell in the kernel at all times, so that even an executor that parks with runnable tasks wakes when it rings.
+/// Keeps a read of the bell in the kernel, and rings the alarm when it rings.
 async fn listen_to_bell(bell: RawFd, alarm: Rc<Alarm>) {
     // SAFETY: the caller's endpoint holds the descriptor open for longer than this call.
     let borrowed = unsafe { BorrowedFd::borrow_raw(bell) };

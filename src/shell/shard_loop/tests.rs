@@ -77,6 +77,7 @@ impl Node {
         let endpoints = build_mesh(shards).unwrap();
         let mesh = endpoints[0].sender.clone();
         let clock = Clock::start();
+        let metronome = Some(Metronome::start(mesh.clone()).unwrap());
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut addresses = [any; 3];
         let mut threads = Vec::new();
@@ -95,7 +96,6 @@ impl Node {
         for _ in 0..shards {
             readiness.recv_timeout(PATIENCE).expect("an answer").expect("a shard that serves");
         }
-        let metronome = Some(Metronome::start(mesh.clone()).unwrap());
         let [tcp, websocket, plain] = addresses;
         let node = Node { mesh, threads, metronome, tcp, websocket, plain };
         node.until("slots have leaders", |snapshots| {
@@ -345,8 +345,8 @@ fn a_panic_in_a_shard_ends_the_process() {
     assert!(said.contains("jindou: shard 3 has failed"), "{said}");
 }
 
-/// With a preempt timer far below the fifty milliseconds that are safe, glommio parks with a runnable task again and again. The beat
-/// ends each of these parks, because the bell always has a reader in the kernel.
+/// With a preempt timer far below the fifty milliseconds that are safe, glommio parks with runnable tasks again and again. The
+/// metronome ends each of these parks, also in the executor's first pass and also when the bell's reader is among the tasks.
 #[test]
 fn the_beat_ends_a_park_with_runnable_tasks() {
     let endpoint = build_mesh(1).unwrap().remove(0);
@@ -354,6 +354,7 @@ fn the_beat_ends_a_park_with_runnable_tasks() {
     let watch = metronome.watch();
     let stuck = std::thread::spawn(move || {
         let began = Instant::now();
+        endpoint.doorbell.enter_thread();
         let executor = loop {
             let builder = glommio::LocalExecutorBuilder::new(glommio::Placement::Unbound)
                 .io_memory(64 << 10)
@@ -377,5 +378,5 @@ fn the_beat_ends_a_park_with_runnable_tasks() {
     stuck.join().unwrap();
     let longest = watch.longest(ShardId(0));
     assert!(longest > Duration::ZERO, "the executor never parked wrongly: nothing was tested");
-    assert!(longest < Duration::from_secs(1), "parked for {longest:?} in spite of the beat");
+    assert!(longest < Duration::from_secs(3), "parked for {longest:?} in spite of the beat");
 }
