@@ -168,30 +168,3 @@ fn at_rest_a_step_allocates_nothing() {
     world.run();
     assert!(allocations() > before);
 }
-
-/// Prints what a message costs in the engine alone; `--ignored --nocapture` shows it.
-#[test]
-#[ignore = "a measurement, not a promise"]
-fn engine_cost_of_a_message() {
-    for batch in [1u32, 10, 100, 1000] {
-        let mut world = World::new();
-        for index in 0..64 {
-            world.connect(index);
-        }
-        world.run();
-        let rounds = 300_000 / batch;
-        let mut number = 0;
-        let (begun, before) = (std::time::Instant::now(), allocations());
-        for _ in 0..rounds {
-            for index in 0..batch {
-                world.send(index % 64, number);
-                number += 1;
-            }
-            world.wait(Duration::from_micros(100 + u64::from(batch)));
-            world.run();
-        }
-        let spent = begun.elapsed().as_nanos() as f64 / f64::from(rounds * batch);
-        let allocated = (allocations() - before) as f64 / f64::from(rounds * batch);
-        println!("batch {batch}: {spent:.0} ns and {allocated:.1} allocations a message");
-    }
-}

@@ -114,7 +114,9 @@ impl Recovery {
         let config = self.config;
         let mut hosted = Vec::new();
         for (id, (state, replay_segment)) in self.slots {
-            let slot = Slot::restore(id, state, self.map_state, chance_of(&config, id))?;
+            let mut slot = Slot::restore(id, state, self.map_state, chance_of(&config, id))?;
+            // A checkpoint may be older than the last time that retention gave segments up.
+            slot.drop_below(resume.first_segment);
             hosted.push(Hosted::new(slot, replay_segment));
         }
         let journal = Journal::resume(config.geometry, &config.limits, config.durability, resume);

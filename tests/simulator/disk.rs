@@ -160,7 +160,9 @@ impl Disk {
             Request::Checkpoint(slot, bytes) => {
                 self.checkpointing.insert(*slot, bytes.clone());
             }
-            Request::Read { .. } => {}
+            Request::Read { segment, .. } => {
+                assert!(self.segments.contains_key(segment), "read of segment {segment}, which was given up");
+            }
         }
     }
 

@@ -91,6 +91,8 @@ pub struct NetworkPlan {
     pub websocket_permille: u32,
     /// No cipher for anybody (a plain listener).
     pub plain: bool,
+    /// Frames between shards go through the codec that links use, and must come out as they went in.
+    pub frames_as_bytes: bool,
 }
 
 /// What goes wrong. A zero rate means never.
@@ -261,6 +263,7 @@ fn draw_network(chance: &mut Chance) -> NetworkPlan {
         split: chance.one_in(2),
         websocket_permille: *chance.pick(&[0, 300, 1000]),
         plain: chance.one_in(3),
+        frames_as_bytes: chance.one_in(4),
     }
 }
 

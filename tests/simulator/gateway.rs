@@ -359,6 +359,11 @@ impl World {
             let text = format!("message {number}, which must be refused, was taken");
             return self.judge(Promise::Endings, Err(text));
         };
+        // The first body is gone: the position is still known, the id and the payload are not.
+        let gone = (self.plan.forgets() || self.damaged) && message_id == 0 && seq > 0;
+        if gone && sent.accepted.is_some_and(|first| first.seq == seq) {
+            return;
+        }
         if pending.conflict {
             let verdict = same_answer::conflict(number);
             return self.judge(Promise::SameAnswer, verdict);

@@ -4,9 +4,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use bytes::Bytes;
 use jindou::engine::effect::Effect;
 use jindou::engine::event::Event;
 use jindou::engine::shard::{Recovery, Shard, ShardConfig};
+use jindou::format::frame::Frame;
+use jindou::format::frame_codec::{self, LinkNumbers};
 use jindou::ids::{NodeId, Place, ShardId};
 use jindou::time::{Instant, Now, UnixMillis};
 
@@ -284,12 +287,13 @@ impl World {
         }
     }
 
-    fn send_mesh(&mut self, host: HostRef, to: Place, frames: Vec<jindou::format::frame::Frame>) {
+    fn send_mesh(&mut self, host: HostRef, to: Place, frames: Vec<Frame>) {
         let node = &mut self.nodes[host.node];
         let from = Place { node: node.id, shard: ShardId(host.shard as u16) };
         assert_eq!(to.node, node.id, "there is one node");
         assert_ne!(to, from, "frames to the own shard do not leave it");
         assert!(!frames.is_empty(), "an empty batch of frames");
+        let frames = if self.plan.network.frames_as_bytes { through_bytes(frames) } else { frames };
         let target = HostRef { node: host.node, shard: usize::from(to.shard.0) };
         let (low, high) = self.plan.network.mesh_us;
         let latency_ns = self.chances.network.between(low * 1_000, high * 1_000);
@@ -320,7 +324,11 @@ impl World {
         if node.life != life {
             return;
         }
+        let what = format!("{request:.100?}");
         let event = node.disks[host.shard].complete(request, &mut self.chances.disk);
+        if let Event::ReadDone { result: Err(fault), .. } = &event {
+            self.say(|| format!("shard {}: {what} fails: {fault:?}", host.shard));
+        }
         self.trace.record(self.now_ns, "disk", host.shard as u64, &[]);
         self.happen(host, event);
     }
@@ -493,4 +501,14 @@ impl World {
             self.after(STOP_PATIENCE, Action::Fault(index, NodeFault::StopOverdue));
         }
     }
+}
+
+/// Frames as another node would get them.
+fn through_bytes(frames: Vec<Frame>) -> Vec<Frame> {
+    let numbers = LinkNumbers { sequence: 1, acknowledged: 0 };
+    let mut bytes = Vec::new();
+    frame_codec::encode(&frames, numbers, &mut bytes);
+    let decoded = frame_codec::decode(&Bytes::from(bytes)).expect("what was encoded is a batch");
+    assert_eq!(decoded.frames, frames, "frames come out as they went in");
+    decoded.frames
 }

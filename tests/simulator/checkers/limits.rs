@@ -126,7 +126,8 @@ pub fn view_holds(view: &ShardView<'_>, limits: &Limits, peaks: &mut Peaks) -> R
     if view.sessions > limits.sessions_max || view.sessions_live > view.sessions {
         return Err(format!("{} sessions, {} of them live", view.sessions, view.sessions_live));
     }
-    if view.recent_bytes > limits.recent_bytes_max + MESSAGE_BYTES_MAX {
+    // Bodies that are not written yet stay, whatever the budget says.
+    if view.recent_bytes > limits.recent_bytes_max + view.journal_pending_bytes + MESSAGE_BYTES_MAX {
         return Err(format!("{} bytes of recent messages", view.recent_bytes));
     }
     // Beyond the refusal mark only what was under way may still come: housekeeping of the slots, not SENDs.
