@@ -14,6 +14,9 @@ use crate::wire::{Scratch, Wire};
 /// of 10 000 connections per address.
 const CONNECTIONS_PER_ADDRESS: usize = 4000;
 
+/// Users that wait for their CONNACK at a time.
+const CONNECTING_AT_ONCE: usize = 256;
+
 /// Whom to connect to and how.
 #[derive(Clone, Copy, Debug)]
 pub struct Target {
@@ -37,19 +40,28 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// Connects `count` users, one after the other, under the names that `name_of` gives.
+    /// Connects `count` users under the names that `name_of` gives, [`CONNECTING_AT_ONCE`] at a time.
     pub fn connect(target: Target, count: usize, name_of: impl Fn(usize) -> String) -> io::Result<Fleet> {
         allow_open_files(count as u64 + 64)?;
         let poll = Poll::new()?;
-        let mut wires = Vec::with_capacity(count);
-        for number in 0..count {
-            let name = name_of(number);
-            let at = |fault: io::Error| io::Error::new(fault.kind(), format!("user {number} ({name}): {fault}"));
-            let socket = open_socket(target.address, number).map_err(at)?;
-            let secret = (!target.plain).then(|| secret_of(number));
-            let mut wire = Wire::connect(socket, &name, secret).map_err(at)?;
-            poll.registry().register(&mut wire.socket, Token(number), Interest::READABLE | Interest::WRITABLE)?;
-            wires.push(wire);
+        let mut wires: Vec<Wire> = Vec::with_capacity(count);
+        while wires.len() < count {
+            let first = wires.len();
+            let at = |number: usize| {
+                let name = name_of(number);
+                move |fault: io::Error| io::Error::new(fault.kind(), format!("user {number} ({name}): {fault}"))
+            };
+            let begin = |number: usize| {
+                let socket = open_socket(target.address, number)?;
+                Wire::begin(socket, &name_of(number), (!target.plain).then(|| secret_of(number)))
+            };
+            let numbers = first..count.min(first + CONNECTING_AT_ONCE);
+            let begun = numbers.map(|number| begin(number).map_err(at(number))).collect::<io::Result<Vec<_>>>()?;
+            for (connecting, number) in begun.into_iter().zip(first..) {
+                let mut wire = connecting.finish().map_err(at(number))?;
+                poll.registry().register(&mut wire.socket, Token(number), Interest::READABLE | Interest::WRITABLE)?;
+                wires.push(wire);
+            }
         }
         Ok(Fleet {
             wires,

@@ -40,6 +40,33 @@ pub struct Wire {
     client_seq: u32,
 }
 
+/// A client that has said CONNECT.
+pub struct Connecting {
+    socket: std::net::TcpStream,
+    keys: Option<KeyPair>,
+}
+
+impl Connecting {
+    /// Waits for a good CONNACK; the socket is non-blocking afterwards.
+    pub fn finish(mut self) -> io::Result<Wire> {
+        let mut inbox = Vec::new();
+        let (cipher, inbox_from) = read_connack(&mut self.socket, &mut inbox, self.keys.as_ref())?;
+        let inbox_to = inbox.len();
+        inbox.resize(INBOX_BYTES.max(inbox_to), 0);
+        self.socket.set_nonblocking(true)?;
+        Ok(Wire {
+            socket: TcpStream::from_std(self.socket),
+            cipher,
+            inbox,
+            inbox_from,
+            inbox_to,
+            outbox: Vec::new(),
+            outbox_written: 0,
+            client_seq: 0,
+        })
+    }
+}
+
 /// What the server said.
 pub enum Heard<'a> {
     /// Answer to the SEND with this number.
@@ -67,8 +94,8 @@ pub enum Heard<'a> {
 }
 
 impl Wire {
-    /// Says CONNECT on a blocking socket and waits for a good CONNACK; the socket is non-blocking afterwards.
-    pub fn connect(mut socket: std::net::TcpStream, uid: &str, secret: Option<[u8; 32]>) -> io::Result<Wire> {
+    /// Says CONNECT on a blocking socket.
+    pub fn begin(mut socket: std::net::TcpStream, uid: &str, secret: Option<[u8; 32]>) -> io::Result<Connecting> {
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(CONNACK_WITHIN))?;
         let keys = secret.map(KeyPair::new);
@@ -85,21 +112,7 @@ impl Wire {
         let mut bytes = Vec::new();
         packet_codec::encode(&Packet::Connect(connect), VERSION, &mut bytes);
         socket.write_all(&bytes)?;
-        let mut inbox = Vec::new();
-        let (cipher, taken) = read_connack(&mut socket, &mut inbox, keys.as_ref())?;
-        let inbox_to = inbox.len();
-        inbox.resize(INBOX_BYTES.max(inbox_to), 0);
-        socket.set_nonblocking(true)?;
-        Ok(Wire {
-            socket: TcpStream::from_std(socket),
-            cipher,
-            inbox,
-            inbox_from: taken,
-            inbox_to,
-            outbox: Vec::new(),
-            outbox_written: 0,
-            client_seq: 0,
-        })
+        Ok(Connecting { socket, keys })
     }
 
     /// Queues a SEND; returns its number.

@@ -14,7 +14,6 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use flume::RecvTimeoutError;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -25,7 +24,7 @@ use super::http::{Api, HttpThread, NodeState, PublicAddresses};
 use super::listen::{BoundAddress, bind_shared, dialable, listen_alone};
 use super::machine;
 use super::mesh::{MeshEndpoint, MeshMessage, MeshSender, build_mesh};
-use super::metronome::{BEAT, Metronome};
+use super::metronome::Metronome;
 use super::seed::{Secrets, kernel_seed};
 use super::shard_loop::{Ready, ShardRuntimeConfig, run_shard};
 use crate::config::{Config, ListenMode, ShardCount};
@@ -80,9 +79,12 @@ pub fn run(config: &Config) -> Result<(), StartError> {
         ws: format!("{} ({})", ws.address, mode_name(config.listen.ws_mode)),
         http: http_address.to_string(),
     };
+    // Before the shards: their executors may need a beat already in their first pass.
+    let metronome = Metronome::start(mesh.clone()).map_err(kernel_refused("the metronome's thread"))?;
+    state.set_watch(metronome.watch());
     start_shards(config, &directory, &processors, endpoints, [tcp, ws], &happenings.0)?;
 
-    let node = Node { mesh, state, happenings: happenings.1, running: shards, metronome: None, http };
+    let node = Node { mesh, state, happenings: happenings.1, running: shards, _metronome: metronome, http };
     let outcome = node.serve(|messages| {
         let mut text = banner.text(config, &directory, messages, began.elapsed());
         text.push('\n');
@@ -107,7 +109,8 @@ struct Node {
     state: Arc<NodeState>,
     happenings: flume::Receiver<Happening>,
     running: u16,
-    metronome: Option<Metronome>,
+    /// Beats until the shards have ended.
+    _metronome: Metronome,
     http: HttpThread,
 }
 
@@ -117,13 +120,7 @@ impl Node {
         let mut announce = Some(announce);
         let (mut ready, mut messages) = (0, 0);
         let outcome = loop {
-            match self.happenings.recv_timeout(BEAT) {
-                // Until the metronome beats, an executor that parks beside runnable tasks is woken from here.
-                Err(RecvTimeoutError::Timeout) => {
-                    if self.metronome.is_none() {
-                        (0..self.mesh.shard_count()).for_each(|shard| self.mesh.nudge(ShardId(shard)));
-                    }
-                }
+            match self.happenings.recv() {
                 Ok(Happening::Ready(Ok(shard))) => {
                     let replayed = shard.replayed_bytes;
                     tracing::debug!(shard = %shard.shard, replayed_bytes = replayed, took = ?shard.took, "recovered");
@@ -132,9 +129,6 @@ impl Node {
                     if ready == self.mesh.shard_count()
                         && let Some(announce) = announce.take()
                     {
-                        if let Err(error) = self.start_metronome() {
-                            break Err(error);
-                        }
                         if let Err(error) = self.open_doors() {
                             break Err(error);
                         }
@@ -154,7 +148,7 @@ impl Node {
                         "shard {shard} {how}: the node stops; the journal has what was acknowledged"
                     )));
                 }
-                Err(RecvTimeoutError::Disconnected) => {
+                Err(_) => {
                     break Err(StartError("nobody is left who could wake the node".to_owned()));
                 }
             }
@@ -176,13 +170,6 @@ impl Node {
                 .unwrap_or_else(|| Err("it does not answer".to_owned()))
                 .map_err(|line| StartError(format!("shard {shard} cannot listen: {line}")))?;
         }
-        Ok(())
-    }
-
-    fn start_metronome(&mut self) -> Result<(), StartError> {
-        let metronome = Metronome::start(self.mesh.clone()).map_err(kernel_refused("the metronome's thread"))?;
-        self.state.set_watch(metronome.watch());
-        self.metronome = Some(metronome);
         Ok(())
     }
 

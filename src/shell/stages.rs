@@ -30,7 +30,7 @@ pub enum Stage {
     MeshHop,
     /// Packets of one turn to bytes, enciphered.
     Encode,
-    /// A send: from being handed to the kernel to its completion.
+    /// A send, sampled at most once per turn: from its first packet being encoded to its completion.
     Write,
     /// From the bytes of a SEND to its SENDACK encoded, sampled at most once per turn.
     WholePath,

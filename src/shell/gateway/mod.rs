@@ -174,7 +174,7 @@ impl Gateway {
                 }
                 RingEvent::Sent { token } => {
                     if let Some((_, since)) = write_sample.take_if(|(sampled, _)| *sampled == token) {
-                        stages.record(Timed::Write, began.saturating_sub(since));
+                        stages.record(Timed::Write, clock.nanos().saturating_sub(since));
                     }
                 }
                 RingEvent::Accepted { listener, fd, peer } => desk.accepted.push((listener, fd, peer)),
