@@ -67,6 +67,14 @@ struct Arguments {
     self_test: bool,
     keep_going: bool,
     coverage: bool,
+    filter: Option<String>,
+}
+
+impl Arguments {
+    /// Whether a part of the ordinary run is meant; as with the standard harness, a word picks those whose name holds it.
+    fn picks(&self, name: &str) -> bool {
+        self.filter.as_ref().is_none_or(|filter| name.contains(filter.as_str()))
+    }
 }
 
 fn parse_arguments() -> Arguments {
@@ -93,7 +101,9 @@ fn parse_arguments() -> Arguments {
             "--self-test" => arguments.self_test = true,
             "--keep-going" => arguments.keep_going = true,
             "--coverage" => arguments.coverage = true,
-            // What the standard test harness understands (`--nocapture`, `--test-threads`, filters) has no meaning here.
+            // What else the standard test harness understands (`--nocapture`, `--exact`) has no meaning here.
+            "--test-threads" | "--format" | "--color" | "--skip" | "--logfile" | "-Z" => drop(words.next()),
+            word if !word.starts_with('-') => arguments.filter = Some(word.to_owned()),
             _ => {}
         }
     }
@@ -160,11 +170,11 @@ fn main() {
     } else if let Some(seed) = arguments.seed {
         totals.take(&run_seed(seed, None, arguments.verbose));
     } else if arguments.self_test {
-        run_self_tests(&mut totals);
+        run_self_tests(&arguments, &mut totals);
     } else if arguments.count.is_some() || arguments.from.is_some() {
         run_seeds(arguments.from.unwrap_or(0), arguments.count.unwrap_or(SEEDS), arguments.keep_going, &mut totals);
     } else {
-        run_everything(&mut totals);
+        run_everything(&arguments, &mut totals);
     }
     if arguments.coverage {
         totals.coverage.print();
@@ -181,21 +191,23 @@ fn main() {
     exit(totals.exit);
 }
 
-fn run_everything(totals: &mut Totals) {
-    run_self_tests(totals);
-    for (name, _) in scenarios::ALL {
+fn run_everything(arguments: &Arguments, totals: &mut Totals) {
+    run_self_tests(arguments, totals);
+    for (name, _) in scenarios::ALL.iter().filter(|(name, _)| arguments.picks(name)) {
         run_scenario(name, false, totals);
     }
-    for sabotage in Sabotage::ALL {
+    for sabotage in Sabotage::ALL.into_iter().filter(|sabotage| arguments.picks(sabotage.name())) {
         totals.note(&format!("canary {}", sabotage.name()), trial::canary(sabotage, CANARY_SEEDS));
     }
-    run_seeds(0, SEEDS, false, totals);
-    let complete = totals.coverage.complete();
-    totals.note("coverage", complete);
+    if arguments.picks("seeds") {
+        run_seeds(0, SEEDS, arguments.keep_going, totals);
+        let complete = totals.coverage.complete();
+        totals.note("coverage", complete);
+    }
 }
 
-fn run_self_tests(totals: &mut Totals) {
-    for (name, test) in self_test::ALL {
+fn run_self_tests(arguments: &Arguments, totals: &mut Totals) {
+    for (name, test) in self_test::ALL.iter().filter(|(name, _)| arguments.picks(name)) {
         let result = std::panic::catch_unwind(test).map_err(|_| trial::last_panic());
         totals.note(&format!("self-test {name}"), result.map(|()| "holds".to_owned()));
     }
