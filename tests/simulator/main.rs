@@ -168,7 +168,9 @@ fn main() {
     } else if let Some(name) = &arguments.scenario {
         run_scenario(name, arguments.verbose, &mut totals);
     } else if let Some(seed) = arguments.seed {
-        totals.take(&run_seed(seed, None, arguments.verbose));
+        let verdict = run_seed(seed, None, arguments.verbose);
+        println!("seed {seed} has the history {:016x}", verdict.history());
+        totals.take(&verdict);
     } else if arguments.self_test {
         run_self_tests(&arguments, &mut totals);
     } else if arguments.count.is_some() || arguments.from.is_some() {

@@ -157,6 +157,13 @@ fn verdict_of(seed: u64, plan: Plan, world: &World, failure: Option<Failure>) ->
     }
 }
 
+impl Verdict {
+    /// The number of the whole history, for comparing runs of different processes and machines.
+    pub fn history(&self) -> u64 {
+        self.digest
+    }
+}
+
 /// Why two runs of a seed are not the same history, if they are not.
 pub fn differs(one: &Verdict, other: &Verdict) -> Option<String> {
     (one.digest != other.digest || one.dispatched != other.dispatched).then(|| {
