@@ -371,7 +371,9 @@ impl World {
         };
         // The first body is gone: the position is still known, the id and the payload are not.
         let gone = (self.plan.forgets() || self.damaged) && message_id == 0 && seq > 0;
-        if gone && sent.accepted.is_none_or(|first| first.seq == seq) {
+        let window = self.plan.limits.dedupe_window;
+        let known = |first: Accepted| first.seq == seq || first.seq.abs_diff(seq) as usize >= window;
+        if gone && sent.accepted.is_none_or(known) {
             return;
         }
         if pending.conflict {
