@@ -388,10 +388,4 @@ impl RaftGroup {
         self.node.advance_apply_to(index);
         self.node.mut_store().compact(index);
     }
-
-    /// Entries proposed and not yet applied.
-    #[must_use]
-    pub fn unapplied(&self) -> usize {
-        self.node.store().entries.len()
-    }
 }

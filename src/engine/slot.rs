@@ -663,8 +663,8 @@ impl Slot {
         }
     }
 
-    /// A channel of another slot has grown, or passes a message on; a home here is told. Returns the row's cursor source and
-    /// answers at once where nothing is to be agreed.
+    /// A channel of another slot has grown, or passes a message on; a home here is told. Answers at
+    /// once where the row covers it already.
     pub fn handle_notify(&mut self, notify: &Notify, around: &mut Surroundings<'_>) {
         if notify.seq == 0 {
             return;
