@@ -17,11 +17,16 @@ pub struct NodeId(pub u16);
 pub struct ShardId(pub u16);
 
 /// A hash partition of the key space, one raft group each. At most [`SLOT_COUNT_MAX`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SlotId(pub u16);
 
 /// 14 bits of every message id name the slot.
 pub const SLOT_COUNT_MAX: usize = 1 << 14;
+
+impl SlotId {
+    /// The group that decides about the cluster itself. Outside every slot count, so it shares the slots' journal and frames.
+    pub const METADATA: SlotId = SlotId(u16::MAX);
+}
 
 /// Where something lives: one shard of one node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -30,6 +35,64 @@ pub struct Place {
     pub node: NodeId,
     /// The shard of that node.
     pub shard: ShardId,
+}
+
+/// One replica of one slot's group for its whole life, which is also raft's number for it: it says where it lives, and a
+/// number from the metadata group makes sure that it is never used twice, so a replica that lost its disk comes back as
+/// another one. Never 0.
+///
+/// ```text
+///  63      48 47      32 31       0
+/// |  node   |  shard   |  number  |
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ReplicaId(pub u64);
+
+impl ReplicaId {
+    /// The replica that the metadata group numbered so.
+    #[must_use]
+    pub fn new(place: Place, number: u32) -> ReplicaId {
+        ReplicaId(u64::from(place.node.0) << 48 | u64::from(place.shard.0) << 32 | u64::from(number))
+    }
+
+    /// Where it lives.
+    #[must_use]
+    pub fn place(self) -> Place {
+        Place { node: NodeId((self.0 >> 48) as u16), shard: ShardId((self.0 >> 32) as u16) }
+    }
+
+    /// What the metadata group numbered it.
+    #[must_use]
+    pub fn number(self) -> u32 {
+        self.0 as u32
+    }
+}
+
+/// One connection between this shard and a shard of another node, unique for the life of the process. Both the engine (for
+/// those it asks for) and the shell (for those it accepts) number them; one bit keeps them apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LinkConn(pub u64);
+
+impl LinkConn {
+    const ACCEPTED: u64 = 1 << 63;
+
+    /// The `count`th one that the engine asked for.
+    #[must_use]
+    pub fn dialed(count: u64) -> LinkConn {
+        LinkConn(count & !LinkConn::ACCEPTED)
+    }
+
+    /// The `count`th one that the shell accepted.
+    #[must_use]
+    pub fn accepted(count: u64) -> LinkConn {
+        LinkConn(count | LinkConn::ACCEPTED)
+    }
+
+    /// The other side asked for it.
+    #[must_use]
+    pub fn is_accepted(self) -> bool {
+        self.0 & LinkConn::ACCEPTED != 0
+    }
 }
 
 /// One live client connection, unique on its shard for the life of the process: the shell's table
@@ -66,6 +129,18 @@ impl fmt::Display for ShardId {
 impl fmt::Display for SlotId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0)
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.node, self.shard)
+    }
+}
+
+impl fmt::Display for ReplicaId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}#{}", self.place(), self.number())
     }
 }
 
@@ -272,6 +347,14 @@ mod tests {
         assert_eq!(Uid::parse("a@b"), Err(BadUid::ForbiddenCharacter));
         assert_eq!(Uid::parse(&"x".repeat(129)), Err(BadUid::TooLong));
         assert!(Uid::parse("49").is_ok());
+    }
+
+    #[test]
+    fn a_replica_says_where_it_lives() {
+        let place = Place { node: NodeId(65_535), shard: ShardId(31) };
+        let replica = ReplicaId::new(place, u32::MAX);
+        assert_eq!((replica.place(), replica.number()), (place, u32::MAX));
+        assert_eq!(replica.to_string(), "n65535/s31#4294967295");
     }
 
     #[test]

@@ -39,17 +39,24 @@ pub mod tables {
     /// External crates per unit. A unit that is not listed uses none.
     pub const CRATES: &[(&str, &[&str])] = &[
         ("ids", &["crc32fast", "xxhash_rust"]),
-        ("format", &["aes", "base64", "bytes", "cbc", "crc32fast", "md5", "rkyv", "sha1", "x25519_dalek"]),
+        (
+            "format",
+            &["aes", "base64", "bytes", "cbc", "crc32fast", "hmac", "md5", "rkyv", "sha1", "sha2", "x25519_dalek"],
+        ),
         (
             "engine",
             &[
                 "bytes",
                 "crc32fast",
+                "foca",
                 "hashbrown",
+                "hmac",
                 "protobuf",
                 "raft",
                 "rand_chacha",
                 "rand_core",
+                "rkyv",
+                "sha2",
                 "slab",
                 "slog",
                 "xxhash_rust",
@@ -105,6 +112,7 @@ pub mod tables {
         "mem",
         "num",
         "ops",
+        "net::SocketAddr",
         "str",
         "string",
         "sync::Arc",

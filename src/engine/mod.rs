@@ -11,6 +11,7 @@ pub mod event;
 pub mod home;
 pub mod journal;
 pub mod message_ids;
+pub mod metadata;
 pub mod outbox;
 pub mod raft_group;
 pub mod reads;

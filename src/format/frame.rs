@@ -2,6 +2,8 @@
 //! node takes the same path as many. Bytes are [`super::frame_codec`]'s affair. A frame names the shard's session or
 //! slot it is for; its receiver checks that it is still the right one.
 
+use std::net::SocketAddr;
+
 use bytes::Bytes;
 
 use super::message::StoredMessage;
@@ -325,4 +327,19 @@ pub struct KickNotice {
     pub reason: u8,
     /// For people.
     pub text: Box<str>,
+}
+
+/// Where a node can be reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// By other nodes: shard 0 here, shard n at the port n higher. Gossip on the same port over UDP.
+    pub cluster: SocketAddr,
+    /// By clients over TCP, as `/route` tells it.
+    pub tcp: Box<str>,
+    /// By clients over WebSocket.
+    pub ws: Box<str>,
+    /// By clients over TLS; may be empty.
+    pub wss: Box<str>,
+    /// The HTTP API.
+    pub http: Box<str>,
 }

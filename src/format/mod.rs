@@ -8,6 +8,7 @@ pub mod packet;
 pub mod packet_cipher;
 pub mod packet_codec;
 pub mod pipeline;
+pub mod raft_message;
 pub mod record;
 pub mod websocket;
 pub mod websocket_upgrade;
