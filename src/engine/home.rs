@@ -11,7 +11,7 @@
 
 use super::chance::{MapState, SeededMap};
 use super::devices::Device;
-use crate::ids::{ChannelKey, DeviceFlag, DeviceLevel, Place, SessionAddress};
+use crate::ids::{ChannelKey, DeviceFlag, DeviceLevel, SessionAddress};
 
 /// One live connection of the user.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,8 +39,8 @@ pub struct Row {
     pub settled_seq: u32,
     /// Changed since it was last proposed.
     pub dirty: bool,
-    /// The channel's slot, which waits to hear that the row is settled.
-    pub owes: Option<Place>,
+    /// The channel's slot waits to hear that the row is settled.
+    pub owes: bool,
     /// Rises with every change; the smallest gives way at the limit.
     pub touched: u64,
 }
@@ -137,6 +137,16 @@ impl Home {
         self.rows.get(channel)
     }
 
+    /// Its slot is led elsewhere now. Who is online is the new leader's to know, and what was learnt ahead of the group may stay: it is true,
+    /// and will be agreed on.
+    pub fn cease_leading(&mut self) {
+        self.online = Vec::new();
+        for row in self.rows.values_mut() {
+            row.dirty = false;
+            row.owes = false;
+        }
+    }
+
     /// Number of rows.
     #[must_use]
     pub fn row_count(&self) -> usize {
@@ -159,8 +169,8 @@ impl Home {
         Some(gone)
     }
 
-    /// The channel has grown to `seq`, says the slot at `from`. Returns what to do and how many rows gave way.
-    pub fn notice(&mut self, channel: &ChannelKey, seq: u32, from: Place, rows_max: usize) -> (Noticed, u64) {
+    /// The channel has grown to `seq`, says its slot. Returns what to do and how many rows gave way.
+    pub fn notice(&mut self, channel: &ChannelKey, seq: u32, rows_max: usize) -> (Noticed, u64) {
         assert!(seq > 0, "only stored messages have rows");
         let mut dropped = 0;
         self.clock += 1;
@@ -174,7 +184,7 @@ impl Home {
         if row.settled_seq >= seq {
             return (Noticed::Settled, dropped);
         }
-        row.owes = Some(from);
+        row.owes = true;
         if row.last_seq < seq {
             row.last_seq = seq;
             if !row.dirty {
@@ -223,8 +233,8 @@ impl Home {
         }
     }
 
-    /// The group agreed on a row. Returns whom to tell how far it is settled.
-    pub fn apply_row(&mut self, channel: ChannelKey, agreed: &Row) -> Option<(Place, u32)> {
+    /// The group agreed on a row. Returns how far it is settled, if the channel's slot waits to hear it.
+    pub fn apply_row(&mut self, channel: ChannelKey, agreed: &Row) -> Option<u32> {
         self.clock += 1;
         let clock = self.clock;
         let row = self.rows.entry(channel).or_default();
@@ -237,10 +247,9 @@ impl Home {
         for (flag, seq) in &agreed.cursors {
             row.advance(*flag, *seq);
         }
-        if row.settled_seq < row.last_seq {
-            return row.owes.map(|place| (place, row.settled_seq));
-        }
-        row.owes.take().map(|place| (place, row.settled_seq))
+        let owes = row.owes;
+        row.owes &= row.settled_seq < row.last_seq;
+        owes.then_some(row.settled_seq)
     }
 
     /// A flag comes online whose devices fetch over HTTP what they missed: it begins at the end of every channel. Nothing changes
@@ -331,9 +340,8 @@ impl Home {
 mod tests {
     use super::*;
     use crate::engine::chance::Chance;
-    use crate::ids::{NodeId, ShardId, Uid};
+    use crate::ids::Uid;
 
-    const HERE: Place = Place { node: NodeId(1), shard: ShardId(0) };
     const APP: DeviceFlag = DeviceFlag(0);
     const WEB: DeviceFlag = DeviceFlag(1);
 
@@ -349,16 +357,16 @@ mod tests {
     fn a_row_is_settled_only_by_the_group() {
         let mut home = home();
         let pair = channel("bo");
-        assert_eq!(home.notice(&pair, 3, HERE, 10).0, Noticed::Dirtied);
-        assert_eq!(home.notice(&pair, 4, HERE, 10).0, Noticed::Waiting);
+        assert_eq!(home.notice(&pair, 3, 10).0, Noticed::Dirtied);
+        assert_eq!(home.notice(&pair, 4, 10).0, Noticed::Waiting);
         let proposed = home.take_dirty(&pair).unwrap().clone();
         assert_eq!(proposed.last_seq, 4);
-        assert_eq!(home.notice(&pair, 5, HERE, 10).0, Noticed::Dirtied);
-        assert_eq!(home.apply_row(pair.clone(), &proposed), Some((HERE, 4)));
-        assert_eq!(home.notice(&pair, 4, HERE, 10).0, Noticed::Settled);
+        assert_eq!(home.notice(&pair, 5, 10).0, Noticed::Dirtied);
+        assert_eq!(home.apply_row(pair.clone(), &proposed), Some(4));
+        assert_eq!(home.notice(&pair, 4, 10).0, Noticed::Settled);
         let proposed = home.take_dirty(&pair).unwrap().clone();
-        assert_eq!(home.apply_row(pair.clone(), &proposed), Some((HERE, 5)));
-        assert_eq!(home.notice(&pair, 5, HERE, 10).0, Noticed::Settled);
+        assert_eq!(home.apply_row(pair.clone(), &proposed), Some(5));
+        assert_eq!(home.notice(&pair, 5, 10).0, Noticed::Settled);
         home.check_invariants();
     }
 
@@ -366,7 +374,7 @@ mod tests {
     fn a_second_device_family_begins_where_the_first_is() {
         let mut home = home();
         let pair = channel("bo");
-        home.notice(&pair, 9, HERE, 10);
+        home.notice(&pair, 9, 10);
         home.apply_new_flag(APP);
         assert_eq!(home.lagging(APP, 5).0, vec![(pair.clone(), 0, 9)], "a first device gets everything");
         home.receive(&pair, APP, 7);
@@ -381,10 +389,10 @@ mod tests {
     #[test]
     fn the_row_touched_longest_ago_gives_way() {
         let mut home = home();
-        home.notice(&channel("a"), 1, HERE, 2);
-        home.notice(&channel("b"), 1, HERE, 2);
-        home.notice(&channel("a"), 2, HERE, 2);
-        assert_eq!(home.notice(&channel("c"), 1, HERE, 2).1, 1);
+        home.notice(&channel("a"), 1, 2);
+        home.notice(&channel("b"), 1, 2);
+        home.notice(&channel("a"), 2, 2);
+        assert_eq!(home.notice(&channel("c"), 1, 2).1, 1);
         assert!(home.row(&channel("b")).is_none() && home.row(&channel("a")).is_some());
     }
 }
