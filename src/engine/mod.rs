@@ -18,6 +18,7 @@ pub mod raft_group;
 pub mod reads;
 pub mod recent;
 pub mod recovery;
+pub mod rollcall;
 pub mod routes;
 pub mod session;
 pub mod shard;

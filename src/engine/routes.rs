@@ -66,6 +66,13 @@ impl Routes {
         self.leaders.get(usize::from(slot.0)).map_or(0, |(term, _)| *term)
     }
 
+    /// Slots that are led at a place, as far as known.
+    #[must_use]
+    pub fn led_at(&self, place: Place) -> Vec<SlotId> {
+        let led = self.leaders.iter().enumerate().filter(|(_, (_, leader))| *leader == Some(place));
+        led.map(|(slot, _)| SlotId(slot as u16)).collect()
+    }
+
     /// Somebody says who leads.
     pub fn learn(&mut self, slot: SlotId, term: u64, place: Option<Place>) -> Learned {
         let Some(known) = self.leaders.get_mut(usize::from(slot.0)) else {
