@@ -92,6 +92,19 @@ pub struct Limits {
     pub raft_tick: Duration,
     /// Housekeeping: timeouts, redelivery, retries.
     pub sweep_every: Duration,
+    /// How long a shard waits for another one's answer (a fetch, who leads) before it asks again.
+    pub answer_patience: Duration,
+    /// How often what waits for a leader is looked after, should the word of one have been lost.
+    pub chase_every: Duration,
+    /// How long a message waits for its slot to have a leader that takes it. Over it: SENDACK 1, outcome unknown.
+    pub submit_give_up_after: Duration,
+    /// How long a new leader waits for gateways to name their sessions before it answers who is online. A gateway of a node that is
+    /// down is not waited for.
+    pub rollcall_patience: Duration,
+    /// Sessions in one statement of a gateway.
+    pub present_sessions_max: usize,
+    /// Slots in one word about leaders.
+    pub leaders_per_frame_max: usize,
     /// API requests under way on one shard. At it: HTTP 503.
     pub api_requests_max: usize,
 }
@@ -130,6 +143,12 @@ impl Limits {
         events_per_step_max: 8192,
         raft_tick: Duration::from_millis(100),
         sweep_every: Duration::from_secs(1),
+        answer_patience: Duration::from_secs(2),
+        chase_every: Duration::from_millis(200),
+        submit_give_up_after: Duration::from_secs(10),
+        rollcall_patience: Duration::from_secs(3),
+        present_sessions_max: 1024,
+        leaders_per_frame_max: 4096,
         api_requests_max: 4096,
     };
 
@@ -166,6 +185,12 @@ impl Limits {
         events_per_step_max: 64,
         raft_tick: Duration::from_millis(100),
         sweep_every: Duration::from_millis(250),
+        answer_patience: Duration::from_millis(500),
+        chase_every: Duration::from_millis(200),
+        submit_give_up_after: Duration::from_secs(10),
+        rollcall_patience: Duration::from_secs(2),
+        present_sessions_max: 2,
+        leaders_per_frame_max: 2,
         api_requests_max: 4,
     };
 

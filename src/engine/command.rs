@@ -2,17 +2,17 @@
 //! peer reaches a general parser; integers are little-endian.
 //!
 //! ```text
-//! 1 Append    u8 kind, u16 id length, id, u32 announced, stored message
+//! 1 Append    u8 kind, u16 id length, id, u32 announced, u64 fingerprint, stored message
 //! 2 Row       u8 uid length, uid, u8 kind, u16 id length, id, u32 last, u32 read, u8 cursors, (u8 flag, u32 seq)…
 //! 3 Token     u8 uid length, uid, u8 flag, u8 level, u16 token length, token
 //! 4 Quit      u8 uid length, uid, u8 flag (255: all)
-//! 5 NewFlag   u8 uid length, uid, u8 flag
+//! 5 NewFlag   u8 uid length, uid, u8 flag, u32 rows, (u8 kind, u16 id length, id, u32 seq)…
 //! ```
 
 use bytes::Bytes;
 
 use crate::format::message::StoredMessage;
-use crate::ids::{ChannelKind, DeviceFlag, DeviceLevel};
+use crate::ids::{ChannelKey, ChannelKind, DeviceFlag, DeviceLevel};
 
 /// One command, its texts borrowed from the entry.
 #[derive(Debug, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub enum Command<'a> {
         id: &'a str,
         /// Every member's home covers the channel up to here.
         announced: u32,
+        /// Two appends of a channel with the same one are the same message.
+        fingerprint: u64,
         /// Where the message begins within the entry.
         at: u32,
         /// The message.
@@ -56,6 +58,8 @@ pub enum Command<'a> {
         uid: &'a str,
         /// Device family.
         flag: DeviceFlag,
+        /// Where it begins, by channel: known to the leader, so part of what is agreed on.
+        beginning: Vec<(ChannelKey, u32)>,
     },
 }
 
@@ -81,11 +85,12 @@ pub struct RowCommand<'a> {
 pub struct BadCommand;
 
 /// Appends the head of an Append; the stored message must follow.
-pub fn encode_append_head(kind: ChannelKind, id: &str, announced: u32, out: &mut Vec<u8>) {
+pub fn encode_append_head(channel: &ChannelKey, announced: u32, fingerprint: u64, out: &mut Vec<u8>) {
     out.push(1);
-    out.push(kind as u8);
-    put_u16_text(id, out);
+    out.push(channel.kind as u8);
+    put_u16_text(&channel.id, out);
     out.extend_from_slice(&announced.to_le_bytes());
+    out.extend_from_slice(&fingerprint.to_le_bytes());
 }
 
 /// Appends a Row.
@@ -120,10 +125,16 @@ pub fn encode_quit(uid: &str, flag: Option<DeviceFlag>, out: &mut Vec<u8>) {
 }
 
 /// Appends a NewFlag.
-pub fn encode_new_flag(uid: &str, flag: DeviceFlag, out: &mut Vec<u8>) {
+pub fn encode_new_flag(uid: &str, flag: DeviceFlag, beginning: &[(ChannelKey, u32)], out: &mut Vec<u8>) {
     out.push(5);
     put_u8_text(uid, out);
     out.push(flag.0);
+    out.extend_from_slice(&u32::try_from(beginning.len()).expect("rows are bounded").to_le_bytes());
+    for (channel, seq) in beginning {
+        out.push(channel.kind as u8);
+        put_u16_text(&channel.id, out);
+        out.extend_from_slice(&seq.to_le_bytes());
+    }
 }
 
 fn put_u8_text(text: &str, out: &mut Vec<u8>) {
@@ -193,11 +204,12 @@ impl<'a> Commands<'a> {
         let kind = self.kind()?;
         let id = self.long_text()?;
         let announced = self.u32()?;
+        let fingerprint = u64::from(self.u32()?) | u64::from(self.u32()?) << 32;
         let at = self.at;
         let rest = self.entry.slice(at..);
         let message = StoredMessage::take(&rest).map_err(|_| BadCommand)?;
         self.at += message.bytes().len();
-        Ok(Command::Append { kind, id, announced, at: at as u32, message })
+        Ok(Command::Append { kind, id, announced, fingerprint, at: at as u32, message })
     }
 
     fn row(&mut self) -> Result<Command<'a>, BadCommand> {
@@ -211,6 +223,19 @@ impl<'a> Commands<'a> {
             cursors.push((DeviceFlag(self.u8()?), self.u32()?));
         }
         Ok(Command::Row(RowCommand { uid, kind, id, last_seq, read_seq, cursors }))
+    }
+
+    fn new_flag(&mut self) -> Result<Command<'a>, BadCommand> {
+        let uid = self.short_text()?;
+        let flag = DeviceFlag(self.u8()?);
+        let count = self.u32()?;
+        let mut beginning = Vec::new();
+        for _ in 0..count {
+            let kind = self.kind()?;
+            let id = self.long_text()?.into();
+            beginning.push((ChannelKey { kind, id }, self.u32()?));
+        }
+        Ok(Command::NewFlag { uid, flag, beginning })
     }
 
     fn parse(&mut self) -> Result<Command<'a>, BadCommand> {
@@ -228,7 +253,7 @@ impl<'a> Commands<'a> {
                 let flag = self.u8()?;
                 Ok(Command::Quit { uid, flag: (flag != 255).then_some(DeviceFlag(flag)) })
             }
-            5 => Ok(Command::NewFlag { uid: self.short_text()?, flag: DeviceFlag(self.u8()?) }),
+            5 => self.new_flag(),
             _ => Err(BadCommand),
         }
     }
@@ -257,7 +282,8 @@ mod tests {
 
     fn sample() -> Vec<u8> {
         let mut out = Vec::new();
-        encode_append_head(ChannelKind::Pair, "bob@alice", 3, &mut out);
+        let pair = ChannelKey { kind: ChannelKind::Pair, id: "bob@alice".into() };
+        encode_append_head(&pair, 3, 77, &mut out);
         MessageFields {
             message_id: 5,
             unix_ms: 9,
@@ -277,7 +303,7 @@ mod tests {
         encode_row(&row, &mut out);
         encode_token("bob", DeviceFlag(0), DeviceLevel::Master, "secret", &mut out);
         encode_quit("bob", None, &mut out);
-        encode_new_flag("bob", DeviceFlag(2), &mut out);
+        encode_new_flag("bob", DeviceFlag(2), &[(pair, 3)], &mut out);
         out
     }
 
@@ -286,8 +312,10 @@ mod tests {
         let entry = Bytes::from(sample());
         let commands: Vec<_> = Commands::new(&entry).map(|command| command.unwrap()).collect();
         assert_eq!(commands.len(), 5);
-        let Command::Append { id, announced, at, message, .. } = &commands[0] else { panic!("not an append") };
-        assert_eq!((*id, *announced, message.payload()), ("bob@alice", 3, &b"hi"[..]));
+        let Command::Append { id, announced, fingerprint, at, message, .. } = &commands[0] else {
+            panic!("not an append")
+        };
+        assert_eq!((*id, *announced, *fingerprint, message.payload()), ("bob@alice", 3, 77, &b"hi"[..]));
         assert_eq!(&entry[*at as usize..][..message.bytes().len()], &message.bytes()[..]);
         let Command::Row(row) = &commands[1] else { panic!("not a row") };
         assert_eq!((row.uid, row.last_seq, &row.cursors[..]), ("bob", 4, &[(DeviceFlag(1), 3)][..]));

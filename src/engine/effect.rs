@@ -1,12 +1,16 @@
 //! Everything a shard can ask for: one closed list. What promises durability to somebody never enters it before the
 //! journal has said so; see `Committed` in [`super::slot`].
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+
 use crate::format::frame::Frame;
 use crate::format::message::StoredMessage;
 use crate::format::packet::HeaderFlags;
-use crate::ids::{Place, SessionId, ShardId, SlotId};
+use crate::ids::{LinkConn, Place, SessionId, ShardId, SlotId};
 
 use super::event::ApiAnswer;
+use super::metadata::Cluster;
 
 /// One wish. The shell carries them out in order.
 #[derive(Debug)]
@@ -74,6 +78,46 @@ pub enum Effect {
         slot: SlotId,
         /// Contents.
         bytes: Vec<u8>,
+    },
+    /// A slot is no longer hosted here: its checkpoint goes.
+    RemoveCheckpoint {
+        /// Whose.
+        slot: SlotId,
+    },
+    /// Connect to a shard of another node. [`super::event::Event::LinkDialed`] follows, within a few seconds.
+    Dial {
+        /// Its number from now on.
+        conn: LinkConn,
+        /// Where to.
+        to: SocketAddr,
+    },
+    /// Write to a connection between nodes, after what was written before. A connection that is gone is no error.
+    LinkWrite {
+        /// Which.
+        conn: LinkConn,
+        /// What.
+        bytes: Vec<u8>,
+    },
+    /// Close one, after what is queued for it is written or a moment has passed. [`super::event::Event::LinkClosed`] follows.
+    Hangup {
+        /// Which.
+        conn: LinkConn,
+    },
+    /// Send a gossip datagram. It may get lost.
+    Datagram {
+        /// To whom.
+        to: SocketAddr,
+        /// What.
+        bytes: Vec<u8>,
+    },
+    /// The cluster has changed: tell the other shards of this node.
+    Cluster(Arc<Cluster>),
+    /// Something the operator should read.
+    Report {
+        /// It needs a hand.
+        warning: bool,
+        /// One line.
+        line: String,
     },
     /// Answer an API request.
     Answer {

@@ -1,11 +1,16 @@
 //! Everything that can happen to a shard: one closed list. The shell (or the simulator) fills a batch and hands it to
 //! [`super::shard::Shard::step`].
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+
 use bytes::Bytes;
 
+use super::metadata::Cluster;
 use crate::format::frame::{Frame, SendBody};
 use crate::format::packet::{HeaderFlags, Setting};
-use crate::ids::{DeviceFlag, DeviceLevel, Place, SessionId, SlotId, Uid};
+pub use crate::format::request::{ApiAnswer, ApiRequest};
+use crate::ids::{LinkConn, Place, SessionId, SlotId};
 
 /// One thing that happened.
 #[derive(Debug)]
@@ -82,6 +87,39 @@ pub enum Event {
         /// What is asked.
         request: ApiRequest,
     },
+    /// A connection to another node's shard that was asked for is made, or cannot be.
+    LinkDialed {
+        /// As [`super::effect::Effect::Dial`] numbered it.
+        conn: LinkConn,
+        /// False: nobody there, refused, or too slow. The number is void then.
+        made: bool,
+    },
+    /// Another node's shard has connected to this one.
+    LinkAccepted {
+        /// Its number from now on.
+        conn: LinkConn,
+    },
+    /// Bytes from the other end of a connection, in order, cut anywhere.
+    LinkBytes {
+        /// Which.
+        conn: LinkConn,
+        /// What. Begins at a multiple of 8 in memory.
+        bytes: Bytes,
+    },
+    /// A connection is gone: the other end's close, an error, or ours carried out. Its number is void.
+    LinkClosed {
+        /// Which.
+        conn: LinkConn,
+    },
+    /// A gossip datagram has arrived. Only the node's first shard gets them.
+    Datagram {
+        /// Who claims to have sent it.
+        from: SocketAddr,
+        /// What.
+        bytes: Vec<u8>,
+    },
+    /// The cluster as this node's copy of the metadata group knows it now: from the node's first shard.
+    Cluster(Arc<Cluster>),
     /// The node is stopping: refuse what is new, close sessions, flush.
     Stop,
 }
@@ -184,96 +222,6 @@ pub struct SubPacket {
     pub channel_type: u8,
     /// Echoed.
     pub action: u8,
-}
-
-/// What backends ask over HTTP. Each is for the one slot its key names.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ApiRequest {
-    /// `POST /user/token`: store the device row; a master level ends the connections of that flag.
-    SetToken {
-        /// Whose.
-        uid: Uid,
-        /// Device family.
-        flag: DeviceFlag,
-        /// Stored with it.
-        level: DeviceLevel,
-        /// Not empty.
-        token: Box<str>,
-    },
-    /// `POST /user/device_quit`: blank the tokens and end the connections.
-    QuitDevice {
-        /// Whose.
-        uid: Uid,
-        /// `None` is all flags.
-        flag: Option<DeviceFlag>,
-    },
-    /// `POST /user/onlinestatus`, the part of the list that lives on this shard.
-    OnlineStatus {
-        /// Whose.
-        uids: Vec<Uid>,
-    },
-    /// `POST /message/send` for one recipient; `from` is `None` for the built-in system identity.
-    Send {
-        /// Sender; `____system` when the caller left it empty.
-        from: Uid,
-        /// Recipient.
-        to: Uid,
-        /// Header bits: NO_PERSIST and SYNC_ONCE choose the form.
-        flags: HeaderFlags,
-        /// First body byte.
-        setting: Setting,
-        /// Seconds.
-        expire_s: u32,
-        /// The rest.
-        body: SendBody,
-    },
-    /// `POST /channel/messagesync` for a person channel.
-    MessageSync {
-        /// Who asks.
-        login: Uid,
-        /// The other.
-        peer: Uid,
-        /// Sheet `wkapi.md`, section 3.6.
-        start_seq: u32,
-        /// Same.
-        end_seq: u32,
-        /// At most this many; the shell has capped it.
-        limit: u32,
-        /// False: older (down). True: newer (up).
-        newer: bool,
-    },
-}
-
-/// What they get.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ApiAnswer {
-    /// Done, durable.
-    Done,
-    /// Online devices, one entry per live connection.
-    Online(Vec<(Uid, DeviceFlag)>),
-    /// The message is stored (seq > 0) or passed on (seq 0).
-    Sent {
-        /// Server's id.
-        message_id: i64,
-        /// Position, 0 when not stored.
-        message_seq: u32,
-    },
-    /// Messages, ascending.
-    Messages {
-        /// With their positions.
-        messages: Vec<(u32, crate::format::message::StoredMessage)>,
-        /// There are others within the asked range.
-        more: bool,
-    },
-    /// Not done, and why: a [`crate::format::packet::Reason`] and a sentence.
-    Refused {
-        /// Reason code.
-        reason: u8,
-        /// One line, naming whose fault.
-        text: &'static str,
-    },
-    /// Too much under way; try later.
-    Busy,
 }
 
 /// Events of one turn. The vector is drained by the step and keeps its memory.

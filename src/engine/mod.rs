@@ -1,4 +1,5 @@
 //! The router: pure, no I/O, no clock, no thread, no global randomness.
+pub mod asks;
 pub mod chance;
 pub mod channel;
 pub mod checkpoint;
@@ -18,9 +19,11 @@ pub mod raft_group;
 pub mod reads;
 pub mod recent;
 pub mod recovery;
+pub mod rollcall;
 pub mod routes;
 pub mod session;
 pub mod shard;
 pub mod slot;
 pub mod slot_table;
 pub mod steward;
+pub mod submits;

@@ -15,7 +15,7 @@ pub struct Outbox {
     /// This shard.
     pub here: Place,
     /// Frames for this shard, oldest first.
-    pub loopback: VecDeque<Frame>,
+    pub loopback: VecDeque<(Place, Frame)>,
     /// Totals.
     pub counters: Counters,
     elsewhere: Vec<(Place, Vec<Frame>)>,
@@ -38,7 +38,7 @@ impl Outbox {
     /// Says something to a shard.
     pub fn frame(&mut self, to: Place, frame: Frame) {
         if to == self.here {
-            self.loopback.push_back(frame);
+            self.loopback.push_back((to, frame));
             return;
         }
         self.counters.frames_sent += 1;

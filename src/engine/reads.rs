@@ -21,7 +21,7 @@ use super::slot::RepeatCheck;
 use crate::format::frame::Fetch;
 use crate::format::message::{BadMessage, MESSAGE_BYTES_MAX, StoredMessage};
 use crate::format::record::Position;
-use crate::ids::{ChannelKey, ChannelKind, SlotId};
+use crate::ids::{ChannelKey, ChannelKind, Place, SlotId};
 use crate::limits::Limits;
 
 /// Whom a range is for.
@@ -31,7 +31,9 @@ pub enum Purpose {
     Fetch(Fetch),
     /// An API request; `more` is what to say when everything was read.
     Api {
-        /// The request.
+        /// The shard that waits.
+        asker: Place,
+        /// Its number for it.
         ticket: u64,
         /// There are messages beyond the range.
         more: bool,

@@ -2,10 +2,11 @@
 //! the same everywhere at one version; the second is a hint that only raft's terms order. Looking up is local, pure and without
 //! hashing. Decides nothing, and does not know who is alive.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::metadata::{Cluster, SlotRow};
-use crate::ids::{KeyHash, NodeId, Place, ReplicaId, SLOT_COUNT_MAX, SlotId};
+use super::metadata::{Cluster, SLOT_DEPTH_MAX, SlotRow};
+use crate::ids::{KeyHash, NodeId, Place, ReplicaId, SLOT_COUNT_MAX, ShardId, SlotId};
 
 const ABSENT: u16 = u16::MAX;
 const _: () = assert!(SLOT_COUNT_MAX < ABSENT as usize);
@@ -29,24 +30,44 @@ impl Table {
     /// The table of an agreed state. That of a cluster that was not founded has no row, and every key in slot 0.
     #[must_use]
     pub fn new(cluster: &Cluster) -> Table {
-        let depth = cluster.rows.values().map(|row| row.depth).max().unwrap_or(0);
+        Table::of(cluster.version, cluster.rows.clone())
+    }
+
+    /// The table of a node that is alone: slot `s` on shard `s` modulo the shards.
+    ///
+    /// # Panics
+    /// When there is no shard or more slots than 2^14; the configuration was checked before.
+    #[must_use]
+    pub fn alone(node: NodeId, shard_count: u16, depth: u8) -> Table {
+        assert!(shard_count > 0, "a node has at least one shard");
+        assert!(depth <= SLOT_DEPTH_MAX, "a message id has 14 bits for the slot");
+        let row = |slot: u16| {
+            let replica = ReplicaId::new(Place { node, shard: ShardId(slot % shard_count) }, u32::from(slot) + 1);
+            let (replicas, target, reshape) = (vec![replica], None, None);
+            SlotRow { depth, epoch: 1, replicas, preferred: replica, target, founded: true, reshape }
+        };
+        Table::of(1, (0..1 << depth).map(|slot| (SlotId(slot), row(slot))).collect())
+    }
+
+    fn of(version: u64, rows: BTreeMap<SlotId, SlotRow>) -> Table {
+        let depth = rows.values().map(|row| row.depth).max().unwrap_or(0);
         let size = 1usize << depth;
         let nowhere = ReplicaId::default().place();
         let mut table = Table {
-            version: cluster.version,
+            version,
             mask: size as u64 - 1,
             slots: vec![SlotId(0); size],
             positions: vec![ABSENT; size],
             preferred: vec![nowhere; size],
-            rows: Vec::with_capacity(cluster.rows.len()),
+            rows: Vec::with_capacity(rows.len()),
         };
-        for (slot, row) in &cluster.rows {
+        for (slot, row) in rows {
             let first = usize::from(slot.0);
             debug_assert!(first < 1 << row.depth, "a state that adds up");
             table.positions[first] = table.rows.len() as u16;
             table.preferred[first] = row.preferred.place();
-            table.rows.push((*slot, row.clone()));
-            table.slots[first..].iter_mut().step_by(1 << row.depth).for_each(|named| *named = *slot);
+            table.slots[first..].iter_mut().step_by(1 << row.depth).for_each(|named| *named = slot);
+            table.rows.push((slot, row));
         }
         table
     }
@@ -171,6 +192,13 @@ impl Routes {
         self.leaders.get(usize::from(slot.0)).map_or(0, |(term, _)| *term)
     }
 
+    /// The slots that a place is known to lead, ascending.
+    #[must_use]
+    pub fn led_at(&self, place: Place) -> Vec<SlotId> {
+        let led = self.leaders.iter().enumerate().filter(|(_, (_, leader))| *leader == Some(place));
+        led.map(|(slot, _)| SlotId(slot as u16)).collect()
+    }
+
     /// Somebody says who leads. A slot that the table does not have yet is remembered too: its leader may be quicker than the table.
     pub fn learn(&mut self, slot: SlotId, term: u64, place: Option<Place>) -> Learned {
         let index = usize::from(slot.0);
@@ -237,7 +265,6 @@ mod tests {
     use super::*;
     use crate::engine::metadata::{MetadataCommand, NewMember, Reshape};
     use crate::format::frame::Addresses;
-    use crate::ids::ShardId;
 
     fn member(node: u16) -> NewMember {
         let addresses = Addresses {
@@ -301,6 +328,16 @@ mod tests {
         assert_eq!(led, 9);
         assert!(table.row(SlotId(3 + 4)).is_none() && table.row(SlotId::METADATA).is_none());
         assert!(table.replicas(SlotId::METADATA).is_empty());
+    }
+
+    #[test]
+    fn slots_are_dealt_out_evenly() {
+        for shards in 1..=7 {
+            let table = Table::alone(NodeId(1), shards, 8);
+            let counts: Vec<usize> = (0..shards).map(|shard| table.preferred_at(place(1, shard)).count()).collect();
+            assert_eq!(counts.iter().sum::<usize>(), 256);
+            assert!(counts.iter().max().unwrap() - counts.iter().min().unwrap() <= 1, "{counts:?}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@
 use super::delivery::Delivery;
 use super::event::{ClientKey, ConnectPacket, SendPacket};
 use crate::format::packet::{HeaderFlags, Reason};
-use crate::ids::{ChannelKey, DeviceFlag, DeviceLevel, Place, SessionId, Uid};
+use crate::ids::{ChannelKey, DeviceFlag, DeviceLevel, SessionId, SlotId, Uid};
 use crate::limits::{
     CLIENT_MSG_NO_BYTES_MAX, DEVICE_ID_BYTES_MAX, Limits, PAYLOAD_BYTES_MAX, TOKEN_BYTES_MAX, TOPIC_BYTES_MAX,
 };
@@ -44,8 +44,12 @@ pub struct Identity {
     pub level: DeviceLevel,
     /// Names the device within its user's messages; never 0.
     pub device_tag: u64,
-    /// Shard that leads the user's home.
-    pub home: Place,
+    /// Of the user's home.
+    pub slot: SlotId,
+    /// Client-chosen.
+    pub device_id: Box<str>,
+    /// As given; kept until the home has answered.
+    pub token: Box<str>,
     /// Client's clock at CONNECT.
     pub client_timestamp_ms: i64,
     /// RECVs under way.
@@ -60,8 +64,8 @@ pub struct Route {
     pub peer: Uid,
     /// The pair's channel.
     pub channel: ChannelKey,
-    /// Who leads its slot.
-    pub place: Place,
+    /// Its slot.
+    pub slot: SlotId,
 }
 
 /// A session.
@@ -148,7 +152,7 @@ impl Session {
     }
 
     /// CONNECT is well-formed; its home is being asked.
-    pub fn begin(&mut self, uid: Uid, connect: &ConnectPacket, home: Place) {
+    pub fn begin(&mut self, uid: Uid, connect: &ConnectPacket, slot: SlotId) {
         assert_eq!(self.phase, Phase::Fresh, "a session connects once");
         let tag_of = xxhash_rust::xxh3::xxh3_64_with_seed;
         // With the user in it: one phone may hold two accounts, and what they send each other must arrive.
@@ -160,7 +164,9 @@ impl Session {
             flag: DeviceFlag(connect.device_flag),
             level: DeviceLevel::Slave,
             device_tag,
-            home,
+            slot,
+            device_id: connect.device_id.clone(),
+            token: connect.token.clone(),
             client_timestamp_ms: connect.client_timestamp_ms,
             delivery: Delivery::new(device_tag),
             routes: Vec::new(),

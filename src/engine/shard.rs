@@ -11,11 +11,14 @@
 
 mod api;
 mod clients;
+mod cluster;
 mod frames;
 mod upkeep;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
+use super::asks::Asks;
 use super::chance::Chance;
 use super::counters::Counters;
 use super::delivery::Push;
@@ -25,10 +28,12 @@ use super::journal::Journal;
 use super::outbox::Outbox;
 use super::reads::Reads;
 use super::recent::Recent;
+use super::rollcall::Rollcall;
+use super::routes::{Routes, Table};
 use super::session::Session;
 use super::slot::{Slot, Surroundings};
-use super::slot_table::SlotTable;
-use crate::ids::{Place, SessionId, ShardId, SlotId, Uid};
+use super::submits::Submits;
+use crate::ids::{NodeId, Place, SessionId, ShardId, SlotId, Uid};
 use crate::limits::Limits;
 use crate::time::{Instant, Now};
 
@@ -64,6 +69,8 @@ pub struct ShardConfig {
     pub retention: Retention,
     /// Root of all chance in this shard.
     pub seed: [u8; 32],
+    /// Names this process.
+    pub boot: u64,
 }
 
 /// What happens with messages that came while a device was away.
@@ -146,20 +153,32 @@ pub(super) struct Hosted {
     checkpoint_mark: u64,
     /// First segment that replay needs beside the checkpoint on disk.
     pub(super) replay_segment: u32,
+    /// Who has said which sessions are there, since this replica leads.
+    pub(super) rollcall: Rollcall,
     /// Being written: its first segment and mark.
     checkpointing: Option<(u32, u64)>,
 }
 
 impl Hosted {
     pub(super) fn new(slot: Slot, replay_segment: u32) -> Hosted {
-        Hosted { slot, dirty: true, rows_listed: false, checkpoint_mark: 0, replay_segment, checkpointing: None }
+        Hosted {
+            slot,
+            dirty: true,
+            rows_listed: false,
+            checkpoint_mark: 0,
+            replay_segment,
+            rollcall: Rollcall::default(),
+            checkpointing: None,
+        }
     }
 }
 
 /// One core's share of the router.
 pub struct Shard {
     config: ShardConfig,
-    table: SlotTable,
+    routes: Routes,
+    submits: Submits,
+    asks: Asks,
     /// Position in `hosted` by slot number; `u32::MAX` for slots that live elsewhere.
     places: Vec<u32>,
     hosted: Vec<Hosted>,
@@ -170,6 +189,14 @@ pub struct Shard {
     /// (flush, hosted slot) that waits for it; flushes rise.
     awaiting: VecDeque<(u64, u32)>,
     dirty_slots: Vec<u32>,
+    /// Slots that are led here since this term, or no longer.
+    leadership_changes: Vec<(SlotId, Option<u64>)>,
+    /// Slots whose leaders are to hear which sessions are here.
+    to_greet: BTreeSet<SlotId>,
+    /// The cluster's nodes and their shards.
+    node_shards: BTreeMap<NodeId, u16>,
+    /// Those that are said to be down.
+    nodes_down: BTreeSet<NodeId>,
     row_slots: VecDeque<u32>,
     dirty_sessions: Vec<u32>,
     recent: Recent,
@@ -182,6 +209,7 @@ pub struct Shard {
     tick_at: Instant,
     sweep_at: Instant,
     retry_at: Instant,
+    chase_at: Instant,
     /// Not everything was done in the last step.
     restless: bool,
     stopping: bool,
@@ -194,7 +222,7 @@ impl Shard {
     /// Everything recovered; see [`Recovery::finish`].
     pub(super) fn assemble(
         config: ShardConfig,
-        table: SlotTable,
+        table: Table,
         hosted: Vec<Hosted>,
         journal: Journal,
         now: Now,
@@ -213,6 +241,10 @@ impl Shard {
             live_count: 0,
             journal,
             awaiting: VecDeque::new(),
+            leadership_changes: Vec::new(),
+            to_greet: BTreeSet::new(),
+            node_shards: BTreeMap::new(),
+            nodes_down: BTreeSet::new(),
             row_slots: VecDeque::new(),
             dirty_sessions: Vec::new(),
             recent: Recent::new(config.limits.recent_bytes_max),
@@ -224,12 +256,15 @@ impl Shard {
             tick_at: now.instant + config.limits.raft_tick,
             sweep_at: now.instant + config.limits.sweep_every,
             retry_at: now.instant + config.limits.announce_retry_after,
+            chase_at: now.instant + config.limits.chase_every,
             restless: true,
             stopping: false,
             stopped: false,
             segment_times: (first..last).map(|segment| (segment, now.unix.0)).collect(),
             config,
-            table,
+            routes: Routes::new(Arc::new(table)),
+            submits: Submits::default(),
+            asks: Asks::default(),
         };
         let mark = shard.journal_mark();
         for hosted in &mut shard.hosted {
@@ -265,10 +300,10 @@ impl Shard {
             Event::Packet { session, packet } => self.handle_packet(now, session, packet, effects),
             Event::Malformed { session, .. } => self.handle_malformed(session, effects),
             Event::Closed { session } => self.handle_closed(session),
-            Event::Backlogged { session, full } => self.handle_backlogged(session, full),
-            Event::Frames { frames, .. } => {
+            Event::Backlogged { session, full } => self.handle_backlogged(now, session, full),
+            Event::Frames { from, frames } => {
                 self.out.counters.frames_received += frames.len() as u64;
-                self.out.loopback.extend(frames);
+                self.out.loopback.extend(frames.into_iter().map(|frame| (from, frame)));
             }
             Event::JournalWritten { flush, bytes, result } => self.handle_written(now, flush, bytes, result),
             Event::SegmentReady { segment, result } => self.journal.handle_segment_ready(now.instant, segment, result),
@@ -276,6 +311,7 @@ impl Shard {
             Event::CheckpointWritten { slot, result } => self.handle_checkpoint_written(slot, result.is_ok()),
             Event::Api { ticket, request } => self.handle_api(now, ticket, request, effects),
             Event::Stop => self.handle_stop(effects),
+            other => unreachable!("{other:?}"),
         }
     }
 
@@ -286,6 +322,8 @@ impl Shard {
             self.take_loopback(now, effects);
             self.settle_sessions(effects);
             self.turn_slots(now);
+            self.follow_leaderships(now, effects);
+            self.greet_leaders(now);
             self.start_queued_reads(effects);
             let at_rest = self.out.loopback.is_empty() && self.dirty_slots.is_empty() && self.dirty_sessions.is_empty();
             if at_rest {
@@ -302,10 +340,10 @@ impl Shard {
 
     fn take_loopback(&mut self, now: Now, effects: &mut Effects) {
         for _ in 0..LOOPBACK_PER_ROUND_MAX {
-            let Some(frame) = self.out.loopback.pop_front() else {
+            let Some((from, frame)) = self.out.loopback.pop_front() else {
                 break;
             };
-            self.handle_frame(now, frame, effects);
+            self.handle_frame(now, from, frame, effects);
         }
     }
 
@@ -315,6 +353,9 @@ impl Shard {
             let waits_for = self.with_slot(place as usize, now, |slot, journal, around| slot.turn(journal, around));
             if let Some(flush) = waits_for {
                 self.awaiting.push_back((flush, place));
+            }
+            if let Some(led) = self.hosted[place as usize].slot.take_leadership_change() {
+                self.leadership_changes.push((self.hosted[place as usize].slot.id(), led));
             }
             for check in self.hosted[place as usize].slot.take_repeats() {
                 self.queue_repeat_check(self.hosted[place as usize].slot.id(), check);
@@ -332,7 +373,7 @@ impl Shard {
         let mut around = Surroundings {
             now,
             limits: &self.config.limits,
-            table: &self.table,
+            routes: &self.routes,
             out: &mut self.out,
             recent: &mut self.recent,
         };
@@ -374,7 +415,7 @@ impl Shard {
             return Some(Instant(0));
         }
         let rows = self.row_slots.front().and_then(|place| self.hosted[*place as usize].slot.rows_due());
-        let fixed = self.tick_at.min(self.sweep_at).min(self.retry_at);
+        let fixed = self.tick_at.min(self.sweep_at).min(self.retry_at).min(self.chase_at);
         let others = [rows, self.journal.deadline()];
         Some(others.into_iter().flatten().fold(fixed, Instant::min))
     }
@@ -396,6 +437,7 @@ impl Shard {
             assert!(hosted.replay_segment <= self.journal.segments().1.max(1));
         }
         self.journal.check_invariants();
+        self.submits.check_invariants();
         assert!(self.awaiting.iter().zip(self.awaiting.iter().skip(1)).all(|(a, b)| a.0 <= b.0), "flushes rise");
         let unwritten = if self.config.durability == Durability::Memory { limits.journal_refuse_bytes } else { 0 };
         // With `memory`, bodies that are not written yet stay beyond the budget, each with what it costs beside its bytes.

@@ -8,7 +8,7 @@
 //!  Notify ─► row dirty ─(row_flush_after)─► command ─► … ─► apply ─┴─► Notified to the channel's slot
 //! ```
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
@@ -22,12 +22,14 @@ use super::message_ids::MessageIds;
 use super::outbox::Outbox;
 use super::raft_group::{CommittedEntry, GroupState, Proposed, RaftGroup};
 use super::recent::Recent;
-use super::slot_table::SlotTable;
-use crate::format::frame::{Frame, Notified, Notify, Origin, Register, Registered, Submit, Submitted};
+use super::routes::Routes;
+use crate::format::frame::{Answered, Frame, Notified, Notify, Register, Registered, Submission, Submit, Submitted};
 use crate::format::message::{MessageFields, StoredMessage};
 use crate::format::packet::{HeaderFlags, Reason};
 use crate::format::record::Position;
-use crate::ids::{ChannelKey, ChannelKind, DeviceFlag, DeviceLevel, KeyHash, SessionAddress, SlotId, Uid};
+use crate::ids::{
+    ChannelKey, ChannelKind, DeviceFlag, DeviceLevel, KeyHash, NodeId, Place, SessionAddress, SlotId, Uid,
+};
 use crate::limits::Limits;
 use crate::time::{Instant, Now};
 
@@ -43,7 +45,7 @@ pub struct Surroundings<'a> {
     /// Bounds.
     pub limits: &'a Limits,
     /// Who leads what.
-    pub table: &'a SlotTable,
+    pub routes: &'a Routes,
     /// What is to be said.
     pub out: &'a mut Outbox,
     /// Bodies in memory.
@@ -81,12 +83,23 @@ impl ChannelEntry {
     }
 }
 
+/// Who waits for what became of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asker {
+    /// The shard.
+    pub place: Place,
+    /// Its number for it.
+    pub ticket: u64,
+    /// The term in which it asked.
+    pub term: u64,
+}
+
 /// Who waits for one command.
 #[derive(Debug)]
 enum Waiter {
-    Append(Origin),
+    Append(Asker),
     Row(Uid, ChannelKey),
-    Api(u64),
+    Api(Place, u64),
     Register(Box<Register>),
     Nobody,
 }
@@ -102,7 +115,7 @@ struct Pending {
 #[derive(Debug)]
 pub struct RepeatCheck {
     /// Who waits.
-    pub origin: Origin,
+    pub asker: Asker,
     /// Index of the channel within its slot.
     pub channel: u32,
     /// The message it repeats.
@@ -125,7 +138,8 @@ pub struct Slot {
     dirty_rows: Vec<(Uid, ChannelKey)>,
     rows_due: Option<Instant>,
     unannounced: Vec<u32>,
-    led: bool,
+    led_term: Option<u64>,
+    leadership_changed: bool,
     committed: Vec<CommittedEntry>,
     repeats: Vec<RepeatCheck>,
     messages: u64,
@@ -162,7 +176,8 @@ impl Slot {
             dirty_rows: Vec::new(),
             rows_due: None,
             unannounced: Vec::new(),
-            led: false,
+            led_term: None,
+            leadership_changed: false,
             committed: Vec::new(),
             repeats: Vec::new(),
             messages: 0,
@@ -187,7 +202,13 @@ impl Slot {
     /// True when it can take commands and answer questions.
     #[must_use]
     pub fn leads(&self) -> bool {
-        self.led
+        self.led_term.is_some()
+    }
+
+    /// The term in which it leads.
+    #[must_use]
+    pub fn led_term(&self) -> Option<u64> {
+        self.led_term
     }
 
     /// Its group.
@@ -278,7 +299,9 @@ impl Slot {
     }
 
     /// Takes a message in: stored after the group agreed, or passed on at once when it is not to be stored.
-    pub fn handle_submit(&mut self, submit: &Submit, around: &mut Surroundings<'_>) {
+    pub fn handle_submit(&mut self, submission: &Submission, around: &mut Surroundings<'_>) {
+        let submit = &*submission.submit;
+        let asker = Asker { place: submit.place, ticket: submit.ticket, term: submission.term };
         let transient = submit.flags.contains(HeaderFlags::NO_PERSIST);
         let message_id = self.message_ids.next(around.now.unix, transient);
         let fields = MessageFields {
@@ -295,19 +318,19 @@ impl Slot {
             payload: submit.body.payload(),
         };
         if transient {
-            self.pass_on(&fields, submit, around);
+            self.pass_on(&fields, submit, asker, around);
             return;
         }
         let known = self.channels_by_key.get(&submit.channel);
         let announced = known.map_or(0, |index| self.channels[*index as usize].channel.announced_seq());
         let pending = self.pending(around.limits);
-        command::encode_append_head(submit.channel.kind, &submit.channel.id, announced, &mut pending.bytes);
+        command::encode_append_head(&submit.channel, announced, submit.fingerprint, &mut pending.bytes);
         fields.encode(&mut pending.bytes);
-        pending.waiters.push(Waiter::Append(submit.origin));
+        pending.waiters.push(Waiter::Append(asker));
     }
 
     /// A message that is not stored: to whoever is online.
-    fn pass_on(&mut self, fields: &MessageFields<'_>, submit: &Submit, around: &mut Surroundings<'_>) {
+    fn pass_on(&mut self, fields: &MessageFields<'_>, submit: &Submit, asker: Asker, around: &mut Surroundings<'_>) {
         let mut bytes = Vec::new();
         fields.encode(&mut bytes);
         let message = StoredMessage::trusted(Bytes::from(bytes));
@@ -315,48 +338,40 @@ impl Slot {
         let (first, second) = submit.channel.members();
         for uid in [first, second].into_iter().take(if first == second { 1 } else { 2 }) {
             let Ok(uid) = Uid::parse(uid) else { continue };
-            let to = around.table.leader(around.table.slot(uid.key_hash()));
-            let notice = Notify {
-                uid,
-                channel: submit.channel.clone(),
-                seq: 0,
-                message: Some(message.clone()),
-                from: around.out.here,
-            };
+            let to = around.routes.guess(around.routes.slot(uid.key_hash()));
+            let notice = Notify { uid, channel: submit.channel.clone(), seq: 0, message: Some(message.clone()) };
             around.out.frame(to, Frame::Notify(notice));
         }
-        if let Some(place) = submit.origin.place() {
-            let answer = Submitted {
-                origin: submit.origin,
-                message_id: fields.message_id,
-                message_seq: 0,
-                reason: Reason::Success as u8,
-            };
-            around.out.frame(place, Frame::Submitted(answer));
-        }
+        tell(asker, (fields.message_id, 0), Reason::Success, around.out);
     }
 
     /// Stores a device's token.
-    pub fn propose_token(&mut self, ticket: u64, device: (&Uid, DeviceFlag, DeviceLevel, &str), limits: &Limits) {
+    pub fn propose_token(
+        &mut self,
+        asker: (Place, u64),
+        device: (&Uid, DeviceFlag, DeviceLevel, &str),
+        limits: &Limits,
+    ) {
         let (uid, flag, level, token) = device;
         let pending = self.pending(limits);
         command::encode_token(uid.as_str(), flag, level, token, &mut pending.bytes);
-        pending.waiters.push(Waiter::Api(ticket));
+        pending.waiters.push(Waiter::Api(asker.0, asker.1));
     }
 
     /// Blanks tokens.
-    pub fn propose_quit(&mut self, ticket: u64, uid: &Uid, flag: Option<DeviceFlag>, limits: &Limits) {
+    pub fn propose_quit(&mut self, asker: (Place, u64), uid: &Uid, flag: Option<DeviceFlag>, limits: &Limits) {
         let pending = self.pending(limits);
         command::encode_quit(uid.as_str(), flag, &mut pending.bytes);
-        pending.waiters.push(Waiter::Api(ticket));
+        pending.waiters.push(Waiter::Api(asker.0, asker.1));
     }
 
     /// A device of a flag that the home has never seen wants in. The group must agree on the flag first, else a crash would make it
     /// begin once more where the user's furthest device is by then, past messages that were promised to it. The connection is
     /// registered when that is done.
     pub fn propose_new_flag(&mut self, register: &Register, limits: &Limits) {
+        let beginning = self.homes.get(&register.uid).map_or(Vec::new(), Home::beginning);
         let pending = self.pending(limits);
-        command::encode_new_flag(register.uid.as_str(), register.flag, &mut pending.bytes);
+        command::encode_new_flag(register.uid.as_str(), register.flag, &beginning, &mut pending.bytes);
         pending.waiters.push(Waiter::Register(Box::new(register.clone())));
     }
 
@@ -421,11 +436,47 @@ impl Slot {
             waits_for = self.group.drain(journal, &mut committed).or(waits_for);
         }
         self.committed = committed;
-        if !self.led && self.group.leads() {
-            self.led = true;
+        self.follow_leadership(around);
+        waits_for
+    }
+
+    /// Notices that this replica has begun to lead, or no longer does.
+    fn follow_leadership(&mut self, around: &mut Surroundings<'_>) {
+        let leads = self.group.leads().then(|| self.group.term());
+        if leads == self.led_term {
+            return;
+        }
+        if self.led_term.is_some() {
+            self.cease_leading(around);
+        }
+        self.led_term = leads;
+        if leads.is_some() {
             self.begin_leading();
         }
-        waits_for
+        self.leadership_changed = true;
+    }
+
+    /// Whatever waits for this slot's group here will not hear from it: what is in the log may be agreed on yet or not.
+    fn cease_leading(&mut self, around: &mut Surroundings<'_>) {
+        let pending = std::mem::take(&mut self.pending).into_iter().map(|pending| pending.waiters);
+        let in_flight = std::mem::take(&mut self.in_flight).into_iter().map(|(_, waiters)| waiters);
+        for waiters in pending.chain(in_flight).collect::<Vec<_>>() {
+            self.refuse(waiters, around);
+        }
+        self.dirty_rows.clear();
+        self.rows_due = None;
+        for index in std::mem::take(&mut self.unannounced) {
+            self.channels[index as usize].listed = false;
+        }
+        for home in self.homes.values_mut() {
+            home.cease_leading();
+        }
+        self.homes.retain(|_, home| !home.is_empty());
+    }
+
+    /// The term in which this replica leads, when that has changed since the last call.
+    pub fn take_leadership_change(&mut self) -> Option<Option<u64>> {
+        std::mem::take(&mut self.leadership_changed).then_some(self.led_term)
     }
 
     /// The journal is durable up to here.
@@ -441,17 +492,19 @@ impl Slot {
     fn refuse(&mut self, waiters: Vec<Waiter>, around: &mut Surroundings<'_>) {
         for waiter in waiters {
             match waiter {
-                Waiter::Append(origin) => refuse(origin, Reason::NodeNotMatch, around.out),
+                Waiter::Append(asker) => refuse(asker, Reason::NodeNotMatch, around.out),
                 Waiter::Row(uid, channel) => {
                     if let Some(home) = self.homes.get_mut(&uid) {
                         home.mark_dirty(&channel);
                     }
                     self.row_dirtied(&uid, &channel, around.now.instant, around.limits);
                 }
-                Waiter::Api(ticket) => around.out.answer(ticket, ApiAnswer::Busy),
+                Waiter::Api(place, ticket) => {
+                    around.out.frame(place, Frame::Answered(Box::new(Answered { ticket, answer: None })));
+                }
                 Waiter::Register(register) => {
                     let session = register.address.session;
-                    let refused = Registered { session, reason: Reason::SystemError as u8, level: DeviceLevel::Slave };
+                    let refused = Registered { session, reason: Reason::NodeNotMatch as u8, level: DeviceLevel::Slave };
                     around.out.frame(register.address.place, Frame::Registered(refused));
                 }
                 Waiter::Nobody => {}
@@ -468,10 +521,11 @@ impl Slot {
             let command = parsed.expect("an entry whose checksum holds is one we have encoded");
             let waiter = waiters.next().unwrap_or(Waiter::Nobody);
             match command {
-                Command::Append { kind, id, announced, at, message } => {
+                Command::Append { kind, id, announced, fingerprint, at, message } => {
                     let position = Position { offset: entry.position.offset + at, ..entry.position };
-                    let origin = if let Waiter::Append(origin) = waiter { origin } else { Origin::Nobody };
-                    self.apply_append(&committed, (kind, id), announced, (message, position), origin, around);
+                    let asker = if let Waiter::Append(asker) = waiter { Some(asker) } else { None };
+                    let what = (message, position, Fingerprint(fingerprint));
+                    self.apply_append(&committed, (kind, id), announced, what, asker, around);
                 }
                 Command::Row(row) => self.apply_row(&row, around),
                 Command::Token { uid, flag, level, token } => {
@@ -486,9 +540,9 @@ impl Slot {
                     }
                     answer(&waiter, around.out);
                 }
-                Command::NewFlag { uid, flag } => {
+                Command::NewFlag { uid, flag, beginning } => {
                     if let Ok(uid) = Uid::parse(uid) {
-                        self.home_or_new(&uid).apply_new_flag(flag);
+                        self.home_or_new(&uid).apply_new_flag(flag, &beginning);
                     }
                     if let Waiter::Register(register) = waiter {
                         around.out.frame(around.out.here, Frame::Register(register));
@@ -518,8 +572,8 @@ impl Slot {
         committed: &Committed,
         (kind, id): (ChannelKind, &str),
         announced: u32,
-        (message, position): (StoredMessage, Position),
-        origin: Origin,
+        (message, position, fingerprint): (StoredMessage, Position, Fingerprint),
+        asker: Option<Asker>,
         around: &mut Surroundings<'_>,
     ) {
         self.message_ids.observe(message.message_id());
@@ -527,27 +581,30 @@ impl Slot {
             return;
         };
         let entry = &mut self.channels[index as usize];
-        let fingerprint = Fingerprint::new(message.from(), message.client_msg_no());
         entry.channel.announced(announced.min(entry.channel.last_seq()));
         match entry.channel.append(&message, position, fingerprint, around.limits.dedupe_window) {
             Appended::Stored(seq) => {
                 self.messages += 1;
                 around.out.counters.messages_stored += 1;
                 around.recent.push(self.id, index, message.bytes().len(), position);
-                submitted(committed, origin, (message.message_id(), seq), around.out);
-                if self.led {
+                submitted(committed, asker, (message.message_id(), seq), around.out);
+                if self.led_term.is_some() {
                     self.announce(index, Some(message), around);
                 }
             }
             Appended::Repeat(seq) => {
                 around.out.counters.sends_repeated += 1;
+                let Some(asker) = asker else { return };
                 match entry.channel.recent(seq) {
-                    Some(first) => answer_repeat(committed, origin, (first, seq), &message, around.out),
-                    None if origin == Origin::Nobody => {}
-                    None => self.repeats.push(RepeatCheck { origin, channel: index, seq, message }),
+                    Some(first) => answer_repeat(committed, asker, (first, seq), &message, around.out),
+                    None => self.repeats.push(RepeatCheck { asker, channel: index, seq, message }),
                 }
             }
-            Appended::Exhausted => refuse(origin, Reason::SystemError, around.out),
+            Appended::Exhausted => {
+                if let Some(asker) = asker {
+                    refuse(asker, Reason::SystemError, around.out);
+                }
+            }
         }
     }
 
@@ -581,9 +638,11 @@ impl Slot {
         let agreed =
             Row { last_seq: row.last_seq, read_seq: row.read_seq, cursors: row.cursors.clone(), ..Row::default() };
         let channel = ChannelKey { kind: row.kind, id: row.id.into() };
-        let owed = self.home_or_new(&uid).apply_row(channel.clone(), &agreed);
-        if let Some((place, seq)) = owed {
-            around.out.frame(place, Frame::Notified(Notified { uid, channel, seq }));
+        let rows_max = around.limits.rows_per_user_max;
+        let (owed, dropped) = self.home_or_new(&uid).apply_row(channel.clone(), &agreed, rows_max);
+        around.out.counters.rows_dropped += u64::from(dropped);
+        if let Some(seq) = owed {
+            tell_settled(Notified { uid, channel, seq }, around);
         }
     }
 
@@ -608,9 +667,8 @@ impl Slot {
                 continue;
             }
             let uid = entry.members[member].clone();
-            let to = around.table.leader(around.table.slot(entry.hashes[member]));
-            let channel = entry.key.clone();
-            let notice = Notify { uid, channel, seq, message: message.clone(), from: around.out.here };
+            let to = around.routes.guess(around.routes.slot(entry.hashes[member]));
+            let notice = Notify { uid, channel: entry.key.clone(), seq, message: message.clone() };
             around.out.frame(to, Frame::Notify(notice));
         }
     }
@@ -634,6 +692,8 @@ impl Slot {
     /// The slot leads now: channels that may have been cut short in announcing are announced again.
     fn begin_leading(&mut self) {
         for (index, entry) in self.channels.iter_mut().enumerate() {
+            entry.confirmed = [entry.channel.announced_seq(); 2];
+            entry.noticed_at = Instant(0);
             if entry.channel.announced_seq() < entry.channel.last_seq() && !entry.listed {
                 entry.listed = true;
                 self.unannounced.push(index as u32);
@@ -643,7 +703,7 @@ impl Slot {
 
     /// Announces again what was not confirmed in time.
     pub fn retry_announcements(&mut self, around: &mut Surroundings<'_>) {
-        if !self.led {
+        if self.led_term.is_none() {
             return;
         }
         let mut sent = 0;
@@ -663,21 +723,48 @@ impl Slot {
         }
     }
 
+    /// Homes of these slots have new leaders: what they have not confirmed is said to them at once.
+    pub fn announce_to_slots(&mut self, slots: &BTreeSet<SlotId>, around: &mut Surroundings<'_>) {
+        if self.led_term.is_none() {
+            return;
+        }
+        let concerned = |entry: &ChannelEntry| {
+            let last = entry.channel.last_seq();
+            (0..entry.member_count()).any(|member| {
+                entry.confirmed[member] < last && slots.contains(&around.routes.slot(entry.hashes[member]))
+            })
+        };
+        let channels = self.unannounced.iter().copied().filter(|index| concerned(&self.channels[*index as usize]));
+        let some: Vec<u32> = channels.take(around.limits.announce_window).collect();
+        for index in some {
+            self.announce(index, None, around);
+        }
+    }
+
+    /// Forgets the connections on one gateway shard.
+    pub fn forget_gateway(&mut self, gateway: Place) {
+        for home in self.homes.values_mut() {
+            home.forget_gateway(gateway);
+        }
+        self.homes.retain(|_, home| !home.is_empty());
+    }
+
+    /// A node is said to be down: if its replica leads, this one stands for election soon.
+    pub fn hurry(&mut self, node: NodeId) {
+        self.group.hurry(node);
+    }
+
     /// A channel of another slot has grown, or passes a message on; a home here is told. Answers at
     /// once where the row covers it already.
     pub fn handle_notify(&mut self, notify: &Notify, around: &mut Surroundings<'_>) {
         if notify.seq == 0 {
             return;
         }
-        let rows_max = around.limits.rows_per_user_max;
-        let (noticed, dropped) =
-            self.home_or_new(&notify.uid).notice(&notify.channel, notify.seq, notify.from, rows_max);
-        around.out.counters.rows_dropped += dropped;
-        match noticed {
+        match self.home_or_new(&notify.uid).notice(&notify.channel, notify.seq) {
             Noticed::Dirtied => self.row_dirtied(&notify.uid, &notify.channel, around.now.instant, around.limits),
             Noticed::Settled => {
                 let notified = Notified { uid: notify.uid.clone(), channel: notify.channel.clone(), seq: notify.seq };
-                around.out.frame(notify.from, Frame::Notified(notified));
+                tell_settled(notified, around);
             }
             Noticed::Waiting => {}
         }
@@ -714,25 +801,36 @@ impl Slot {
 }
 
 /// The message is stored: says so to whoever waits.
-fn submitted(_proof: &Committed, origin: Origin, (message_id, message_seq): (i64, u32), out: &mut Outbox) {
-    if let Some(place) = origin.place() {
-        let reason = Reason::Success as u8;
-        out.frame(place, Frame::Submitted(Submitted { origin, message_id, message_seq, reason }));
+fn submitted(_proof: &Committed, asker: Option<Asker>, stored: (i64, u32), out: &mut Outbox) {
+    if let Some(asker) = asker {
+        tell(asker, stored, Reason::Success, out);
     }
+}
+
+fn tell(asker: Asker, (message_id, message_seq): (i64, u32), reason: Reason, out: &mut Outbox) {
+    let Asker { place, ticket, term } = asker;
+    let reason = reason as u8;
+    out.frame(place, Frame::Submitted(Submitted { ticket, term, message_id, message_seq, reason }));
+}
+
+/// A row covers its channel: the channel's slot is told, wherever it is led by now.
+fn tell_settled(notified: Notified, around: &mut Surroundings<'_>) {
+    let to = around.routes.guess(around.routes.slot(notified.channel.key_hash()));
+    around.out.frame(to, Frame::Notified(notified));
 }
 
 /// The message was stored before: the same answer if it is the same, else a conflict.
 fn answer_repeat(
     proof: &Committed,
-    origin: Origin,
+    asker: Asker,
     (first, seq): (&StoredMessage, u32),
     repeat: &StoredMessage,
     out: &mut Outbox,
 ) {
     if first.payload() == repeat.payload() {
-        submitted(proof, origin, (first.message_id(), seq), out);
+        submitted(proof, Some(asker), (first.message_id(), seq), out);
     } else {
-        refuse(origin, Reason::IdempotencyConflict, out);
+        refuse(asker, Reason::IdempotencyConflict, out);
     }
 }
 
@@ -741,21 +839,18 @@ fn answer_repeat(
 pub fn answer_checked_repeat(check: &RepeatCheck, first: Option<&StoredMessage>, out: &mut Outbox) {
     let proof = Committed(());
     match first {
-        Some(first) => answer_repeat(&proof, check.origin, (first, check.seq), &check.message, out),
-        None => submitted(&proof, check.origin, (0, check.seq), out),
+        Some(first) => answer_repeat(&proof, check.asker, (first, check.seq), &check.message, out),
+        None => submitted(&proof, Some(check.asker), (0, check.seq), out),
     }
 }
 
 /// The message is not taken.
-pub fn refuse(origin: Origin, reason: Reason, out: &mut Outbox) {
-    if let Some(place) = origin.place() {
-        let refused = Submitted { origin, message_id: 0, message_seq: 0, reason: reason as u8 };
-        out.frame(place, Frame::Submitted(refused));
-    }
+pub fn refuse(asker: Asker, reason: Reason, out: &mut Outbox) {
+    tell(asker, (0, 0), reason, out);
 }
 
 fn answer(waiter: &Waiter, out: &mut Outbox) {
-    if let Waiter::Api(ticket) = waiter {
-        out.answer(*ticket, ApiAnswer::Done);
+    if let Waiter::Api(place, ticket) = *waiter {
+        out.frame(place, Frame::Answered(Box::new(Answered { ticket, answer: Some(ApiAnswer::Done) })));
     }
 }

@@ -3,18 +3,21 @@
 //! slot it is for; its receiver checks that it is still the right one.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::message::StoredMessage;
 use super::packet::{HeaderFlags, Setting};
-use crate::ids::{ChannelKey, DeviceFlag, DeviceLevel, Place, SessionAddress, SessionId, Uid};
+use super::raft_message::RaftMessage;
+use super::request::{ApiAnswer, ApiRequest};
+use crate::ids::{ChannelKey, DeviceFlag, DeviceLevel, Place, ReplicaId, SessionAddress, SessionId, SlotId, Uid};
 
 /// Everything one shard can ask of another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
     /// Gateway → channel's slot: take this message. Answered by [`Frame::Submitted`].
-    Submit(Box<Submit>),
+    Submit(Submission),
     /// Channel's slot → gateway: what became of it.
     Submitted(Submitted),
     /// Channel's slot → member's home: the channel has grown. Answered by [`Frame::Notified`] once durable.
@@ -41,41 +44,63 @@ pub enum Frame {
     Fetched(Fetched),
     /// Home → gateway: end this session.
     Kick(Kick),
+    /// Replica → replica of the same group. Not repeated when it is lost.
+    Raft(Box<RaftMessage>),
+    /// Who leads what, as far as the sender knows.
+    Leaders(Leaders),
+    /// Anybody → replica of a slot: who leads it? Answered by [`Frame::Leaders`].
+    WhoLeads(WhoLeads),
+    /// Gateway → new leader: these sessions are here. All of a gateway's, none of them left out.
+    Present(Box<Present>),
+    /// Shard with an HTTP request → the key's leader. Answered by [`Frame::Answered`].
+    Ask(Box<Ask>),
+    /// The answer.
+    Answered(Box<Answered>),
+    /// Newcomer → any member: I want to be one of you. Answered by [`Frame::Joined`].
+    Join(Box<Join>),
+    /// Member → newcomer: what became of that.
+    Joined(Box<Joined>),
+    /// Any shard → leader of the metadata group: this should be agreed on. Answered by [`Frame::Proposed`].
+    Propose(Propose),
+    /// What became of that.
+    Proposed(Proposed),
+    /// Slot's leader → leader of the metadata group: how the slot's group stands.
+    SlotReports(SlotReports),
+    /// Node's first shard → leader of the metadata group, again and again: alive.
+    Alive(Alive),
+    /// Slot's leader → replica that is too far behind: here comes the state, in parts.
+    SnapshotOffer(Box<SnapshotOffer>),
+    /// Replica → leader: go on, I have this much already.
+    SnapshotWant(SnapshotWant),
+    /// One part.
+    SnapshotPart(SnapshotPart),
+    /// Replica → leader: the part is in my journal.
+    SnapshotTaken(SnapshotTaken),
+    /// Replica → another replica: my copy of these messages is damaged, give me yours.
+    Repair(Repair),
+    /// The copy.
+    Repaired(Repaired),
 }
 
-/// Whom an answer to [`Submit`] is for.
+/// Who waits for what became of a message. Stays with the shard that asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// A client's SEND.
     Session {
-        /// Whose.
-        address: SessionAddress,
+        /// Whose, on the shard that asks.
+        session: SessionId,
         /// Echoed in SENDACK.
         client_seq: u32,
         /// Echoed in SENDACK.
         flags: HeaderFlags,
     },
-    /// An HTTP request.
+    /// An HTTP request of the shard that asks.
     Api {
-        /// Shard that holds the ticket.
-        place: Place,
         /// The request.
         ticket: u64,
     },
     /// Nobody waits.
     Nobody,
-}
-
-impl Origin {
-    /// The shard that waits for the answer.
-    #[must_use]
-    pub fn place(&self) -> Option<Place> {
-        match self {
-            Origin::Session { address, .. } => Some(address.place),
-            Origin::Api { place, .. } => Some(*place),
-            Origin::Nobody => None,
-        }
-    }
 }
 
 /// The variable part of a SEND in one run of bytes: `client_msg_no`, topic, payload, one after the other.
@@ -127,11 +152,25 @@ impl SendBody {
     }
 }
 
+/// A message on its way to one leader of its channel's slot. Taken only by the leader of exactly this term: so whatever is sent again
+/// to a later one cannot be overtaken by an older copy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Submission {
+    /// The channel's slot, as the sender's table has it.
+    pub slot: SlotId,
+    /// Of the leader that is meant.
+    pub term: u64,
+    /// What. Shared with the sender, which keeps it until it is answered.
+    pub submit: Arc<Submit>,
+}
+
 /// A message on its way to its channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Submit {
     /// Who waits.
-    pub origin: Origin,
+    pub place: Place,
+    /// The sender's number for it; rises.
+    pub ticket: u64,
     /// The channel.
     pub channel: ChannelKey,
     /// Sender.
@@ -140,6 +179,8 @@ pub struct Submit {
     pub to: Uid,
     /// Names the sending device, which does not get it back; 0 for HTTP.
     pub device_tag: u64,
+    /// Names this send among those of its channel: two with the same one are the same message. Never 0.
+    pub fingerprint: u64,
     /// Header bits; NO_PERSIST means: pass on, do not store.
     pub flags: HeaderFlags,
     /// First body byte.
@@ -150,11 +191,14 @@ pub struct Submit {
     pub body: SendBody,
 }
 
-/// Outcome of a [`Submit`].
+/// Outcome of a [`Submit`]. Reason [`super::packet::Reason::NodeNotMatch`]: not taken here, or not certain; to be sent again to the slot's
+/// leader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Submitted {
-    /// Who waits.
-    pub origin: Origin,
+    /// Of [`Submit`].
+    pub ticket: u64,
+    /// Of the [`Submission`] that this answers.
+    pub term: u64,
     /// 0 when refused.
     pub message_id: i64,
     /// 0 when refused or not stored.
@@ -174,8 +218,6 @@ pub struct Notify {
     pub seq: u32,
     /// The body, when it is the message `seq` and worth carrying; else it can be fetched.
     pub message: Option<StoredMessage>,
-    /// Where to send [`Notified`].
-    pub from: Place,
 }
 
 /// A row covers a channel's growth, durably.
@@ -204,7 +246,7 @@ pub struct Register {
     pub token: Box<str>,
 }
 
-/// Answer to [`Register`]. When accepted, [`Backlog`] frames follow.
+/// Answer to [`Register`]. When accepted, [`Backlog`] frames follow. Reason NodeNotMatch: not led here, ask the leader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Registered {
     /// Which session of the receiving shard.
@@ -329,6 +371,89 @@ pub struct KickNotice {
     pub text: Box<str>,
 }
 
+/// Who leads what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leaders {
+    /// At most `limits.leaders_per_frame_max`.
+    pub known: Vec<LeaderOf>,
+    /// True: for the other shards of the receiving node too, which get it from there.
+    pub relay: bool,
+    /// True: the leaders themselves say so, and want to hear which sessions are here.
+    pub announced: bool,
+}
+
+/// Who leads one slot. A higher term is newer; at the same term a known place is newer than none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaderOf {
+    /// Which.
+    pub slot: SlotId,
+    /// raft's.
+    pub term: u64,
+    /// `None`: being elected.
+    pub place: Option<Place>,
+}
+
+/// Who leads this?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WhoLeads {
+    /// Which.
+    pub slot: SlotId,
+    /// Who asks.
+    pub place: Place,
+}
+
+/// Every session that one gateway shard has for some slots, told to a leader that has not heard of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Present {
+    /// The gateway shard.
+    pub place: Place,
+    /// For which slots, each with the term of the leader that is meant.
+    pub slots: Vec<(SlotId, u64)>,
+    /// At most `limits.present_sessions_max`, of any of those slots.
+    pub sessions: Vec<PresentSession>,
+    /// The first frame of the statement: what was known of this gateway for these slots is void.
+    pub first: bool,
+    /// The last one: now it is whole.
+    pub last: bool,
+}
+
+/// One session of a gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PresentSession {
+    /// On the gateway shard.
+    pub session: SessionId,
+    /// Whose.
+    pub uid: Uid,
+    /// Device family.
+    pub flag: DeviceFlag,
+    /// From the device row at CONNECT.
+    pub level: DeviceLevel,
+    /// Client-chosen.
+    pub device_id: Box<str>,
+}
+
+/// An HTTP request on its way to the key's leader.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ask {
+    /// Who waits.
+    pub place: Place,
+    /// The sender's number for it.
+    pub ticket: u64,
+    /// The key's slot.
+    pub slot: SlotId,
+    /// What.
+    pub request: ApiRequest,
+}
+
+/// An HTTP request's answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answered {
+    /// Of [`Ask`].
+    pub ticket: u64,
+    /// `None`: not led here, or lost with a change of leader; to be asked again.
+    pub answer: Option<ApiAnswer>,
+}
+
 /// Where a node can be reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Addresses {
@@ -342,4 +467,200 @@ pub struct Addresses {
     pub wss: Box<str>,
     /// The HTTP API.
     pub http: Box<str>,
+}
+
+/// A node wants in, or says where it is now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Join {
+    /// Its number.
+    pub node: u16,
+    /// Names its data directory.
+    pub identity: u64,
+    /// Names its process.
+    pub boot: u64,
+    /// How many shards it has.
+    pub shards: u16,
+    /// Where it is.
+    pub addresses: Addresses,
+    /// Program version, for people.
+    pub version: Box<str>,
+}
+
+/// What became of a [`Join`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Joined {
+    /// Agreed on. The cluster's number, and the newcomer's replica of the metadata group.
+    Accepted {
+        /// Never changes.
+        cluster: u64,
+        /// Follows from the leader's messages.
+        replica: ReplicaId,
+    },
+    /// Ask that one; `None`: nobody leads now, try again soon.
+    Elsewhere {
+        /// Its first shard's address.
+        leader: Option<SocketAddr>,
+    },
+    /// No, and why: one line for people.
+    Refused {
+        /// Names whose fault it is.
+        why: Box<str>,
+    },
+}
+
+/// Something the metadata group should agree on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Propose {
+    /// Who waits.
+    pub place: Place,
+    /// The sender's number for it.
+    pub ticket: u64,
+    /// A command of `engine::metadata`.
+    pub command: Bytes,
+}
+
+/// What became of a [`Propose`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proposed {
+    /// Of [`Propose`].
+    pub ticket: u64,
+    /// What.
+    pub outcome: ProposeOutcome,
+}
+
+/// What the metadata group says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProposeOutcome {
+    /// Agreed and applied; the version of the table that has it.
+    Applied(u64),
+    /// Not led here, or uncertain: ask again.
+    NotLeader,
+    /// It makes no sense (any more), and why.
+    Refused(Box<str>),
+}
+
+/// How some slots' groups stand, from their leader.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlotReports {
+    /// The leader's shard.
+    pub place: Place,
+    /// One each.
+    pub reports: Vec<SlotReport>,
+}
+
+/// How one slot's group stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlotReport {
+    /// Which.
+    pub slot: SlotId,
+    /// The row that the leader works by.
+    pub epoch: u64,
+    /// raft's.
+    pub term: u64,
+    /// Who votes. In the midst of a change: those of before and after.
+    pub voters: Vec<ReplicaId>,
+    /// Who only follows.
+    pub learners: Vec<ReplicaId>,
+    /// In the midst of a change.
+    pub joint: bool,
+    /// Entries agreed on.
+    pub committed: u64,
+    /// Each replica's last known entry.
+    pub matched: Vec<(ReplicaId, u64)>,
+    /// Bytes of messages that a new replica would be sent.
+    pub bytes: u64,
+}
+
+/// A node is alive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Alive {
+    /// Who.
+    pub node: u16,
+    /// Names its process.
+    pub boot: u64,
+    /// Of its copy of the table.
+    pub table_version: u64,
+    /// Slots it leads.
+    pub slots_led: u32,
+    /// Clients connected.
+    pub sessions: u32,
+    /// It is about to stop: its leaderships go elsewhere.
+    pub stopping: bool,
+}
+
+/// A snapshot is about to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotOffer {
+    /// raft's MsgSnapshot, which counts once everything else is there.
+    pub message: RaftMessage,
+    /// Names this transfer, on the leader's shard.
+    pub transfer: u64,
+    /// Messages, at most, that will be sent.
+    pub messages: u64,
+}
+
+/// What of a snapshot is there already.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotWant {
+    /// Of the offer.
+    pub transfer: u64,
+    /// Which slot.
+    pub slot: SlotId,
+    /// Who asks.
+    pub from: ReplicaId,
+    /// Number of the last message that is there, by channel in the order in which they appeared in the slot. Channels that are not named
+    /// have nothing.
+    pub have: Vec<u32>,
+    /// False: not now.
+    pub accepted: bool,
+}
+
+/// One part of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotPart {
+    /// Of the offer.
+    pub transfer: u64,
+    /// Which slot.
+    pub slot: SlotId,
+    /// From 0, without holes.
+    pub number: u32,
+    /// Nothing follows.
+    pub last: bool,
+    /// As `engine::transfer` lays it out.
+    pub body: Bytes,
+}
+
+/// A part has arrived and is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotTaken {
+    /// Of the offer.
+    pub transfer: u64,
+    /// Which slot.
+    pub slot: SlotId,
+    /// Who took it.
+    pub from: ReplicaId,
+    /// Which.
+    pub number: u32,
+    /// False: the transfer is void, begin anew.
+    pub good: bool,
+}
+
+/// Messages whose copy here is damaged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repair {
+    /// Who asks.
+    pub place: Place,
+    /// Which channel.
+    pub channel: ChannelKey,
+    /// Which messages.
+    pub seqs: Vec<u32>,
+}
+
+/// Good copies of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repaired {
+    /// Which channel.
+    pub channel: ChannelKey,
+    /// Those that are there.
+    pub messages: Vec<(u32, StoredMessage)>,
 }

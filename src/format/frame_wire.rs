@@ -14,13 +14,14 @@ use rkyv::with::{InlineAsBox, Map};
 use rkyv::{Archive, Serialize};
 
 use super::frame::{
-    Backlog, BacklogRow, Deliver, Fetch, Fetched, Frame, Kick, KickNotice, Notified, Notify, Origin, Received,
-    Register, Registered, Resume, SendBody, Submit, Submitted, Unregister,
+    Backlog, BacklogRow, Deliver, Fetch, Fetched, Frame, Kick, KickNotice, Notified, Notify, Received, Register,
+    Registered, Resume, SendBody, Submission, Submit, Submitted, Unregister,
 };
 use super::message::StoredMessage;
 use super::packet::{HeaderFlags, Setting};
 use crate::ids::{
-    BadUid, ChannelKey, ChannelKind, DeviceFlag, DeviceLevel, NodeId, Place, SessionAddress, SessionId, ShardId, Uid,
+    BadUid, ChannelKey, ChannelKind, DeviceFlag, DeviceLevel, NodeId, Place, SessionAddress, SessionId, ShardId,
+    SlotId, Uid,
 };
 
 /// A value that no honest peer sends. Says which.
@@ -59,7 +60,7 @@ pub(super) enum WireFrame<'a> {
 impl<'a> From<&'a Frame> for WireFrame<'a> {
     fn from(frame: &'a Frame) -> WireFrame<'a> {
         match frame {
-            Frame::Submit(frame) => WireFrame::Submit(frame.as_ref().into()),
+            Frame::Submit(frame) => WireFrame::Submit(frame.into()),
             Frame::Submitted(frame) => WireFrame::Submitted(frame.into()),
             Frame::Notify(frame) => WireFrame::Notify(frame.into()),
             Frame::Notified(frame) => WireFrame::Notified(frame.into()),
@@ -73,6 +74,7 @@ impl<'a> From<&'a Frame> for WireFrame<'a> {
             Frame::Fetch(frame) => WireFrame::Fetch(frame.into()),
             Frame::Fetched(frame) => WireFrame::Fetched(frame.into()),
             Frame::Kick(frame) => WireFrame::Kick(frame.into()),
+            other => panic!("not on the wire yet: {other:?}"),
         }
     }
 }
@@ -81,7 +83,7 @@ impl ArchivedWireFrame<'_> {
     /// The frame, its values checked. `buffer` holds the archive; what is read may be slices of it.
     pub(super) fn read(&self, buffer: &Bytes) -> Result<Frame, BadValue> {
         Ok(match self {
-            ArchivedWireFrame::Submit(wire) => Frame::Submit(Box::new(wire.read(buffer)?)),
+            ArchivedWireFrame::Submit(wire) => Frame::Submit(wire.read(buffer)?),
             ArchivedWireFrame::Submitted(wire) => Frame::Submitted(wire.read()),
             ArchivedWireFrame::Notify(wire) => Frame::Notify(wire.read(buffer)?),
             ArchivedWireFrame::Notified(wire) => Frame::Notified(wire.read()?),
@@ -181,41 +183,6 @@ impl ArchivedWireChannel<'_> {
     }
 }
 
-#[derive(Archive, Serialize)]
-pub(super) enum WireOrigin {
-    Session { address: WireAddress, client_seq: u32, flags: u8 },
-    Api { place: WirePlace, ticket: u64 },
-    Nobody,
-}
-
-impl From<Origin> for WireOrigin {
-    fn from(origin: Origin) -> WireOrigin {
-        match origin {
-            Origin::Session { address, client_seq, flags } => {
-                WireOrigin::Session { address: address.into(), client_seq, flags: flags.0 }
-            }
-            Origin::Api { place, ticket } => WireOrigin::Api { place: place.into(), ticket },
-            Origin::Nobody => WireOrigin::Nobody,
-        }
-    }
-}
-
-impl ArchivedWireOrigin {
-    fn read(&self) -> Origin {
-        match self {
-            ArchivedWireOrigin::Session { address, client_seq, flags } => Origin::Session {
-                address: address.read(),
-                client_seq: client_seq.to_native(),
-                flags: HeaderFlags(*flags),
-            },
-            ArchivedWireOrigin::Api { place, ticket } => {
-                Origin::Api { place: place.read(), ticket: ticket.to_native() }
-            }
-            ArchivedWireOrigin::Nobody => Origin::Nobody,
-        }
-    }
-}
-
 fn uid(text: &str) -> Result<Uid, BadValue> {
     Uid::parse(text).map_err(BadValue::Uid)
 }
@@ -230,13 +197,17 @@ fn message(archived: &[u8], buffer: &Bytes) -> Result<StoredMessage, BadValue> {
 
 #[derive(Archive, Serialize)]
 pub(super) struct WireSubmit<'a> {
-    origin: WireOrigin,
+    slot: u16,
+    term: u64,
+    place: WirePlace,
+    ticket: u64,
     channel: WireChannel<'a>,
     #[rkyv(with = InlineAsBox)]
     from: &'a str,
     #[rkyv(with = InlineAsBox)]
     to: &'a str,
     device_tag: u64,
+    fingerprint: u64,
     flags: u8,
     setting: u8,
     expire_s: u32,
@@ -246,14 +217,19 @@ pub(super) struct WireSubmit<'a> {
     topic_end: u16,
 }
 
-impl<'a> From<&'a Submit> for WireSubmit<'a> {
-    fn from(frame: &'a Submit) -> WireSubmit<'a> {
+impl<'a> From<&'a Submission> for WireSubmit<'a> {
+    fn from(submission: &'a Submission) -> WireSubmit<'a> {
+        let frame = &*submission.submit;
         WireSubmit {
-            origin: frame.origin.into(),
+            slot: submission.slot.0,
+            term: submission.term,
+            place: frame.place.into(),
+            ticket: frame.ticket,
             channel: (&frame.channel).into(),
             from: frame.from.as_str(),
             to: frame.to.as_str(),
             device_tag: frame.device_tag,
+            fingerprint: frame.fingerprint,
             flags: frame.flags.0,
             setting: frame.setting.0,
             expire_s: frame.expire_s,
@@ -265,18 +241,21 @@ impl<'a> From<&'a Submit> for WireSubmit<'a> {
 }
 
 impl ArchivedWireSubmit<'_> {
-    fn read(&self, buffer: &Bytes) -> Result<Submit, BadValue> {
-        Ok(Submit {
-            origin: self.origin.read(),
+    fn read(&self, buffer: &Bytes) -> Result<Submission, BadValue> {
+        let submit = Submit {
+            place: self.place.read(),
+            ticket: self.ticket.to_native(),
             channel: self.channel.read()?,
             from: uid(&self.from)?,
             to: uid(&self.to)?,
             device_tag: self.device_tag.to_native(),
+            fingerprint: self.fingerprint.to_native(),
             flags: HeaderFlags(self.flags),
             setting: Setting(self.setting),
             expire_s: self.expire_s.to_native(),
             body: self.read_body(buffer)?,
-        })
+        };
+        Ok(Submission { slot: SlotId(self.slot.to_native()), term: self.term.to_native(), submit: Arc::new(submit) })
     }
 
     fn read_body(&self, buffer: &Bytes) -> Result<SendBody, BadValue> {
@@ -293,7 +272,8 @@ impl ArchivedWireSubmit<'_> {
 
 #[derive(Archive, Serialize)]
 pub(super) struct WireSubmitted {
-    origin: WireOrigin,
+    ticket: u64,
+    term: u64,
     message_id: i64,
     message_seq: u32,
     reason: u8,
@@ -302,7 +282,8 @@ pub(super) struct WireSubmitted {
 impl From<&Submitted> for WireSubmitted {
     fn from(frame: &Submitted) -> WireSubmitted {
         WireSubmitted {
-            origin: frame.origin.into(),
+            ticket: frame.ticket,
+            term: frame.term,
             message_id: frame.message_id,
             message_seq: frame.message_seq,
             reason: frame.reason,
@@ -313,7 +294,8 @@ impl From<&Submitted> for WireSubmitted {
 impl ArchivedWireSubmitted {
     fn read(&self) -> Submitted {
         Submitted {
-            origin: self.origin.read(),
+            ticket: self.ticket.to_native(),
+            term: self.term.to_native(),
             message_id: self.message_id.to_native(),
             message_seq: self.message_seq.to_native(),
             reason: self.reason,
@@ -329,7 +311,6 @@ pub(super) struct WireNotify<'a> {
     seq: u32,
     #[rkyv(with = Map<InlineAsBox>)]
     message: Option<&'a [u8]>,
-    from: WirePlace,
 }
 
 impl<'a> From<&'a Notify> for WireNotify<'a> {
@@ -339,7 +320,6 @@ impl<'a> From<&'a Notify> for WireNotify<'a> {
             channel: (&frame.channel).into(),
             seq: frame.seq,
             message: frame.message.as_ref().map(|message| &message.bytes()[..]),
-            from: frame.from.into(),
         }
     }
 }
@@ -351,7 +331,6 @@ impl ArchivedWireNotify<'_> {
             channel: self.channel.read()?,
             seq: self.seq.to_native(),
             message: self.message.as_ref().map(|raw| message(raw, buffer)).transpose()?,
-            from: self.from.read(),
         })
     }
 }

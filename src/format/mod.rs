@@ -10,5 +10,6 @@ pub mod packet_codec;
 pub mod pipeline;
 pub mod raft_message;
 pub mod record;
+pub mod request;
 pub mod websocket;
 pub mod websocket_upgrade;

@@ -298,6 +298,7 @@ fn shard_config(config: &Config, directory: &DataDirectory, shard: ShardId) -> R
         geometry: directory.geometry(shard, config.segment_bytes()),
         retention: config.retention(directory.shards()),
         seed: seed()?,
+        boot: 0,
     })
 }
 

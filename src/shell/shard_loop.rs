@@ -348,6 +348,7 @@ impl Loop {
                     }
                 }
                 Effect::Stopped => self.stopped = true,
+                other => tracing::warn!(?other, "not carried out yet"),
             }
         }
         if sent {

@@ -1,14 +1,16 @@
 //! The shard's side of HTTP requests, and of reading ranges back for them and for sessions that lag.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 
 use crate::engine::effect::{Effect, Effects};
 use crate::engine::event::{ApiAnswer, ApiRequest, DiskFault};
 use crate::engine::reads::{Progress, Purpose, RangeRead};
 use crate::engine::slot::{self, RepeatCheck};
-use crate::format::frame::{Fetch, Frame, Origin, Submit};
+use crate::format::frame::{Answered, Ask, Fetch, Frame, Origin, Submit};
 use crate::format::packet::HeaderFlags;
-use crate::ids::{ChannelKey, DeviceLevel, SlotId, Uid};
+use crate::ids::{ChannelKey, DeviceLevel, Place, SlotId, Uid};
 use crate::time::Now;
 
 use super::Shard;
@@ -22,71 +24,142 @@ impl Shard {
         self.api_open += 1;
         self.out.counters.api_requests += 1;
         match request {
-            ApiRequest::SetToken { uid, flag, level, token } => {
-                let Some(place) = self.writable_home(&uid, ticket) else {
-                    return;
+            ApiRequest::Send { from, to, flags, setting, expire_s, body } => {
+                let command = flags.contains(HeaderFlags::SYNC_ONCE);
+                let channel = if command { ChannelKey::command(&to) } else { ChannelKey::pair(&from, &to) };
+                let slot = self.routes.slot(channel.key_hash());
+                let submit = Submit {
+                    place: self.config.place,
+                    ticket: 0,
+                    fingerprint: 0,
+                    channel,
+                    from,
+                    to,
+                    device_tag: 0,
+                    flags,
+                    setting,
+                    expire_s,
+                    body,
                 };
-                let limits = self.config.limits;
+                self.submit(now, Origin::Api { ticket }, slot, submit);
+            }
+            request => {
+                let parts = self.parts_of(request);
+                if parts.is_empty() {
+                    self.out.answer(ticket, ApiAnswer::Online(Vec::new()));
+                    return;
+                }
+                for number in self.asks.begin(now.instant, ticket, parts) {
+                    self.send_ask(number);
+                }
+            }
+        }
+    }
+
+    /// A request by the slots that can answer it.
+    fn parts_of(&self, request: ApiRequest) -> Vec<(SlotId, ApiRequest)> {
+        match request {
+            ApiRequest::OnlineStatus { uids } => {
+                let mut by_slot: BTreeMap<SlotId, Vec<Uid>> = BTreeMap::new();
+                for uid in uids {
+                    by_slot.entry(self.routes.slot(uid.key_hash())).or_default().push(uid);
+                }
+                by_slot.into_iter().map(|(slot, uids)| (slot, ApiRequest::OnlineStatus { uids })).collect()
+            }
+            ApiRequest::SetToken { ref uid, .. } | ApiRequest::QuitDevice { ref uid, .. } => {
+                vec![(self.routes.slot(uid.key_hash()), request)]
+            }
+            ApiRequest::MessageSync { ref login, ref peer, .. } => {
+                vec![(self.routes.slot(ChannelKey::pair(login, peer).key_hash()), request)]
+            }
+            ApiRequest::Send { .. } => Vec::new(),
+        }
+    }
+
+    /// Sends a part of a request to whoever leads its slot; it stays where it is when nobody is known to.
+    pub(super) fn send_ask(&mut self, number: u64) {
+        let leader = self.asks.slot_of(number).and_then(|slot| self.routes.leader(slot));
+        if let Some((_, place)) = leader
+            && let Some(ask) = self.asks.send(number, self.config.place)
+        {
+            self.out.frame(place, Frame::Ask(Box::new(ask)));
+        }
+    }
+
+    pub(super) fn handle_answered(&mut self, answered: Answered) {
+        if let Some((ticket, answer)) = self.asks.answer(answered.ticket, answered.answer) {
+            self.out.answer(ticket, answer);
+        }
+    }
+
+    /// Carries a request out when its slot is led here, else sends it back.
+    pub(super) fn handle_ask(&mut self, now: Now, ask: Ask, effects: &mut Effects) {
+        let Ask { place: asker, ticket, slot, request } = ask;
+        let Some(place) = self.leading(slot) else {
+            self.out.frame(asker, Frame::Answered(Box::new(Answered { ticket, answer: None })));
+            self.tell_leader(slot, asker);
+            return;
+        };
+        let limits = self.config.limits;
+        let writes = matches!(request, ApiRequest::SetToken { .. } | ApiRequest::QuitDevice { .. });
+        if writes && !self.journal.writable() {
+            self.answer_ask(asker, ticket, ApiAnswer::Busy);
+            return;
+        }
+        match request {
+            ApiRequest::SetToken { uid, flag, level, token } => {
                 self.with_slot(place, now, |slot, _, _| {
-                    slot.propose_token(ticket, (&uid, flag, level, &token), &limits);
+                    slot.propose_token((asker, ticket), (&uid, flag, level, &token), &limits);
                 });
                 if level == DeviceLevel::Master {
                     self.end_devices(place, &uid, Some(flag), "account is logged in on other devices");
                 }
             }
             ApiRequest::QuitDevice { uid, flag } => {
-                let Some(place) = self.writable_home(&uid, ticket) else {
-                    return;
-                };
-                let limits = self.config.limits;
-                self.with_slot(place, now, |slot, _, _| slot.propose_quit(ticket, &uid, flag, &limits));
+                self.with_slot(place, now, |slot, _, _| slot.propose_quit((asker, ticket), &uid, flag, &limits));
                 self.end_devices(place, &uid, flag, "");
+            }
+            ApiRequest::OnlineStatus { .. } if !self.hosted[place].rollcall.is_complete(now.instant) => {
+                // It does not know yet: to be asked again soon.
+                self.out.frame(asker, Frame::Answered(Box::new(Answered { ticket, answer: None })));
             }
             ApiRequest::OnlineStatus { uids } => {
                 let online = uids.iter().flat_map(|uid| self.online_of(uid)).collect();
-                self.out.answer(ticket, ApiAnswer::Online(online));
-            }
-            ApiRequest::Send { from, to, flags, setting, expire_s, body } => {
-                let command = flags.contains(HeaderFlags::SYNC_ONCE);
-                let channel = if command { ChannelKey::command(&to) } else { ChannelKey::pair(&from, &to) };
-                let origin = Origin::Api { place: self.config.place, ticket };
-                let leader = self.table.leader(self.table.slot(channel.key_hash()));
-                let submit = Submit { origin, channel, from, to, device_tag: 0, flags, setting, expire_s, body };
-                self.out.frame(leader, Frame::Submit(Box::new(submit)));
+                self.answer_ask(asker, ticket, ApiAnswer::Online(online));
             }
             ApiRequest::MessageSync { login, peer, start_seq, end_seq, limit, newer } => {
                 let channel = ChannelKey::pair(&login, &peer);
-                self.handle_message_sync(ticket, &channel, (start_seq, end_seq, limit, newer), effects);
+                let page = (start_seq, end_seq, limit, newer);
+                self.handle_message_sync((asker, ticket), &channel, page, effects);
+            }
+            ApiRequest::Send { .. } => {
+                let text = "a message is submitted, not asked for: the asking node is at fault";
+                let reason = crate::format::packet::Reason::SystemError as u8;
+                self.answer_ask(asker, ticket, ApiAnswer::Refused { reason, text });
             }
         }
     }
 
-    /// The slot of a user's home when it is led here and the disk takes writes; else the request is answered.
-    fn writable_home(&mut self, uid: &Uid, ticket: u64) -> Option<usize> {
-        let place = self.leading(self.table.slot(uid.key_hash()));
-        if place.is_none() || !self.journal.writable() {
-            self.out.answer(ticket, ApiAnswer::Busy);
-            return None;
-        }
-        place
+    pub(super) fn answer_ask(&mut self, asker: Place, ticket: u64, answer: ApiAnswer) {
+        self.out.frame(asker, Frame::Answered(Box::new(Answered { ticket, answer: Some(answer) })));
     }
 
     fn online_of(&self, uid: &Uid) -> Vec<(Uid, crate::ids::DeviceFlag)> {
-        let home = self.leading(self.table.slot(uid.key_hash())).and_then(|place| self.hosted[place].slot.home(uid));
+        let home = self.leading(self.routes.slot(uid.key_hash())).and_then(|place| self.hosted[place].slot.home(uid));
         home.map_or(Vec::new(), |home| home.online().iter().map(|online| (uid.clone(), online.flag)).collect())
     }
 
     /// History paging (`wkapi.md`, section 3.6).
     fn handle_message_sync(
         &mut self,
-        ticket: u64,
+        (asker, ticket): (Place, u64),
         channel: &ChannelKey,
         (start_seq, end_seq, limit, newer): (u32, u32, u32, bool),
         effects: &mut Effects,
     ) {
-        let slot = self.table.slot(channel.key_hash());
+        let slot = self.routes.slot(channel.key_hash());
         let Some(place) = self.leading(slot) else {
-            self.out.answer(ticket, ApiAnswer::Busy);
+            self.answer_ask(asker, ticket, ApiAnswer::Busy);
             return;
         };
         let found = self.hosted[place].slot.channel_index(channel);
@@ -96,10 +169,10 @@ impl Shard {
             page(bounds, start_seq, end_seq, limit, newer).map(|range| (index, range))
         });
         let Some((index, (next, until, more))) = range else {
-            self.out.answer(ticket, ApiAnswer::Messages { messages: Vec::new(), more: false });
+            self.answer_ask(asker, ticket, ApiAnswer::Messages { messages: Vec::new(), more: false });
             return;
         };
-        let purpose = Purpose::Api { ticket, more };
+        let purpose = Purpose::Api { asker, ticket, more };
         let range = RangeRead::new((slot, index), next..=until, purpose);
         self.advance_range(range, effects);
     }
@@ -168,8 +241,8 @@ impl Shard {
         let last_seq = self.hosted[place].slot.channels()[range.channel as usize].channel.last_seq();
         match range.purpose {
             Purpose::Fetch(fetch) => self.answer_fetch(&fetch, range.messages, range.next, last_seq),
-            Purpose::Api { ticket, more } => {
-                self.out.answer(ticket, ApiAnswer::Messages { messages: range.messages, more });
+            Purpose::Api { asker, ticket, more } => {
+                self.answer_ask(asker, ticket, ApiAnswer::Messages { messages: range.messages, more });
             }
             Purpose::Repeat(check) => {
                 let first = range.messages.first().map(|(_, message)| message);

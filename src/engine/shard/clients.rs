@@ -1,12 +1,13 @@
 //! The shard's side of its clients: connections, their packets, and what is pushed to them.
 
+use crate::engine::channel::Fingerprint;
 use crate::engine::delivery::Push;
 use crate::engine::effect::{Effect, Effects, ServerPacket};
 use crate::engine::event::{ClientPacket, ConnectPacket, Opened, SendPacket, SubPacket};
 use crate::engine::session::{Overdue, Phase, Route, SendVerdict, Session};
 use crate::format::frame::{Fetch, Frame, Origin, Received, Register, Resume, Submit, Unregister};
 use crate::format::packet::{HeaderFlags, Reason};
-use crate::ids::{ChannelKey, SessionAddress, SessionId, Uid};
+use crate::ids::{ChannelKey, SessionAddress, SessionId, SlotId, Uid};
 use crate::time::Now;
 
 use super::Shard;
@@ -40,7 +41,7 @@ impl Shard {
         }
         match packet {
             ClientPacket::Send(send) => self.handle_send(now, id, send, effects),
-            ClientPacket::Recvack { message_id, .. } => self.handle_recvack(id, message_id),
+            ClientPacket::Recvack { message_id, .. } => self.handle_recvack(now, id, message_id),
             ClientPacket::Ping => effects.push(Effect::Send { session: id, packet: ServerPacket::Pong }),
             ClientPacket::Connect(connect) => self.handle_connect(now, id, &connect, effects),
             ClientPacket::BadSend { client_seq, flags } => self.handle_bad_send(id, client_seq, flags, effects),
@@ -67,7 +68,8 @@ impl Shard {
                 return;
             }
         };
-        let home = self.table.leader(self.table.slot(uid.key_hash()));
+        let slot = self.routes.slot(uid.key_hash());
+        let home = self.routes.guess(slot);
         if home.node == here.node && home.shard != here.shard && !handed_over {
             self.out.counters.sessions_handed_over += 1;
             self.remove_session(id);
@@ -75,16 +77,25 @@ impl Shard {
             return;
         }
         let session = self.session(id).expect("it was just seen");
-        session.begin(uid.clone(), connect, home);
-        let identity = session.identity.as_ref().expect("it has just begun");
-        let register = Register {
-            address: SessionAddress { place: here, session: id },
-            uid,
-            flag: identity.flag,
-            device_id: connect.device_id.clone(),
-            token: connect.token.clone(),
+        session.begin(uid, connect, slot);
+        self.ask_home(id);
+    }
+
+    /// Asks a session's home to take it in, again after a change of the home's leader.
+    pub(super) fn ask_home(&mut self, id: SessionId) {
+        let place = self.config.place;
+        let Some(identity) = self.session(id).and_then(|session| session.identity.as_ref()) else {
+            return;
         };
-        self.out.frame(home, Frame::Register(Box::new(register)));
+        let register = Register {
+            address: SessionAddress { place, session: id },
+            uid: identity.uid.clone(),
+            flag: identity.flag,
+            device_id: identity.device_id.clone(),
+            token: identity.token.clone(),
+        };
+        let slot = identity.slot;
+        self.out.frame(self.routes.guess(slot), Frame::Register(Box::new(register)));
     }
 
     pub(super) fn refuse_connect(
@@ -143,7 +154,7 @@ impl Shard {
             return;
         }
         match self.route(id, &send.channel_id) {
-            Some(route) => self.submit(id, send, route),
+            Some(route) => self.submit_for(now, id, send, route),
             None => {
                 let refused = (0, 0, Reason::BadChannelId as u8);
                 self.answer_send(id, send.client_seq, send.flags, refused, effects);
@@ -175,20 +186,22 @@ impl Shard {
         }
         let peer = Uid::parse(std::str::from_utf8(peer).ok()?).ok()?;
         let channel = ChannelKey::pair(&session.identity.as_ref()?.uid, &peer);
-        let place = self.table.leader(self.table.slot(channel.key_hash()));
-        let route = Route { peer, channel, place };
+        let slot = self.routes.slot(channel.key_hash());
+        let route = Route { peer, channel, slot };
         self.session(id)?.remember(route.clone());
         Some(route)
     }
 
-    fn submit(&mut self, id: SessionId, send: SendPacket, route: Route) {
-        let address = SessionAddress { place: self.config.place, session: id };
+    fn submit_for(&mut self, now: Now, id: SessionId, send: SendPacket, route: Route) {
         let Some(identity) = self.session(id).and_then(|session| session.identity.as_ref()) else {
             return;
         };
         let (from, device_tag) = (identity.uid.clone(), identity.device_tag);
+        let origin = Origin::Session { session: id, client_seq: send.client_seq, flags: send.flags };
         let mut submit = Submit {
-            origin: Origin::Session { address, client_seq: send.client_seq, flags: send.flags },
+            place: self.config.place,
+            ticket: 0,
+            fingerprint: 0,
             channel: route.channel,
             from,
             to: route.peer,
@@ -199,21 +212,44 @@ impl Shard {
             body: send.body,
         };
         if !send.flags.contains(HeaderFlags::SYNC_ONCE) {
-            self.out.frame(route.place, Frame::Submit(Box::new(submit)));
+            self.submit(now, origin, route.slot, submit);
             return;
         }
         // A command goes into the recipient's queue, and into the sender's own for its other devices.
         let (from, to) = (submit.from.clone(), submit.to.clone());
         submit.channel = ChannelKey::command(&to);
-        let own = (from != to).then(|| Submit {
-            origin: Origin::Nobody,
-            channel: ChannelKey::command(&from),
-            ..submit.clone()
-        });
-        for submit in [Some(submit), own].into_iter().flatten() {
-            let place = self.table.leader(self.table.slot(submit.channel.key_hash()));
-            self.out.frame(place, Frame::Submit(Box::new(submit)));
+        let own =
+            (from != to).then(|| (Origin::Nobody, Submit { channel: ChannelKey::command(&from), ..submit.clone() }));
+        for (origin, submit) in [Some((origin, submit)), own].into_iter().flatten() {
+            let slot = self.routes.slot(submit.channel.key_hash());
+            self.submit(now, origin, slot, submit);
         }
+    }
+
+    /// Numbers a message, keeps it until it is answered, and sends it to its slot's leader if that is known.
+    pub(super) fn submit(&mut self, now: Now, origin: Origin, slot: SlotId, mut submit: Submit) {
+        submit.ticket = self.submits.ticket(slot);
+        submit.fingerprint = self.fingerprint(&submit);
+        let leader = self.routes.leader(slot);
+        let direct = self.submits.add(now.instant, origin, submit, leader.map(|(term, _)| term));
+        if let (Some(submission), Some((_, place))) = (direct, leader) {
+            self.out.frame(place, Frame::Submit(submission));
+        }
+    }
+
+    /// Names a message within its channel. One that its sender gave no number is named by who took it and when, so that only our own
+    /// repetitions are recognised.
+    fn fingerprint(&self, submit: &Submit) -> u64 {
+        let named = Fingerprint::new(submit.from.as_str(), submit.body.client_msg_no());
+        if named != Fingerprint::NONE {
+            return named.0;
+        }
+        let mut taken = [0; 20];
+        taken[..8].copy_from_slice(&self.config.boot.to_le_bytes());
+        taken[8..16].copy_from_slice(&submit.ticket.to_le_bytes());
+        taken[16..18].copy_from_slice(&submit.place.node.0.to_le_bytes());
+        taken[18..].copy_from_slice(&submit.place.shard.0.to_le_bytes());
+        xxhash_rust::xxh3::xxh3_64(&taken).max(1)
     }
 
     /// Answers a SEND that never counted as accepted.
@@ -283,17 +319,17 @@ impl Shard {
         }
     }
 
-    fn handle_recvack(&mut self, id: SessionId, message_id: i64) {
+    fn handle_recvack(&mut self, now: Now, id: SessionId, message_id: i64) {
         self.out.counters.recvacks += 1;
         let limits = self.config.limits;
         self.push_with(id, |delivery, out| {
-            delivery.handle_recvack(message_id, &limits, out);
+            delivery.handle_recvack(now.instant, message_id, &limits, out);
         });
     }
 
-    pub(super) fn handle_backlogged(&mut self, id: SessionId, full: bool) {
+    pub(super) fn handle_backlogged(&mut self, now: Now, id: SessionId, full: bool) {
         let limits = self.config.limits;
-        self.push_with(id, |delivery, out| delivery.handle_congestion(full, &limits, out));
+        self.push_with(id, |delivery, out| delivery.handle_congestion(now.instant, full, &limits, out));
     }
 
     /// Lets a live session's delivery work and notes that it has to be settled at the end of the round.
@@ -331,16 +367,16 @@ impl Shard {
                     self.recvs.push((id, ServerPacket::Recv { message, seq, own }));
                 }
                 Push::Fetch { channel, from_seq, messages_max } => {
-                    let to = self.table.leader(self.table.slot(channel.key_hash()));
+                    let to = self.routes.guess(self.routes.slot(channel.key_hash()));
                     self.out.frame(to, Frame::Fetch(Fetch { address, channel, from_seq, messages_max }));
                 }
                 Push::Report { channel, seq } => {
-                    let (uid, flag, home) = (identity.uid.clone(), identity.flag, identity.home);
-                    self.out.frame(home, Frame::Received(Received { uid, flag, channel, seq }));
+                    let (uid, flag, slot) = (identity.uid.clone(), identity.flag, identity.slot);
+                    self.out.frame(self.routes.guess(slot), Frame::Received(Received { uid, flag, channel, seq }));
                 }
                 Push::Resume => {
-                    let (uid, home) = (identity.uid.clone(), identity.home);
-                    self.out.frame(home, Frame::Resume(Resume { address, uid }));
+                    let (uid, slot) = (identity.uid.clone(), identity.slot);
+                    self.out.frame(self.routes.guess(slot), Frame::Resume(Resume { address, uid }));
                 }
             }
         }
@@ -373,8 +409,8 @@ impl Shard {
         self.out.counters.sessions_closed += 1;
         if let Some(identity) = session.identity {
             let address = SessionAddress { place: self.config.place, session: id };
-            let unregister = Unregister { address, uid: identity.uid };
-            self.out.frame(identity.home, Frame::Unregister(unregister));
+            let home = self.routes.guess(identity.slot);
+            self.out.frame(home, Frame::Unregister(Unregister { address, uid: identity.uid }));
         }
     }
 
@@ -394,7 +430,7 @@ impl Shard {
                 continue;
             };
             let id = session.id;
-            let waits = session.live().is_some_and(|identity| identity.delivery.in_flight() > 0);
+            let waits = session.live().is_some_and(|identity| identity.delivery.waits());
             match session.overdue(now, &limits) {
                 Some(Overdue::Close) => effects.push(Effect::Close { session: id }),
                 Some(Overdue::Silent) => {

@@ -7,25 +7,26 @@ use crate::engine::effect::{Effect, Effects, ServerPacket};
 use crate::engine::event::ApiAnswer;
 use crate::engine::home::Online;
 use crate::engine::session::Phase;
-use crate::engine::slot;
+use crate::engine::slot::{self, Asker};
+use crate::engine::submits::Answer;
 use crate::format::frame::{
     Backlog, BacklogRow, Deliver, Fetch, Fetched, Frame, Kick, KickNotice, Notify, Origin, Received, Register,
-    Registered, Resume, Submit, Submitted, Unregister,
+    Registered, Resume, Submission, Submitted, Unregister,
 };
 use crate::format::packet::{HeaderFlags, Reason};
-use crate::ids::{ChannelKey, DeviceFlag, DeviceLevel, SessionAddress, Uid};
+use crate::ids::{ChannelKey, DeviceFlag, DeviceLevel, Place, SessionAddress, Uid};
 use crate::time::Now;
 
 use super::{OfflineMode, Shard};
 
 impl Shard {
-    pub(super) fn handle_frame(&mut self, now: Now, frame: Frame, effects: &mut Effects) {
+    pub(super) fn handle_frame(&mut self, now: Now, from: Place, frame: Frame, effects: &mut Effects) {
         match frame {
-            Frame::Submit(submit) => self.handle_submit(now, &submit),
+            Frame::Submit(submission) => self.handle_submit(now, &submission),
             Frame::Submitted(submitted) => self.handle_submitted(submitted, effects),
-            Frame::Notify(notify) => self.handle_notify(now, &notify),
+            Frame::Notify(notify) => self.handle_notify(now, from, &notify),
             Frame::Notified(notified) => {
-                if let Some(place) = self.leading(self.table.slot(notified.channel.key_hash())) {
+                if let Some(place) = self.leading(self.routes.slot(notified.channel.key_hash())) {
                     self.hosted[place].slot.handle_notified(&notified);
                 }
             }
@@ -39,48 +40,73 @@ impl Shard {
             Frame::Fetch(fetch) => self.handle_fetch(fetch, effects),
             Frame::Fetched(fetched) => self.handle_fetched(now, fetched),
             Frame::Kick(kick) => self.handle_kick(now, kick, effects),
+            Frame::Ask(ask) => self.handle_ask(now, *ask, effects),
+            Frame::Answered(answered) => self.handle_answered(*answered),
+            Frame::Leaders(leaders) => self.handle_leaders(leaders, effects),
+            Frame::WhoLeads(asked) => self.handle_who_leads(asked),
+            Frame::Present(present) => self.handle_present(&present),
+            _ => {}
         }
     }
 
-    fn handle_submit(&mut self, now: Now, submit: &Submit) {
-        let slot = self.table.slot(submit.channel.key_hash());
-        let Some(place) = self.leading(slot) else {
-            slot::refuse(submit.origin, Reason::NodeNotMatch, &mut self.out);
+    fn handle_submit(&mut self, now: Now, submission: &Submission) {
+        let submit = &*submission.submit;
+        let asker = Asker { place: submit.place, ticket: submit.ticket, term: submission.term };
+        let slot = self.routes.slot(submit.channel.key_hash());
+        let place = self.leading(slot).filter(|_| slot == submission.slot);
+        let Some(place) = place.filter(|place| self.hosted[*place].slot.group().term() == submission.term) else {
+            slot::refuse(asker, Reason::NodeNotMatch, &mut self.out);
+            self.tell_leader(slot, submit.place);
             return;
         };
         // Asked here too: the journal that matters is the channel's, not the sender's.
         let stored = !submit.flags.contains(HeaderFlags::NO_PERSIST);
         if stored && !self.journal.writable() {
-            slot::refuse(submit.origin, Reason::SystemError, &mut self.out);
+            slot::refuse(asker, Reason::SystemError, &mut self.out);
             return;
         }
         if stored && self.journal.pending_bytes() >= self.config.limits.journal_refuse_bytes {
-            slot::refuse(submit.origin, Reason::RateLimit, &mut self.out);
+            slot::refuse(asker, Reason::RateLimit, &mut self.out);
             return;
         }
-        self.with_slot(place, now, |slot, _, around| slot.handle_submit(submit, around));
+        self.with_slot(place, now, |slot, _, around| slot.handle_submit(submission, around));
     }
 
     fn handle_submitted(&mut self, submitted: Submitted, effects: &mut Effects) {
-        let Submitted { origin, message_id, message_seq, reason } = submitted;
+        let Answer::Final(origin) = self.submits.answer(&submitted) else {
+            return;
+        };
+        let Submitted { message_id, message_seq, reason, .. } = submitted;
+        self.answer_origin(origin, (message_id, message_seq, reason), effects);
+    }
+
+    /// Says to whoever waits what became of a message.
+    pub(super) fn answer_origin(
+        &mut self,
+        origin: Origin,
+        (message_id, message_seq, reason): (i64, u32, u8),
+        effects: &mut Effects,
+    ) {
         match origin {
-            Origin::Session { address, client_seq, flags } => {
-                self.answer_send(address.session, client_seq, flags, (message_id, message_seq, reason), effects);
+            Origin::Session { session, client_seq, flags } => {
+                self.answer_send(session, client_seq, flags, (message_id, message_seq, reason), effects);
             }
-            Origin::Api { ticket, .. } if reason == Reason::Success as u8 => {
+            Origin::Api { ticket } if reason == Reason::Success as u8 => {
                 self.out.answer(ticket, ApiAnswer::Sent { message_id, message_seq });
             }
-            Origin::Api { ticket, .. } if reason == Reason::IdempotencyConflict as u8 => {
+            Origin::Api { ticket } if reason == Reason::IdempotencyConflict as u8 => {
                 let text = "client_msg_no was used before with another payload";
                 self.out.answer(ticket, ApiAnswer::Refused { reason, text });
             }
-            Origin::Api { ticket, .. } => self.out.answer(ticket, ApiAnswer::Busy),
+            Origin::Api { ticket } => self.out.answer(ticket, ApiAnswer::Busy),
             Origin::Nobody => {}
         }
     }
 
-    fn handle_notify(&mut self, now: Now, notify: &Notify) {
-        let Some(place) = self.leading(self.table.slot(notify.uid.key_hash())) else {
+    fn handle_notify(&mut self, now: Now, from: Place, notify: &Notify) {
+        let slot = self.routes.slot(notify.uid.key_hash());
+        let Some(place) = self.leading(slot) else {
+            self.tell_leader(slot, from);
             return;
         };
         self.with_slot(place, now, |slot, _, around| slot.handle_notify(notify, around));
@@ -124,8 +150,9 @@ impl Shard {
         let Register { address, uid, flag, device_id, token } = register;
         let refused =
             |reason: Reason| Registered { session: address.session, reason: reason as u8, level: DeviceLevel::Slave };
-        let Some(place) = self.leading(self.table.slot(uid.key_hash())) else {
-            self.out.frame(address.place, Frame::Registered(refused(Reason::SystemError)));
+        let Some(place) = self.leading(self.routes.slot(uid.key_hash())) else {
+            self.out.frame(address.place, Frame::Registered(refused(Reason::NodeNotMatch)));
+            self.tell_leader(self.routes.slot(uid.key_hash()), address.place);
             return;
         };
         let home = self.hosted[place].slot.home_or_new(uid);
@@ -147,7 +174,7 @@ impl Shard {
         if self.config.offline == OfflineMode::Sync {
             home.pass_over_missed(*flag);
         }
-        let online = Online { address: *address, flag: *flag, level, device_id: device_id.clone() };
+        let online = Online { address: *address, flag: *flag, level, device_id: device_id.clone(), fresh: true };
         home.register(online);
         let registered = Registered { session: address.session, reason: Reason::Success as u8, level };
         self.out.frame(address.place, Frame::Registered(registered));
@@ -199,7 +226,7 @@ impl Shard {
         }
     }
 
-    fn send_backlog(&mut self, place: usize, address: SessionAddress, uid: &Uid, flag: DeviceFlag) {
+    pub(super) fn send_backlog(&mut self, place: usize, address: SessionAddress, uid: &Uid, flag: DeviceFlag) {
         let Some(home) = self.hosted[place].slot.home(uid) else {
             return;
         };
@@ -213,7 +240,7 @@ impl Shard {
     }
 
     fn handle_unregister(&mut self, unregister: &Unregister) {
-        let Some(place) = self.leading(self.table.slot(unregister.uid.key_hash())) else {
+        let Some(place) = self.leading(self.routes.slot(unregister.uid.key_hash())) else {
             return;
         };
         let slot = &mut self.hosted[place].slot;
@@ -226,7 +253,7 @@ impl Shard {
 
     fn handle_received(&mut self, now: Now, received: &Received) {
         let Received { uid, flag, channel, seq } = received;
-        let Some(place) = self.leading(self.table.slot(uid.key_hash())) else {
+        let Some(place) = self.leading(self.routes.slot(uid.key_hash())) else {
             return;
         };
         let limits = self.config.limits;
@@ -238,7 +265,7 @@ impl Shard {
     }
 
     fn handle_resume(&mut self, resume: &Resume) {
-        let Some(place) = self.leading(self.table.slot(resume.uid.key_hash())) else {
+        let Some(place) = self.leading(self.routes.slot(resume.uid.key_hash())) else {
             return;
         };
         let Some(home) = self.hosted[place].slot.home(&resume.uid) else {
@@ -268,6 +295,10 @@ impl Shard {
             return;
         };
         let client_timestamp_ms = identity.client_timestamp_ms;
+        if registered.reason == Reason::NodeNotMatch as u8 {
+            // Its home's leader is another one, or being elected: asked again when that is known, until the client's patience ends.
+            return;
+        }
         if registered.reason != Reason::Success as u8 {
             let auth = registered.reason == Reason::AuthFailed as u8;
             // Not registered: there is nothing to unregister when it closes.
@@ -277,6 +308,7 @@ impl Shard {
             return;
         }
         identity.level = registered.level;
+        identity.token = "".into();
         session.phase = Phase::Live;
         session.counted_live = true;
         self.live_count += 1;
@@ -329,11 +361,10 @@ impl Shard {
     // ---- the channel's part ----
 
     fn handle_fetch(&mut self, fetch: Fetch, effects: &mut Effects) {
-        let slot = self.table.slot(fetch.channel.key_hash());
+        let slot = self.routes.slot(fetch.channel.key_hash());
         let Some(place) = self.leading(slot) else {
-            // An empty answer frees the session to ask again.
-            let next_seq = fetch.from_seq;
-            self.answer_fetch(&fetch, Vec::new(), next_seq, 0);
+            // The session asks again when it hears who leads, or loses patience.
+            self.tell_leader(slot, fetch.address.place);
             return;
         };
         match self.hosted[place].slot.channel_index(&fetch.channel) {

@@ -31,6 +31,7 @@ fn config() -> ShardConfig {
         geometry: JournalGeometry { identity: 7, block_bytes: 512, segment_bytes: 1 << 20 },
         retention: Retention { bytes: 0, age_ms: 0 },
         seed: [3; 32],
+        boot: 5,
     }
 }
 

@@ -63,6 +63,7 @@ fn config(shard: u16, shards: u16, directory: &Path, clock: Clock) -> ShardRunti
             geometry: JournalGeometry { block_bytes: 4096, segment_bytes: 1 << 20, identity: u64::from(shard) + 7 },
             retention: Retention { bytes: 0, age_ms: 0 },
             seed: kernel_seed().unwrap(),
+            boot: 5,
         },
         sessions_per_address_max: 0,
         cpu: None,

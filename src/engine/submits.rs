@@ -1,0 +1,225 @@
+//! Messages that wait for their slot's leader to say what became of them: the gateway's half of "acknowledged is stored once, in order,
+//! whoever leads". Knows no sessions and no channels, and does not know how to reach anybody.
+//!
+//! ```text
+//!  add ──► waiting ──(leader of a term known)──► sent ──Submitted──► (gone)
+//!             ▲                                    │
+//!             └──(a later term's leader is known)──┘   all of the slot again, in order
+//!                                                  └──(submit_give_up_after)──► given up: outcome unknown
+//! ```
+//!
+//! Why nothing is overtaken: a leader takes only what was sent to it in its own term, links keep the order, and whenever the term changes
+//! everything of the slot is sent again from the oldest on. What an earlier leader had stored already is recognised by its fingerprint.
+//! A message that is not stored has no fingerprint to be recognised by: once sent it is sent again only when it certainly was
+//! not taken.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use crate::format::frame::{Origin, Submission, Submit, Submitted};
+use crate::format::packet::{HeaderFlags, Reason};
+use crate::ids::SlotId;
+use crate::time::Instant;
+
+const SLOT_SHIFT: u32 = 48;
+
+#[derive(Debug)]
+struct Waiting {
+    /// `None` once answered out of order.
+    submit: Option<Arc<Submit>>,
+    origin: Origin,
+    since: Instant,
+    /// Certainly not taken by the leader it was sent to last.
+    returned: bool,
+    ticket: u64,
+}
+
+#[derive(Debug, Default)]
+struct Desk {
+    /// The term to whose leader everything in `waiting` was sent; 0: to none.
+    sent_term: u64,
+    waiting: VecDeque<Waiting>,
+    /// The leader of `sent_term` does not lead (any more).
+    stalled: bool,
+}
+
+/// A shard's messages under way, by slot.
+#[derive(Debug, Default)]
+pub struct Submits {
+    desks: BTreeMap<SlotId, Desk>,
+    count: usize,
+    last: u64,
+}
+
+/// What an answer means to who waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Tell them.
+    Final(Origin),
+    /// It will be sent again.
+    Again,
+    /// Nobody waits for it (any more).
+    Stale,
+}
+
+impl Submits {
+    /// A number for the next message of a slot. Rises within the slot.
+    pub fn ticket(&mut self, slot: SlotId) -> u64 {
+        self.last += 1;
+        u64::from(slot.0) << SLOT_SHIFT | self.last
+    }
+
+    /// The slot that a ticket was made for.
+    #[must_use]
+    pub fn slot_of(ticket: u64) -> SlotId {
+        SlotId((ticket >> SLOT_SHIFT) as u16)
+    }
+
+    /// Messages under way.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// None under way.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Keeps a message until it is answered. Returns what to send at once when the leader of `term` is known and everything before it was
+    /// sent to the same.
+    pub fn add(&mut self, now: Instant, origin: Origin, submit: Submit, term: Option<u64>) -> Option<Submission> {
+        let slot = Submits::slot_of(submit.ticket);
+        let desk = self.desks.entry(slot).or_default();
+        let submit = Arc::new(submit);
+        if desk.waiting.is_empty()
+            && let Some(term) = term
+        {
+            (desk.sent_term, desk.stalled) = (term, false);
+        }
+        let ticket = submit.ticket;
+        assert!(desk.waiting.back().is_none_or(|last| last.ticket < ticket), "tickets of a slot rise");
+        desk.waiting.push_back(Waiting {
+            submit: Some(Arc::clone(&submit)),
+            origin,
+            since: now,
+            returned: false,
+            ticket,
+        });
+        self.count += 1;
+        let direct = term.filter(|term| *term == desk.sent_term && !desk.stalled);
+        direct.map(|term| Submission { slot, term, submit })
+    }
+
+    /// A leader of a later term is known, or the link to the leader has lost what was on its way: everything of the slot is to be sent (again),
+    /// in order. What is not stored and may have been taken is given back to be answered as failed.
+    pub fn send_again(&mut self, slot: SlotId, term: u64, send: &mut Vec<Submission>, failed: &mut Vec<Origin>) {
+        let Some(desk) = self.desks.get_mut(&slot) else {
+            return;
+        };
+        let fresh = desk.sent_term == 0;
+        (desk.sent_term, desk.stalled) = (term, false);
+        for waiting in &mut desk.waiting {
+            let Some(submit) = &waiting.submit else { continue };
+            let transient = submit.flags.contains(HeaderFlags::NO_PERSIST);
+            if transient && !fresh && !waiting.returned {
+                waiting.submit = None;
+                self.count -= 1;
+                failed.push(waiting.origin);
+                continue;
+            }
+            waiting.returned = false;
+            send.push(Submission { slot, term, submit: Arc::clone(submit) });
+        }
+        desk.trim();
+    }
+
+    /// An answer came.
+    pub fn answer(&mut self, submitted: &Submitted) -> Answer {
+        let slot = Submits::slot_of(submitted.ticket);
+        let Some(desk) = self.desks.get_mut(&slot) else {
+            return Answer::Stale;
+        };
+        let Some(waiting) = desk.find(submitted.ticket) else {
+            return Answer::Stale;
+        };
+        if submitted.reason == Reason::NodeNotMatch as u8 {
+            waiting.returned = true;
+            desk.stalled |= submitted.term == desk.sent_term;
+            return Answer::Again;
+        }
+        waiting.submit = None;
+        let origin = waiting.origin;
+        self.count -= 1;
+        desk.trim();
+        Answer::Final(origin)
+    }
+
+    /// Slots whose messages wait for a leader to be found: never sent, or sent to one that does not lead.
+    pub fn stalled(&self) -> impl Iterator<Item = (SlotId, u64)> + '_ {
+        let stuck = self.desks.iter().filter(|(_, desk)| !desk.waiting.is_empty());
+        stuck.filter(|(_, desk)| desk.stalled || desk.sent_term == 0).map(|(slot, desk)| (*slot, desk.sent_term))
+    }
+
+    /// The term to whose leader a slot's messages were sent, when there are any.
+    #[must_use]
+    pub fn sent_term(&self, slot: SlotId) -> Option<u64> {
+        self.desks.get(&slot).filter(|desk| !desk.waiting.is_empty()).map(|desk| desk.sent_term)
+    }
+
+    /// Gives up what has waited since before `since`: what became of it is unknown.
+    pub fn give_up(&mut self, since: Instant, failed: &mut Vec<Origin>) {
+        for desk in self.desks.values_mut() {
+            for waiting in &mut desk.waiting {
+                if waiting.since < since && waiting.submit.take().is_some() {
+                    self.count -= 1;
+                    failed.push(waiting.origin);
+                }
+            }
+            desk.trim();
+        }
+    }
+
+    /// Takes out everything of a slot that is no more: its keys belong to others now, and their messages go there with new tickets.
+    pub fn take_slot(&mut self, slot: SlotId) -> Vec<(Origin, Arc<Submit>, Instant)> {
+        let Some(desk) = self.desks.remove(&slot) else {
+            return Vec::new();
+        };
+        let taken: Vec<_> = desk
+            .waiting
+            .into_iter()
+            .filter_map(|waiting| waiting.submit.map(|submit| (waiting.origin, submit, waiting.since)))
+            .collect();
+        self.count -= taken.len();
+        taken
+    }
+
+    /// Asserts what must hold between steps.
+    pub fn check_invariants(&self) {
+        let waiting = self.desks.values().flat_map(|desk| &desk.waiting);
+        assert_eq!(waiting.filter(|waiting| waiting.submit.is_some()).count(), self.count);
+        for desk in self.desks.values() {
+            let rises = desk.waiting.iter().zip(desk.waiting.iter().skip(1)).all(|(a, b)| a.ticket < b.ticket);
+            assert!(rises, "a slot's messages keep their order");
+            assert!(desk.waiting.front().is_none_or(|first| first.submit.is_some()), "answered ones do not pile up");
+        }
+    }
+}
+
+impl Desk {
+    /// The one with this ticket that is not answered: nearly always the oldest.
+    fn find(&mut self, ticket: u64) -> Option<&mut Waiting> {
+        let at = match self.waiting.front() {
+            Some(first) if first.ticket == ticket => 0,
+            _ => self.waiting.binary_search_by_key(&ticket, |waiting| waiting.ticket).ok()?,
+        };
+        self.waiting.get_mut(at).filter(|waiting| waiting.submit.is_some())
+    }
+
+    fn trim(&mut self) {
+        while self.waiting.front().is_some_and(|first| first.submit.is_none()) {
+            self.waiting.pop_front();
+        }
+    }
+}
