@@ -180,7 +180,8 @@ impl Steward {
     /// Drops what is about nodes and slots that are no more, and measures the moves that have ended.
     fn forget(&mut self, now: Instant, cluster: &Cluster) {
         self.heard.retain(|node, _| cluster.members.contains_key(node));
-        self.reports.retain(|slot, _| cluster.rows.contains_key(slot));
+        // An epoch from the future is that of an earlier slot of this number, merged away since.
+        self.reports.retain(|slot, report| cluster.rows.get(slot).is_some_and(|row| report.epoch <= row.epoch));
         let mut took = Vec::new();
         self.begun.retain(|slot, begun| match cluster.rows.get(slot) {
             Some(row) if row.target.is_some() && row.epoch == begun.epoch => true,
