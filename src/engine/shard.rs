@@ -29,10 +29,9 @@ use super::outbox::Outbox;
 use super::reads::Reads;
 use super::recent::Recent;
 use super::rollcall::Rollcall;
-use super::routes::Routes;
+use super::routes::{Routes, Table};
 use super::session::Session;
 use super::slot::{Slot, Surroundings};
-use super::slot_table::SlotTable;
 use super::submits::Submits;
 use crate::ids::{NodeId, Place, SessionId, ShardId, SlotId, Uid};
 use crate::limits::Limits;
@@ -223,7 +222,7 @@ impl Shard {
     /// Everything recovered; see [`Recovery::finish`].
     pub(super) fn assemble(
         config: ShardConfig,
-        table: SlotTable,
+        table: Table,
         hosted: Vec<Hosted>,
         journal: Journal,
         now: Now,

@@ -197,7 +197,14 @@ impl Shard {
 
     fn ask_who_leads(&mut self, slot: SlotId) {
         let here = self.config.place;
-        let asked: Vec<Place> = self.routes.table().replicas(slot).filter(|place| *place != here).collect();
+        let asked: Vec<Place> = self
+            .routes
+            .table()
+            .replicas(slot)
+            .iter()
+            .map(|replica| replica.place())
+            .filter(|place| *place != here)
+            .collect();
         for place in asked {
             self.out.frame(place, Frame::WhoLeads(WhoLeads { slot, place: here }));
         }
