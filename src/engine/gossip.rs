@@ -530,7 +530,8 @@ impl Gossip {
 
     /// What we tell about ourselves. Cheap when nothing changed; sparse changes are kinder to the network.
     pub fn set_load(&mut self, table_version: u64, slots_led: u32, sessions: u32) {
-        let same = (self.own.table_version, self.own.slots_led, self.own.sessions) == (table_version, slots_led, sessions);
+        let same =
+            (self.own.table_version, self.own.slots_led, self.own.sessions) == (table_version, slots_led, sessions);
         if self.left || same && self.own.stamp > 0 {
             return;
         }

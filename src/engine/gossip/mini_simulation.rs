@@ -259,7 +259,7 @@ pub fn detection_millis(count: usize, seed: u64, weather: Weather) -> Vec<u64> {
     millis
 }
 
-/// A minute of pauses of 200 ms, one of each node every ten seconds on average, in that weather; how many false `Down`s.
+/// Pauses of 200 ms, one of each node every ten seconds on average, in that weather; how many false `Down`s come of it.
 pub fn false_alarms(count: usize, seed: u64, weather: Weather, seconds: u64) -> usize {
     let mut world = World::acquainted(count, seed, weather);
     for _ in 0..seconds * 10 {
@@ -277,7 +277,8 @@ pub fn false_alarms(count: usize, seed: u64, weather: Weather, seconds: u64) -> 
 pub fn idle_rate(count: usize, seed: u64) -> (f64, f64) {
     let mut world = World::acquainted(count, seed, CALM);
     world.nodes.iter_mut().flatten().for_each(|node| node.set_load(7, 100, 1000));
-    world.run(Duration::from_secs(10));
+    // Until all loads have been passed on as often as they are.
+    world.run(Duration::from_secs(10 + count as u64 / 2));
     let sums = |world: &World| {
         let counters = world.nodes.iter().flatten().map(Gossip::counters);
         counters.fold((0, 0), |sum, counters| (sum.0 + counters.sent, sum.1 + counters.sent_bytes))
