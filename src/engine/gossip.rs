@@ -13,7 +13,21 @@
 //!
 //! Every 250 ms one member is probed; one that has not answered within 80 ms is probed through three others. News travels
 //! on probes and answers, and every 100 ms to three members while there is some. Each datagram carries the sender's load.
-//! The mini-simulation beside this file measures what follows from that; `figures` in its tests prints the numbers.
+//!
+//! Measured in the mini-simulation beside this file (`figures` and `bytes_per_node` of its tests print it), 0.1 to 20 ms of
+//! delay and 5 % loss; from the kill of a process until each other node tells `Down`, all in milliseconds:
+//!
+//! | nodes | p50 | p99 | longest | healed halves all up, longest |
+//! |---|---|---|---|---|
+//! | 3 | 1387 | 1966 | 1992 of 200 runs | 850 of 50 runs |
+//! | 5 | 1423 | 2046 | 2210 of 200 runs | 800 of 50 runs |
+//! | 20 | 1509 | 2594 | 3082 of 200 runs | 1500 of 50 runs |
+//! | 50 | 1803 | 2394 | 2494 of 30 runs | 1150 of 10 runs |
+//!
+//! With pauses of 200 ms besides (each node every ten seconds) no node was called down by mistake in 30 minutes each of 3, 5
+//! and 10 nodes and 5 minutes each of 20 and 50. An idle node sends 8.1 datagrams and 848 (3 nodes) to 882 (400 nodes) bytes
+//! per second: four probes and four answers, whatever the size of the cluster. Loads that change cost up to 31 bytes for each
+//! pass of each change, at most seven others' in a datagram; the same load then takes longer to reach everybody.
 //!
 //! Two cures of what foca leaves open: while somebody whom the metadata group names is not up (or nobody is), announcements go
 //! to a few of the missing and to a seed every second, because a healed partition can otherwise stay silent for ever; and when
@@ -305,6 +319,7 @@ impl Gossip {
     #[must_use]
     pub fn new(mut config: GossipConfig, mut chance: Chance) -> Gossip {
         assert!(config.here.0 != 0, "0 is never a node");
+        assert!(config.limits.members_max > 0 && config.limits.news_max > 0, "a bound of nothing lets nothing through");
         config.seeds.truncate(config.limits.seeds_max);
         // A scope or flow label is not in the datagrams, and our own identity must be equal to what others say.
         if let SocketAddr::V6(address) = config.address {
@@ -420,6 +435,7 @@ impl Gossip {
     }
 
     fn hear(&mut self, rumours: &[Rumour]) {
+        assert!(rumours.len() <= RUMOURS_PER_DATAGRAM_MAX, "the decoder refuses more");
         for rumour in rumours {
             let passes_left = passes(self.tuned_for);
             let Some(known) = self.nodes.get_mut(&rumour.node) else { continue };
@@ -466,6 +482,7 @@ impl Gossip {
     /// Carries on what foca wanted in the call that has just ended.
     fn settle(&mut self) {
         let outbox = std::mem::take(&mut self.outbox);
+        assert!(self.nodes.len() <= self.config.limits.members_max, "whoever a datagram names was admitted first");
         for (timer, after) in outbox.started {
             self.timers.start(self.now + after, timer);
         }
@@ -663,6 +680,7 @@ impl Gossip {
             rumours.push(self.own);
         }
         self.pick_rumours(&mut rumours);
+        assert!(!self.left, "who has left is silent, or the others would hear the dead");
         self.sequence += 1;
         let mut bytes = Vec::with_capacity(DATAGRAM_BYTES_MAX);
         wire::write_envelope(self.sequence, &rumours, &mut bytes);
@@ -681,6 +699,7 @@ impl Gossip {
         let mut waiting: Vec<(u8, NodeId)> = self.passing.iter().map(|node| (left(node), *node)).collect();
         waiting.sort_unstable_by_key(|(left, node)| (std::cmp::Reverse(*left), *node));
         waiting.truncate(RUMOURS_PER_DATAGRAM_MAX - rumours.len());
+        assert!(self.passing.len() <= self.nodes.len(), "only what is known is passed on");
         for (_, node) in waiting {
             let Some(known) = self.nodes.get_mut(&node) else { continue };
             rumours.extend(known.load);
@@ -703,6 +722,8 @@ impl Gossip {
             self.counters.news_lost += 1;
         }
         self.wishes.push_back(GossipWish::News(news));
+        let limits = &self.config.limits;
+        assert!(self.wishes.len() <= limits.news_max + limits.datagrams_max, "both kinds are bounded");
     }
 
     /// Moves what is wanted to the end of `wishes`, in order.

@@ -273,8 +273,9 @@ pub fn false_alarms(count: usize, seed: u64, weather: Weather, seconds: u64) -> 
     world.news.iter().filter(|(_, _, news)| matches!(news, GossipNews::Down { .. })).count()
 }
 
-/// Datagrams and bytes that each node sends per second when nothing happens.
-pub fn idle_rate(count: usize, seed: u64) -> (f64, f64) {
+/// Datagrams and bytes that each node sends per second: idle, or with everybody's load changing every so many seconds.
+pub fn send_rate(count: usize, seed: u64, load_every: Option<u64>) -> (f64, f64) {
+    const SECONDS: u64 = 60;
     let mut world = World::acquainted(count, seed, CALM);
     world.nodes.iter_mut().flatten().for_each(|node| node.set_load(7, 100, 1000));
     // Until all loads have been passed on as often as they are.
@@ -284,8 +285,13 @@ pub fn idle_rate(count: usize, seed: u64) -> (f64, f64) {
         counters.fold((0, 0), |sum, counters| (sum.0 + counters.sent, sum.1 + counters.sent_bytes))
     };
     let before = sums(&world);
-    world.run(Duration::from_secs(20));
+    for second in 0..SECONDS {
+        if load_every.is_some_and(|every| second % every == 0) {
+            world.nodes.iter_mut().flatten().for_each(|node| node.set_load(8, 100, second as u32));
+        }
+        world.run(Duration::from_secs(1));
+    }
     let after = sums(&world);
-    let per_node = |sum: u64| sum as f64 / count as f64 / 20.0;
+    let per_node = |sum: u64| sum as f64 / count as f64 / SECONDS as f64;
     (per_node(after.0 - before.0), per_node(after.1 - before.1))
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::mini_simulation::{
-    CALM, ROUGH, Weather, World, address, detection_millis, false_alarms, idle_rate, node_id,
+    CALM, ROUGH, Weather, World, address, detection_millis, false_alarms, node_id, send_rate,
 };
 use super::*;
 
@@ -68,8 +68,19 @@ fn figures() {
 #[ignore = "prints bytes per node per second"]
 fn bytes_per_node() {
     for count in [3, 5, 10, 20, 50, 100, 200, 400] {
-        let (datagrams, bytes) = idle_rate(count, 1);
+        let (datagrams, bytes) = send_rate(count, 1, None);
         println!("{count} nodes idle: {datagrams:.1} datagrams and {bytes:.0} bytes per node per second");
+    }
+}
+
+#[test]
+#[ignore = "prints bytes per node per second while loads change"]
+fn cost_of_changing_loads() {
+    for count in [3, 20, 50, 200] {
+        let (datagrams, bytes) = send_rate(count, 1, Some(5));
+        println!(
+            "{count} nodes, loads change every 5 s: {datagrams:.1} datagrams and {bytes:.0} bytes per node per second"
+        );
     }
 }
 
@@ -334,7 +345,7 @@ fn a_node_that_did_not_run_accuses_nobody() {
 #[test]
 fn idle_traffic_does_not_grow_with_the_cluster() {
     for count in [3, 20, 50] {
-        let (datagrams, bytes) = idle_rate(count, 1);
+        let (datagrams, bytes) = send_rate(count, 1, None);
         println!("{count} nodes idle: {datagrams:.1} datagrams and {bytes:.0} bytes per node per second");
         assert!(datagrams < 10.0 && bytes < 1100.0, "{count} nodes: {datagrams} datagrams, {bytes} bytes");
     }
