@@ -9,6 +9,7 @@ pub mod delivery;
 pub mod devices;
 pub mod effect;
 pub mod event;
+pub mod gossip;
 pub mod home;
 pub mod journal;
 pub mod message_ids;
