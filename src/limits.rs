@@ -25,6 +25,10 @@ pub const PAYLOAD_BYTES_MAX: usize = 32_767;
 /// packet is at most base64(32 767 + padding) = 43 704 bytes and strings of about 1 KiB.
 pub const PACKET_BYTES_MAX: usize = 64 * 1024;
 
+/// Longest text for people, and longest address, in a frame between nodes. Texts over it are cut when they are sent; an address over it,
+/// or a text that a peer did not cut: the link is broken off.
+pub const FRAME_TEXT_BYTES_MAX: usize = 1024;
+
 /// Bounds of one shard. Two instances exist: what runs, and what the simulator runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {

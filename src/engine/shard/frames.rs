@@ -96,7 +96,7 @@ impl Shard {
             }
             Origin::Api { ticket } if reason == Reason::IdempotencyConflict as u8 => {
                 let text = "client_msg_no was used before with another payload";
-                self.out.answer(ticket, ApiAnswer::Refused { reason, text });
+                self.out.answer(ticket, ApiAnswer::Refused { reason, text: text.into() });
             }
             Origin::Api { ticket } => self.out.answer(ticket, ApiAnswer::Busy),
             Origin::Nobody => {}
