@@ -10,6 +10,7 @@ pub mod effect;
 pub mod event;
 pub mod home;
 pub mod journal;
+pub mod link;
 pub mod message_ids;
 pub mod metadata;
 pub mod outbox;
