@@ -12,6 +12,7 @@ pub mod event;
 pub mod gossip;
 pub mod home;
 pub mod journal;
+pub mod link;
 pub mod message_ids;
 pub mod metadata;
 pub mod outbox;
