@@ -27,7 +27,8 @@ const FRAME_WEIGHT_MAX: usize = FRAMES_BODY_BYTES_MAX - FRAMES_BODY_BYTES_MAX / 
 #[must_use]
 pub fn weight(frame: &Frame) -> usize {
     let variable = match frame {
-        Frame::Submit(submit) => {
+        Frame::Submit(submission) => {
+            let submit = &submission.submit;
             submit.body.bytes.len() + submit.channel.id.len() + submit.from.as_str().len() + submit.to.as_str().len()
         }
         Frame::Notify(notify) => {

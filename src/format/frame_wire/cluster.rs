@@ -18,6 +18,7 @@ use crate::limits::FRAME_TEXT_BYTES_MAX;
 pub(super) struct WireLeaders<'a> {
     known: Each<'a, LeaderOf, WireLeaderOf>,
     relay: bool,
+    announced: bool,
 }
 
 #[derive(Archive, Serialize)]
@@ -36,7 +37,7 @@ impl From<&LeaderOf> for WireLeaderOf {
 
 impl<'a> From<&'a Leaders> for WireLeaders<'a> {
     fn from(frame: &'a Leaders) -> WireLeaders<'a> {
-        WireLeaders { known: Each::new(&frame.known), relay: frame.relay }
+        WireLeaders { known: Each::new(&frame.known), relay: frame.relay, announced: frame.announced }
     }
 }
 
@@ -49,7 +50,7 @@ impl ArchivedWireLeaders<'_> {
                 place: wire.place.as_ref().map(|place| place.read()).transpose()?,
             })
         };
-        Ok(Leaders { known: each(&self.known, leader)?, relay: self.relay })
+        Ok(Leaders { known: each(&self.known, leader)?, relay: self.relay, announced: self.announced })
     }
 }
 
