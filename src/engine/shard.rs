@@ -153,13 +153,23 @@ pub(super) struct Hosted {
     checkpoint_mark: u64,
     /// First segment that replay needs beside the checkpoint on disk.
     pub(super) replay_segment: u32,
-    /// Being written: its first segment and mark.
-    checkpointing: Option<(u32, u64)>,
+    /// First segment that the checkpoint on disk asks a restart to begin with, for others' sake too.
+    kept_segment: u32,
+    /// Being written: both segments and its mark.
+    checkpointing: Option<(u32, u32, u64)>,
 }
 
 impl Hosted {
     pub(super) fn new(slot: Slot, replay_segment: u32) -> Hosted {
-        Hosted { slot, dirty: true, rows_listed: false, checkpoint_mark: 0, replay_segment, checkpointing: None }
+        Hosted {
+            slot,
+            dirty: true,
+            rows_listed: false,
+            checkpoint_mark: 0,
+            replay_segment,
+            kept_segment: replay_segment,
+            checkpointing: None,
+        }
     }
 }
 
