@@ -16,7 +16,10 @@ mod frames;
 mod upkeep;
 
 use std::collections::VecDeque;
+use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::asks::Asks;
 use super::chance::Chance;
@@ -33,6 +36,7 @@ use super::session::Session;
 use super::slot::{Slot, Surroundings};
 use super::slot_table::SlotTable;
 use super::submits::Submits;
+use crate::format::frame::Addresses;
 use crate::ids::{Place, SessionId, ShardId, SlotId, Uid};
 use crate::limits::Limits;
 use crate::time::{Instant, Now};
@@ -71,6 +75,64 @@ pub struct ShardConfig {
     pub seed: [u8; 32],
     /// Names this process.
     pub boot: u64,
+    /// What it is told of its cluster.
+    pub cluster: ClusterSettings,
+}
+
+/// What a shard is told of the cluster that its node founds or joins.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ClusterSettings {
+    /// The operator's name for the cluster. Nodes of another one are strangers.
+    pub name: Box<str>,
+    /// What members prove to each other that they know. Empty when this node is alone.
+    pub secret: Box<str>,
+    /// Names this node's data directory.
+    pub identity: u64,
+    /// Where other nodes dial this node's first shard, shard n at the port n higher. `None`: this node is alone.
+    pub address: Option<SocketAddr>,
+    /// Members to be asked to be let in. Empty, or only this node's own: this node founds the cluster unless it has been in one.
+    pub seeds: Vec<SocketAddr>,
+    /// Replicas a slot is to have when there are as many nodes.
+    pub replicas: u8,
+    /// How long a node must be gone before its replicas are rebuilt elsewhere.
+    pub replace_after: Duration,
+    /// What others are told of this node.
+    pub addresses: Addresses,
+}
+
+impl ClusterSettings {
+    /// A node without others, whose data directory has this name.
+    #[must_use]
+    pub fn alone(identity: u64) -> ClusterSettings {
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        let nothing = || Box::<str>::from("");
+        let addresses = Addresses { cluster: nowhere, tcp: nothing(), ws: nothing(), wss: nothing(), http: nothing() };
+        ClusterSettings {
+            name: "jindou".into(),
+            secret: nothing(),
+            identity,
+            address: None,
+            seeds: Vec::new(),
+            replicas: 3,
+            replace_after: Duration::from_secs(300),
+            addresses,
+        }
+    }
+}
+
+/// Without the secret: a configuration may be shown.
+impl fmt::Debug for ClusterSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClusterSettings")
+            .field("name", &self.name)
+            .field("identity", &self.identity)
+            .field("address", &self.address)
+            .field("seeds", &self.seeds)
+            .field("replicas", &self.replicas)
+            .field("replace_after", &self.replace_after)
+            .field("addresses", &self.addresses)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What happens with messages that came while a device was away.

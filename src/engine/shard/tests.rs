@@ -7,7 +7,6 @@ use crate::format::packet::{HeaderFlags, Reason, Setting};
 use crate::ids::NodeId;
 use crate::time::UnixMillis;
 use bytes::Bytes;
-use std::time::Duration;
 
 /// One shard whose disk is perfect and instant.
 struct Bench {
@@ -32,6 +31,7 @@ fn config() -> ShardConfig {
         retention: Retention { bytes: 0, age_ms: 0 },
         seed: [3; 32],
         boot: 5,
+        cluster: ClusterSettings::alone(9),
     }
 }
 
