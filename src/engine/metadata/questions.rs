@@ -56,7 +56,7 @@ impl Cluster {
         let mut voters: Vec<ReplicaId> = serving.map(|member| member.metadata_replica).collect();
         voters.sort_by_key(|replica| replica.number());
         voters.truncate(METADATA_VOTERS_MAX);
-        if voters.len() % 2 == 0 {
+        if voters.len().is_multiple_of(2) {
             voters.pop();
         }
         assert!(
