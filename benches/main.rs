@@ -6,6 +6,7 @@
 
 mod frames;
 mod journal;
+mod links;
 mod machines;
 mod one_shard;
 mod packets;
@@ -13,5 +14,13 @@ mod step;
 
 use criterion::{criterion_group, criterion_main};
 
-criterion_group!(all, packets::benches, frames::benches, machines::benches, journal::benches, step::benches);
+criterion_group!(
+    all,
+    packets::benches,
+    frames::benches,
+    links::benches,
+    machines::benches,
+    journal::benches,
+    step::benches
+);
 criterion_main!(all);

@@ -351,7 +351,7 @@ fn strangers_are_bounded_and_change_nothing() {
 }
 
 /// One schedule of everything at once, then peace.
-fn storm(seed: u64) {
+fn storm(seed: u64) -> Vec<super::LinkCounters> {
     let mut network = Network::members(seed, 2 + (seed % 2) as u16, TINY);
     let ends = network.ends.len() as u64;
     network.bend_one_in = if seed % 3 == 0 { 300 } else { 0 };
@@ -400,11 +400,21 @@ fn storm(seed: u64) {
     network.run(Duration::from_secs(20));
     let still: Vec<usize> = (0..network.ends.len()).map(|end| resets(&network, end)).collect();
     assert_eq!(quiet, still, "seed {seed}: no reset without a cause");
+    network.ends.iter().map(|end| end.links.counters()).collect()
 }
 
 #[test]
 fn storms_break_no_promise() {
-    for seed in 0..150 {
-        storm(seed);
-    }
+    let seeds = 0..3000;
+    let counters: Vec<_> = seeds.flat_map(storm).collect();
+    let sum = |count: fn(&super::LinkCounters) -> u64| counters.iter().map(count).sum::<u64>();
+    // Weather worth the name: everything that can go wrong did.
+    assert!(sum(|counters| counters.frames_resent) > 100);
+    assert!(sum(|counters| counters.batches_duplicate) > 10);
+    assert!(sum(|counters| counters.overflows) > 10);
+    assert!(sum(|counters| counters.resets) > 100);
+    assert!(sum(|counters| counters.broken) > 10);
+    assert!(sum(|counters| counters.silent) > 10);
+    assert!(sum(|counters| counters.timed_out) > 10);
+    assert!(sum(|counters| counters.lossy_dropped) > 10);
 }
