@@ -332,7 +332,8 @@ fn strangers_are_bounded_and_change_nothing() {
     assert!(links.rows().is_empty() && links.take_news().is_empty());
     wishes.clear();
     links.flush(Instant(5) + TINY.handshake_timeout, &mut wishes);
-    assert_eq!((wishes.len(), links.next_deadline()), (4, None), "all are hung up");
+    let timed_out = links.counters().timed_out;
+    assert_eq!((wishes.len(), timed_out, links.next_deadline()), (4, 4, None), "all are hung up");
     let mut chance = Chance::new([4; 32], 0);
     for count in 10..2000 {
         let conn = LinkConn::accepted(count);
@@ -414,6 +415,5 @@ fn storms_break_no_promise() {
     assert!(sum(|counters| counters.resets) > 100);
     assert!(sum(|counters| counters.broken) > 10);
     assert!(sum(|counters| counters.silent) > 10);
-    assert!(sum(|counters| counters.timed_out) > 10);
     assert!(sum(|counters| counters.lossy_dropped) > 10);
 }
