@@ -73,7 +73,7 @@ pub struct ShardConfig {
     pub retention: Retention,
     /// Root of all chance in this shard.
     pub seed: [u8; 32],
-    /// Names this process; larger than at any earlier start of this node.
+    /// Names this process.
     pub boot: u64,
     /// What it is told of its cluster.
     pub cluster: ClusterSettings,
