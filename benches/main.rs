@@ -22,7 +22,6 @@ criterion_group!(
     machines::benches,
     placement::benches,
     links::benches,
-    machines::benches,
     journal::benches,
     step::benches
 );

@@ -59,7 +59,7 @@ impl Frame {
         match self {
             Frame::Raft(message) => raft(message),
             Frame::Leaders(frame) => 12 + list(&frame.known, |_| PAIR_BYTES),
-            Frame::WhoLeads(_) => 8,
+            Frame::WhoLeads(_) | Frame::Rumour(_) => 8,
             Frame::Present(frame) => {
                 24 + list(&frame.slots, |_| PAIR_BYTES)
                     + list(&frame.sessions, |session| {
