@@ -290,7 +290,12 @@ impl Council {
     fn standings(&self) -> Vec<Standing> {
         let progress = self.group.progress().into_iter();
         progress
-            .map(|p| Standing { replica: p.replica, matched: p.matched, active: p.active, snapshot: p.snapshot_pending })
+            .map(|p| Standing {
+                replica: p.replica,
+                matched: p.matched,
+                active: p.active,
+                snapshot: p.snapshot_pending,
+            })
             .collect()
     }
 

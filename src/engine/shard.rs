@@ -156,7 +156,12 @@ pub struct Shard {
 
 impl Shard {
     /// Everything recovered; see [`Recovery::finish`].
-    pub(super) fn assemble(config: ShardConfig, recovered: Recovered, map_state: MapState, now: Now) -> Result<Shard, String> {
+    pub(super) fn assemble(
+        config: ShardConfig,
+        recovered: Recovered,
+        map_state: MapState,
+        now: Now,
+    ) -> Result<Shard, String> {
         let Recovered { slots, metadata, journal } = recovered;
         let hosted = slots.into_iter().map(|found| Hosted::new(found.slot, found.depth, found.replay_segment));
         let hosted: Vec<Hosted> = hosted.collect();

@@ -11,7 +11,9 @@ use super::message::StoredMessage;
 use super::packet::{HeaderFlags, Setting};
 use super::raft_message::RaftMessage;
 use super::request::{ApiAnswer, ApiRequest};
-use crate::ids::{ChannelKey, DeviceFlag, DeviceLevel, NodeId, Place, ReplicaId, SessionAddress, SessionId, SlotId, Uid};
+use crate::ids::{
+    ChannelKey, DeviceFlag, DeviceLevel, NodeId, Place, ReplicaId, SessionAddress, SessionId, SlotId, Uid,
+};
 
 /// Everything one shard can ask of another.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -42,8 +42,8 @@ use self::raft::{
 };
 use super::frame::{
     Alive, Answered, Ask, Backlog, Deliver, Fetch, Fetched, Frame, Join, Joined, Kick, Leaders, Notified, Notify,
-    Present, Propose, Proposed, Received, Register, Registered, Repair, Repaired, Resume, Rumour, SendBody, SlotReports,
-    SnapshotOffer, SnapshotPart, SnapshotTaken, SnapshotWant, Submission, Submitted, Unregister, WhoLeads,
+    Present, Propose, Proposed, Received, Register, Registered, Repair, Repaired, Resume, Rumour, SendBody,
+    SlotReports, SnapshotOffer, SnapshotPart, SnapshotTaken, SnapshotWant, Submission, Submitted, Unregister, WhoLeads,
 };
 use super::message::StoredMessage;
 use super::packet::Reason;

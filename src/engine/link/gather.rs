@@ -119,26 +119,30 @@ impl Gather {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::frame::{Frame, Origin, SendBody, Submit};
+    use crate::format::frame::{Frame, SendBody, Submission, Submit};
     use crate::format::frame_codec::LinkNumbers;
     use crate::format::link_hello::{RefusedWhy, encode_refuse};
     use crate::format::packet::{HeaderFlags, Setting};
-    use crate::ids::{ChannelKey, Uid};
+    use crate::ids::{ChannelKey, NodeId, Place, ShardId, SlotId, Uid};
+    use std::sync::Arc;
 
     #[test]
     fn payloads_are_not_copied_from_whole_batches() {
         let uid = Uid::parse("alice").unwrap();
-        let submit = Frame::Submit(Box::new(Submit {
-            origin: Origin::Nobody,
+        let submit = Submit {
+            place: Place { node: NodeId(1), shard: ShardId(0) },
+            ticket: 1,
             channel: ChannelKey::command(&uid),
             from: uid.clone(),
             to: uid,
             device_tag: 0,
-            flags: HeaderFlags::default(),
-            setting: Setting::default(),
+            fingerprint: 1,
+            flags: HeaderFlags(0),
+            setting: Setting(0),
             expire_s: 0,
             body: SendBody::new("number", "", &[7; 1000]),
-        }));
+        };
+        let submit = Frame::Submit(Submission { slot: SlotId(0), term: 1, submit: Arc::new(submit) });
         let mut bytes = Vec::new();
         for sequence in 1..3 {
             frame_codec::encode(std::slice::from_ref(&submit), LinkNumbers { sequence, acknowledged: 0 }, &mut bytes);
@@ -150,7 +154,7 @@ mod tests {
         for _ in 0..2 {
             let batch = gather.next_frames().unwrap().expect("both are whole");
             let [Frame::Submit(submit)] = &batch.frames[..] else { panic!("one frame went in") };
-            assert!(range.contains(&submit.body.bytes.as_ptr()), "it lies where it was read");
+            assert!(range.contains(&submit.submit.body.bytes.as_ptr()), "it lies where it was read");
         }
         assert_eq!(gather.next_frames(), Ok(None));
     }

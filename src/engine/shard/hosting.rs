@@ -77,11 +77,13 @@ impl Shard {
         let group = GroupState::begin(replica, &voters);
         let state = SlotState { group, message_ids_last: 0, channels: Vec::new(), homes: Vec::new() };
         let (tail, chance) = (self.config.limits.log_tail_bytes_max, chance_of(&self.config, id));
-        let slot = Slot::restore(id, state, self.map_state, tail, chance).expect("an empty state has nothing wrong in it");
+        let slot =
+            Slot::restore(id, state, self.map_state, tail, chance).expect("an empty state has nothing wrong in it");
         let segment = self.journal.written_segment();
         self.add_hosted(Hosted::new(slot, row.depth, segment));
         let place = self.hosted.len() - 1;
         self.hosted[place].checkpoint_mark = self.journal_mark();
+        self.dirty_slots.push(place as u32);
         self.with_slot(place, now, |_, _, _| {});
     }
 

@@ -12,16 +12,18 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::engine::chance::Chance;
 use crate::engine::checkpoint::{self, Cover};
 use crate::engine::council::Council;
 use crate::engine::effect::{Effect, Effects};
 use crate::engine::event::ApiAnswer;
-use crate::engine::chance::Chance;
 use crate::engine::gossip::{Gossip, GossipConfig, GossipLimits, GossipNews, GossipWish};
 use crate::engine::metadata::{Cluster, MetadataCommand, NewMember};
 use crate::engine::raft_group::GroupState;
 use crate::engine::steward::Steward;
-use crate::format::frame::{Alive, Frame, Join, Joined, LeaderOf, Leaders, Propose, ProposeOutcome, Proposed, Rumour, SlotReports};
+use crate::format::frame::{
+    Alive, Frame, Join, Joined, LeaderOf, Leaders, Propose, ProposeOutcome, Proposed, Rumour, SlotReports,
+};
 use crate::format::packet::Reason;
 use crate::format::raft_message::RaftMessage;
 use crate::format::record::Position;
@@ -68,10 +70,7 @@ struct Installing {
 
 impl Office {
     /// With what the disk remembered of the metadata group.
-    pub(super) fn open(
-        config: &ShardConfig,
-        metadata: Option<(GroupState, Vec<u8>, u32)>,
-    ) -> Result<Office, String> {
+    pub(super) fn open(config: &ShardConfig, metadata: Option<(GroupState, Vec<u8>, u32)>) -> Result<Office, String> {
         let mut replay_segment = 0;
         let council = match metadata {
             None => None,
@@ -443,9 +442,9 @@ impl Shard {
             return;
         };
         if council.led_term().is_none() || council.cluster().members.is_empty() {
-            let leader = council.leader().and_then(|place| {
-                council.cluster().members.get(&place.node).map(|member| member.addresses.cluster)
-            });
+            let leader = council
+                .leader()
+                .and_then(|place| council.cluster().members.get(&place.node).map(|member| member.addresses.cluster));
             answer(self, Joined::Elsewhere { leader });
             return;
         }

@@ -6,8 +6,8 @@ use rkyv::{Archive, Serialize};
 
 use super::{ArchivedWireSocket, BadValue, Each, WirePlace, WireReplica, WireSocket, clip, each, node, slot, text};
 use crate::format::frame::{
-    Addresses, Alive, Join, Joined, LeaderOf, Leaders, Propose, ProposeOutcome, Proposed, SlotReport, SlotReports,
-    Rumour, WhoLeads,
+    Addresses, Alive, Join, Joined, LeaderOf, Leaders, Propose, ProposeOutcome, Proposed, Rumour, SlotReport,
+    SlotReports, WhoLeads,
 };
 use crate::ids::ReplicaId;
 use crate::limits::FRAME_TEXT_BYTES_MAX;
