@@ -58,6 +58,8 @@ impl GroupState {
         position: Position,
     ) -> Result<(), String> {
         if index <= self.applied {
+            // What was read behind it is overwritten all the same.
+            self.tail.clear();
             return Ok(());
         }
         let next = self.applied + 1 + self.tail.len() as u64;
