@@ -68,6 +68,8 @@ struct Host {
     effects: Effects,
     snapshot_since: BTreeMap<ReplicaId, u64>,
     lives: u64,
+    /// Who is to live here, and who founded its group.
+    wanted: Option<(ReplicaId, Vec<ReplicaId>)>,
 }
 
 enum Parcel {
@@ -146,6 +148,7 @@ impl Cluster {
                 effects: Effects::default(),
                 snapshot_since: BTreeMap::new(),
                 lives: 0,
+                wanted: None,
             });
         }
         let voters: Vec<ReplicaId> = (0..founders).map(|host| cluster.next_replica(host)).collect();
@@ -175,6 +178,7 @@ impl Cluster {
         let host = &mut self.hosts[at];
         host.journal.append_begin(SLOT, 0, replica, founders);
         host.state = State::default();
+        host.wanted = Some((replica, founders.to_vec()));
         let state = GroupState::begin(replica, founders);
         host.group = Some(RaftGroup::restore(SLOT, state, config().limits.log_tail_bytes_max, chance));
     }
@@ -340,8 +344,7 @@ impl Cluster {
                 // It was removed: its life ends.
                 host.journal.append_end(SLOT, replica);
                 host.ending = Some(host.journal.position());
-                host.group = None;
-                host.saving = None;
+                (host.group, host.saving, host.wanted) = (None, None, None);
             }
             Some(replica) if !known(replica) => self.change(&MemberChange::AddLearner(replica)),
             Some(replica) if members.learners.contains(&replica) => {
@@ -626,6 +629,11 @@ impl Cluster {
         if let Some((state, bytes, _)) = recovered.metadata {
             host.state = State::parse(&bytes);
             host.group = Some(RaftGroup::restore(SLOT, state, config().limits.log_tail_bytes_max, chance));
+        }
+        // Its beginning got lost, and so did everything it might have said: it begins again.
+        let missing = host.wanted.clone().filter(|_| host.group.is_none());
+        if let Some((replica, founders)) = missing {
+            self.begin(at, replica, &founders);
         }
     }
 }
