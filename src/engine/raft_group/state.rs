@@ -33,7 +33,7 @@ pub struct GroupState {
     /// Entries after the checkpoint, without holes.
     pub tail: VecDeque<LogEntry>,
     /// An entry that follows on none: the last one before it, its index, its place.
-    pub(super) hole: Option<(u64, u64, Position)>,
+    pub hole: Option<(u64, u64, Position)>,
 }
 
 impl GroupState {
