@@ -201,7 +201,9 @@ impl Recovery {
             return Err("the journal has segments but none was replayed".into());
         }
         if let Some(slot) = self.orphans.first() {
-            return Err(format!("the journal has records of slot {slot}, whose beginning is not there and no checkpoint"));
+            return Err(format!(
+                "the journal has records of slot {slot}, whose beginning is not there and no checkpoint"
+            ));
         }
         let mut resume = self.replay.finish();
         if let Some(first) = first_segment {

@@ -136,7 +136,9 @@ fn nonsense_is_refused() {
     let group = cluster.group(follower);
     assert_eq!(group.propose(vec![1]), Err(NotTaken::NotLeader));
     let term = group.term();
-    for kind in [MessageType::MsgPropose, MessageType::MsgHup, MessageType::MsgReadIndex, MessageType::MsgTransferLeader] {
+    for kind in
+        [MessageType::MsgPropose, MessageType::MsgHup, MessageType::MsgReadIndex, MessageType::MsgTransferLeader]
+    {
         assert_eq!(group.step(heartbeat(kind)), Err(NotForUs));
     }
     let fine = heartbeat(MessageType::MsgHeartbeat);
