@@ -610,9 +610,10 @@ impl RaftGroup {
     /// Everything up to `flush` is durable: what waited for it may be said.
     pub fn handle_durable(&mut self, flush: u64, out: &mut Vec<RaftMessage>) {
         let mut newest = None;
-        while let Some(mut first) = self.awaiting.pop_front_if(|first| first.flush <= flush) {
+        while let Some(first) = self.awaiting.front_mut().filter(|first| first.flush <= flush) {
             newest = Some(first.ready);
             out.append(&mut first.messages);
+            self.awaiting.pop_front();
         }
         if let Some(number) = newest {
             self.node.on_persist_ready(number);
@@ -625,7 +626,8 @@ impl RaftGroup {
         assert!(index > self.applied, "entries are applied once, in order");
         (self.applied, self.applied_term) = (index, term);
         self.node.mut_store().set_applied(index, term);
-        while let Some((_, change)) = self.changes.pop_front_if(|(at, _)| *at <= index) {
+        while self.changes.front().is_some_and(|(at, _)| *at <= index) {
+            let change = self.changes.pop_front().and_then(|(_, change)| change);
             // One that does not fit is refused by every member alike.
             if let Some(Ok(state)) = change.map(|change| self.node.apply_conf_change(&change)) {
                 self.members = group_members(&state);
