@@ -621,6 +621,15 @@ impl RaftGroup {
         }
     }
 
+    /// Remembers on disk that everything applied is agreed on, for a state that a restart must not show older than it was seen. Returns
+    /// the flush that carries it.
+    pub fn write_commit(&mut self, journal: &mut Journal) -> u64 {
+        let (term, vote) = self.journalled;
+        journal.append_hard_state(self.slot, term, vote, self.applied);
+        self.journalled_commit = self.journalled_commit.max(self.applied);
+        journal.next_flush()
+    }
+
     /// The slot has applied everything up to this entry. Changes of members count from now on.
     pub fn applied_to(&mut self, index: u64, term: u64) {
         assert!(index > self.applied, "entries are applied once, in order");

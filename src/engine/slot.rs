@@ -8,7 +8,7 @@
 //!  Notify ─► row dirty ─(row_flush_after)─► command ─► … ─► apply ─┴─► Notified to the channel's slot
 //! ```
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
@@ -20,7 +20,7 @@ use super::home::{Home, Noticed, Row};
 use super::journal::Journal;
 use super::message_ids::MessageIds;
 use super::outbox::Outbox;
-use super::raft_group::{CommittedEntry, GroupState, Proposed, RaftGroup};
+use super::raft_group::{CommittedEntry, GroupState, MemberChange, NotTaken, Proposed, RaftGroup};
 use super::recent::Recent;
 use super::routes::Routes;
 use crate::format::frame::{Answered, Frame, Notified, Notify, Register, Registered, Submission, Submit, Submitted};
@@ -28,7 +28,9 @@ use crate::format::message::{MessageFields, StoredMessage};
 use crate::format::packet::{HeaderFlags, Reason};
 use crate::format::raft_message::RaftMessage;
 use crate::format::record::Position;
-use crate::ids::{ChannelKey, ChannelKind, DeviceFlag, DeviceLevel, KeyHash, Place, SessionAddress, SlotId, Uid};
+use crate::ids::{
+    ChannelKey, ChannelKind, DeviceFlag, DeviceLevel, KeyHash, NodeId, Place, ReplicaId, SessionAddress, SlotId, Uid,
+};
 use crate::limits::Limits;
 use crate::time::{Instant, Now};
 
@@ -47,6 +49,8 @@ pub struct Surroundings<'a> {
     pub routes: &'a Routes,
     /// What is to be said.
     pub out: &'a mut Outbox,
+    /// What raft wants said.
+    pub raft_out: &'a mut Vec<RaftMessage>,
     /// Bodies in memory.
     pub recent: &'a mut Recent,
 }
@@ -143,6 +147,8 @@ pub struct Slot {
     /// What the group wants said to its other replicas.
     raft_messages: Vec<RaftMessage>,
     repeats: Vec<RepeatCheck>,
+    /// What is pending waits for the next beat.
+    held_back: bool,
     messages: u64,
 }
 
@@ -189,6 +195,7 @@ impl Slot {
             committed: Vec::new(),
             raft_messages: Vec::new(),
             repeats: Vec::new(),
+            held_back: false,
             messages: 0,
         };
         slot.message_ids.resume(state.message_ids_last);
@@ -212,6 +219,12 @@ impl Slot {
     #[must_use]
     pub fn leads(&self) -> bool {
         self.led_term.is_some()
+    }
+
+    /// The term in which it leads.
+    #[must_use]
+    pub fn led_term(&self) -> Option<u64> {
+        self.led_term
     }
 
     /// Its group.
@@ -298,7 +311,7 @@ impl Slot {
     /// True when something waits to be proposed or the group has work.
     #[must_use]
     pub fn has_work(&self) -> bool {
-        !self.pending.is_empty() || self.group.has_work()
+        (!self.pending.is_empty() && !self.held_back) || self.group.has_work()
     }
 
     /// Takes a message in: stored after the group agreed, or passed on at once when it is not to be stored.
@@ -372,8 +385,9 @@ impl Slot {
     /// begin once more where the user's furthest device is by then, past messages that were promised to it. The connection is
     /// registered when that is done.
     pub fn propose_new_flag(&mut self, register: &Register, limits: &Limits) {
+        let beginning = self.homes.get(&register.uid).map_or(Vec::new(), Home::beginning);
         let pending = self.pending(limits);
-        command::encode_new_flag(register.uid.as_str(), register.flag, &mut pending.bytes);
+        command::encode_new_flag(register.uid.as_str(), register.flag, &beginning, &mut pending.bytes);
         pending.waiters.push(Waiter::Register(Box::new(register.clone())));
     }
 
@@ -419,13 +433,20 @@ impl Slot {
     /// Proposes what is pending and hands new entries to the journal; applies what was agreed. Returns the flush whose
     /// durability is now waited for.
     pub fn turn(&mut self, journal: &mut Journal, around: &mut Surroundings<'_>) -> Option<u64> {
+        self.held_back = false;
         while let Some(pending) = self.pending.pop_front() {
             match self.group.propose(pending.bytes) {
                 Ok(proposed) => {
                     around.out.counters.proposals += 1;
                     self.in_flight.push_back((proposed, pending.waiters));
                 }
-                Err(_) => self.refuse(pending.waiters, around),
+                Err(NotTaken::Later(bytes)) => {
+                    // Leadership is being handed over, or too much is under way: it stays first in line until the next beat.
+                    self.pending.push_front(Pending { bytes, waiters: pending.waiters });
+                    self.held_back = true;
+                    break;
+                }
+                Err(NotTaken::NotLeader | NotTaken::Senseless) => self.refuse(pending.waiters, around),
             }
         }
         let mut committed = std::mem::take(&mut self.committed);
@@ -438,9 +459,7 @@ impl Slot {
             waits_for = self.group.drain(journal, &mut committed, &mut self.raft_messages).or(waits_for);
         }
         self.committed = committed;
-        for message in self.raft_messages.drain(..) {
-            around.out.frame(message.to.place(), Frame::Raft(Box::new(message)));
-        }
+        around.raft_out.append(&mut self.raft_messages);
         self.follow_leadership(around);
         waits_for
     }
@@ -491,7 +510,36 @@ impl Slot {
 
     /// One beat of raft's clock.
     pub fn tick(&mut self) {
+        self.held_back = false;
         self.group.tick();
+    }
+
+    /// Another replica says something.
+    pub fn step(&mut self, message: RaftMessage) {
+        // One that no honest replica says, or that was meant for another life, is as good as lost.
+        let _ = self.group.step(message);
+    }
+
+    /// Another replica is to lead.
+    pub fn hand_over(&mut self, heir: ReplicaId) {
+        self.group.transfer(heir);
+    }
+
+    /// The group's members are to change.
+    pub fn change_members(&mut self, change: &MemberChange) {
+        // Not taken now: asked again when they are looked at next.
+        let _ = self.group.propose_members(change);
+    }
+
+    /// This replica's life ends: whoever waits for it asks elsewhere.
+    pub fn dismiss(&mut self, around: &mut Surroundings<'_>) {
+        self.cease_leading(around);
+    }
+
+    /// Which replica it is.
+    #[must_use]
+    pub fn replica(&self) -> ReplicaId {
+        self.group.replica()
     }
 
     fn refuse(&mut self, waiters: Vec<Waiter>, around: &mut Surroundings<'_>) {
@@ -545,9 +593,9 @@ impl Slot {
                     }
                     answer(&waiter, around.out);
                 }
-                Command::NewFlag { uid, flag } => {
+                Command::NewFlag { uid, flag, beginning } => {
                     if let Ok(uid) = Uid::parse(uid) {
-                        self.home_or_new(&uid).apply_new_flag(flag);
+                        self.home_or_new(&uid).apply_new_flag(flag, &beginning);
                     }
                     if let Waiter::Register(register) = waiter {
                         around.out.frame(around.out.here, Frame::Register(register));
@@ -643,7 +691,9 @@ impl Slot {
         let agreed =
             Row { last_seq: row.last_seq, read_seq: row.read_seq, cursors: row.cursors.clone(), ..Row::default() };
         let channel = ChannelKey { kind: row.kind, id: row.id.into() };
-        let owed = self.home_or_new(&uid).apply_row(channel.clone(), &agreed);
+        let rows_max = around.limits.rows_per_user_max;
+        let (owed, dropped) = self.home_or_new(&uid).apply_row(channel.clone(), &agreed, rows_max);
+        around.out.counters.rows_dropped += u64::from(dropped);
         if let Some(seq) = owed {
             tell_settled(Notified { uid, channel, seq }, around);
         }
@@ -726,16 +776,44 @@ impl Slot {
         }
     }
 
+    /// Homes of these slots have new leaders: what they have not confirmed is said to them at once.
+    pub fn announce_to_slots(&mut self, slots: &BTreeSet<SlotId>, around: &mut Surroundings<'_>) {
+        if self.led_term.is_none() {
+            return;
+        }
+        let concerned = |entry: &ChannelEntry| {
+            let last = entry.channel.last_seq();
+            (0..entry.member_count()).any(|member| {
+                entry.confirmed[member] < last && slots.contains(&around.routes.slot(entry.hashes[member]))
+            })
+        };
+        let channels = self.unannounced.iter().copied().filter(|index| concerned(&self.channels[*index as usize]));
+        let some: Vec<u32> = channels.take(around.limits.announce_window).collect();
+        for index in some {
+            self.announce(index, None, around);
+        }
+    }
+
+    /// Forgets the connections on one gateway shard.
+    pub fn forget_gateway(&mut self, gateway: Place) {
+        for home in self.homes.values_mut() {
+            home.forget_gateway(gateway);
+        }
+        self.homes.retain(|_, home| !home.is_empty());
+    }
+
+    /// A node is said to be down: if its replica leads, this one stands for election soon.
+    pub fn hurry(&mut self, node: NodeId) {
+        self.group.hurry(node);
+    }
+
     /// A channel of another slot has grown, or passes a message on; a home here is told. Answers at
     /// once where the row covers it already.
     pub fn handle_notify(&mut self, notify: &Notify, around: &mut Surroundings<'_>) {
         if notify.seq == 0 {
             return;
         }
-        let rows_max = around.limits.rows_per_user_max;
-        let (noticed, dropped) = self.home_or_new(&notify.uid).notice(&notify.channel, notify.seq, rows_max);
-        around.out.counters.rows_dropped += dropped;
-        match noticed {
+        match self.home_or_new(&notify.uid).notice(&notify.channel, notify.seq) {
             Noticed::Dirtied => self.row_dirtied(&notify.uid, &notify.channel, around.now.instant, around.limits),
             Noticed::Settled => {
                 let notified = Notified { uid: notify.uid.clone(), channel: notify.channel.clone(), seq: notify.seq };

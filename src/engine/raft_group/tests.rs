@@ -7,7 +7,7 @@ use super::*;
 use crate::engine::checkpoint::{self, Cover};
 use crate::engine::effect::{Effect, Effects, JournalWrite};
 use crate::engine::recovery::Recovery;
-use crate::engine::shard::{Durability, JournalGeometry, OfflineMode, Retention, ShardConfig};
+use crate::engine::shard::{ClusterSettings, Durability, JournalGeometry, OfflineMode, Retention, ShardConfig};
 use crate::ids::{Place, ShardId};
 use crate::limits::Limits;
 use crate::time::Instant;
