@@ -34,14 +34,12 @@ struct Life {
     at_first: (u64, u64, u64),
     /// It has a checkpoint.
     checkpointed: bool,
-    /// What is wrong with its records; they may turn out to be those of an earlier life.
-    problem: Option<String>,
 }
 
 impl Life {
     fn of(checkpoint: Checkpoint, checkpointed: bool) -> Life {
         let Checkpoint { cover: Cover { depth, replay_segment }, state } = checkpoint;
-        let mut life = Life { depth, replay_segment, state, at_first: (0, 0, 0), checkpointed, problem: None };
+        let mut life = Life { depth, replay_segment, state, at_first: (0, 0, 0), checkpointed };
         let group = life.group();
         life.at_first = (group.term, group.vote, group.commit);
         life
@@ -69,8 +67,7 @@ impl Life {
         let (term, vote, commit) = self.at_first;
         let group = self.group();
         (group.term, group.vote, group.commit) = (term, vote, commit);
-        group.tail.clear();
-        self.problem = None;
+        group.forget_tail();
     }
 }
 
@@ -212,10 +209,7 @@ impl Recovery {
             let Some(life) = found.current.or(found.later) else {
                 continue;
             };
-            let Life { depth, replay_segment, state, problem, .. } = life;
-            if let Some(problem) = problem {
-                return Err(format!("slot {id}{problem}"));
-            }
+            let Life { depth, replay_segment, state, .. } = life;
             match state {
                 CheckpointState::Metadata(group, state) => {
                     group.check().map_err(|what| format!("the metadata group: {what}"))?;
@@ -264,9 +258,7 @@ fn take_record(
     };
     match record {
         Record::Entry { term, index, kind, data, .. } => {
-            if let Err(what) = life.group().replay_entry(index, term, kind, data, position) {
-                life.problem.get_or_insert_with(|| format!(", at {position}: {what}"));
-            }
+            life.group().replay_entry(index, term, kind, data, position);
         }
         Record::HardState { term, vote, commit, .. } => life.group().replay_hard_state(term, vote, commit),
         Record::Install { replica, index, .. } if life.group().replica == replica => {

@@ -349,9 +349,9 @@ impl Disk {
         &self.segments
     }
 
-    /// A slot's checkpoint.
-    pub fn checkpoint(&self, slot: SlotId) -> Option<&Vec<u8>> {
-        self.checkpoints.get(&slot)
+    /// Every checkpoint there is.
+    pub fn checkpoints(&self) -> &BTreeMap<SlotId, Vec<u8>> {
+        &self.checkpoints
     }
 
     /// Whether a finished write held this message.
