@@ -86,6 +86,9 @@ pub struct Limits {
     pub recent_bytes_max: usize,
     /// Journal bytes since the oldest slot's checkpoint at which that slot is checkpointed. Bounds replay at start.
     pub replay_bytes_max: u64,
+    /// Bytes of entries that a slot's leader keeps after applying them, for members that lack them; others keep half. Beyond it
+    /// a member that lags further is sent a snapshot.
+    pub log_tail_bytes_max: usize,
     /// Events of one step.
     pub events_per_step_max: usize,
     /// Raft's clock.
@@ -159,8 +162,9 @@ impl Limits {
         dedupe_window: 4096,
         recent_bytes_max: 64 << 20,
         replay_bytes_max: 256 << 20,
+        log_tail_bytes_max: 2 << 20,
         events_per_step_max: 8192,
-        raft_tick: Duration::from_millis(100),
+        raft_tick: Duration::from_millis(50),
         sweep_every: Duration::from_secs(1),
         answer_patience: Duration::from_secs(2),
         chase_every: Duration::from_millis(200),
@@ -210,6 +214,7 @@ impl Limits {
         dedupe_window: 64,
         recent_bytes_max: 4 << 10,
         replay_bytes_max: 128 << 10,
+        log_tail_bytes_max: 4 << 10,
         events_per_step_max: 64,
         raft_tick: Duration::from_millis(100),
         sweep_every: Duration::from_millis(250),

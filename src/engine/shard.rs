@@ -154,10 +154,12 @@ pub(super) struct Hosted {
     checkpoint_mark: u64,
     /// First segment that replay needs beside the checkpoint on disk.
     pub(super) replay_segment: u32,
+    /// First segment that the checkpoint on disk asks a restart to begin with, for others' sake too.
+    kept_segment: u32,
+    /// Being written: both segments and its mark.
+    checkpointing: Option<(u32, u32, u64)>,
     /// Who has said which sessions are there, since this replica leads.
     pub(super) rollcall: Rollcall,
-    /// Being written: its first segment and mark.
-    checkpointing: Option<(u32, u64)>,
 }
 
 impl Hosted {
@@ -168,8 +170,9 @@ impl Hosted {
             rows_listed: false,
             checkpoint_mark: 0,
             replay_segment,
-            rollcall: Rollcall::default(),
+            kept_segment: replay_segment,
             checkpointing: None,
+            rollcall: Rollcall::default(),
         }
     }
 }

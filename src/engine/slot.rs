@@ -26,6 +26,7 @@ use super::routes::Routes;
 use crate::format::frame::{Answered, Frame, Notified, Notify, Register, Registered, Submission, Submit, Submitted};
 use crate::format::message::{MessageFields, StoredMessage};
 use crate::format::packet::{HeaderFlags, Reason};
+use crate::format::raft_message::RaftMessage;
 use crate::format::record::Position;
 use crate::ids::{
     ChannelKey, ChannelKind, DeviceFlag, DeviceLevel, KeyHash, NodeId, Place, SessionAddress, SlotId, Uid,
@@ -141,6 +142,8 @@ pub struct Slot {
     led_term: Option<u64>,
     leadership_changed: bool,
     committed: Vec<CommittedEntry>,
+    /// What the group wants said to its other replicas.
+    raft_messages: Vec<RaftMessage>,
     repeats: Vec<RepeatCheck>,
     messages: u64,
 }
@@ -162,10 +165,17 @@ impl Slot {
     ///
     /// # Errors
     /// A channel whose name does not name users: the disk's fault, or a bug.
-    pub fn restore(id: SlotId, state: SlotState, map_state: MapState, chance: Chance) -> Result<Slot, String> {
+    pub fn restore(
+        id: SlotId,
+        state: SlotState,
+        map_state: MapState,
+        log_tail_bytes_max: usize,
+        chance: Chance,
+    ) -> Result<Slot, String> {
+        state.group.check()?;
         let mut slot = Slot {
             id,
-            group: RaftGroup::restore(id, state.group, chance),
+            group: RaftGroup::restore(id, state.group, log_tail_bytes_max, chance),
             map_state,
             channels_by_key: SeededMap::with_hasher(map_state),
             channels: Vec::new(),
@@ -179,6 +189,7 @@ impl Slot {
             led_term: None,
             leadership_changed: false,
             committed: Vec::new(),
+            raft_messages: Vec::new(),
             repeats: Vec::new(),
             messages: 0,
         };
@@ -427,15 +438,18 @@ impl Slot {
             }
         }
         let mut committed = std::mem::take(&mut self.committed);
-        let mut waits_for = self.group.drain(journal, &mut committed);
+        let mut waits_for = self.group.drain(journal, &mut committed, &mut self.raft_messages);
         while !committed.is_empty() {
             for entry in committed.drain(..) {
                 self.apply(&entry, around);
                 self.group.applied_to(entry.index, entry.term);
             }
-            waits_for = self.group.drain(journal, &mut committed).or(waits_for);
+            waits_for = self.group.drain(journal, &mut committed, &mut self.raft_messages).or(waits_for);
         }
         self.committed = committed;
+        for message in self.raft_messages.drain(..) {
+            around.out.frame(message.to.place(), Frame::Raft(Box::new(message)));
+        }
         self.follow_leadership(around);
         waits_for
     }
@@ -481,7 +495,7 @@ impl Slot {
 
     /// The journal is durable up to here.
     pub fn handle_durable(&mut self, flush: u64) {
-        self.group.handle_durable(flush);
+        self.group.handle_durable(flush, &mut self.raft_messages);
     }
 
     /// One beat of raft's clock.
@@ -797,6 +811,7 @@ impl Slot {
         let readable: usize = self.channels.iter().map(|entry| entry.channel.readable()).sum();
         assert_eq!(readable as u64, self.messages);
         assert_eq!(self.rows_due.is_some(), !self.dirty_rows.is_empty());
+        self.group.check_invariants();
     }
 }
 

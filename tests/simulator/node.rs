@@ -216,10 +216,8 @@ impl World {
         let node = &self.nodes[host.node];
         let disk = &node.disks[host.shard];
         let mut recovery = Recovery::new(config);
-        for slot in recovery.slots() {
-            if let Some(bytes) = disk.checkpoint(slot) {
-                recovery.checkpoint(slot, bytes)?;
-            }
+        for (slot, bytes) in disk.checkpoints() {
+            recovery.checkpoint(*slot, bytes)?;
         }
         let segments = disk.segments();
         let from = recovery.first_segment();

@@ -1,7 +1,7 @@
 //! What a shard does by the clock and for its disk: raft's beats, changed rows, announcements, checkpoints, retention, and the
 //! journal's answers.
 
-use crate::engine::checkpoint;
+use crate::engine::checkpoint::{self, Cover};
 use crate::engine::effect::{Effect, Effects};
 use crate::engine::event::DiskFault;
 use crate::ids::SlotId;
@@ -107,10 +107,15 @@ impl Shard {
             .collect();
         due.sort_unstable();
         for (_, place) in due.into_iter().take(at_once.saturating_sub(under_way)) {
+            // A replica that has no checkpoint yet is found by those of the others.
+            let others = self.hosted.iter().enumerate().filter(|(other, _)| *other != place);
+            let others = others.map(|(_, hosted)| hosted.replay_segment).min().unwrap_or(u32::MAX);
             let hosted = &mut self.hosted[place];
             let replay_segment = hosted.slot.group().replay_segment(&self.journal);
-            hosted.checkpointing = Some((replay_segment, mark));
-            let bytes = checkpoint::encode(&hosted.slot, &self.journal);
+            let kept_segment = replay_segment.min(others);
+            hosted.checkpointing = Some((replay_segment, kept_segment, mark));
+            let cover = Cover { depth: self.config.slot_depth, replay_segment: kept_segment };
+            let bytes = checkpoint::encode(&hosted.slot, &hosted.slot.group().state(), cover);
             effects.push(Effect::Checkpoint { slot: hosted.slot.id(), bytes });
         }
     }
@@ -120,11 +125,12 @@ impl Shard {
             return;
         };
         let hosted = &mut self.hosted[place];
-        let Some((replay_segment, mark)) = hosted.checkpointing.take() else {
+        let Some((replay_segment, kept_segment, mark)) = hosted.checkpointing.take() else {
             return;
         };
         if written {
             hosted.replay_segment = replay_segment;
+            hosted.kept_segment = kept_segment;
             hosted.checkpoint_mark = mark;
             self.out.counters.checkpoints += 1;
         }
@@ -143,7 +149,7 @@ impl Shard {
     fn apply_retention(&mut self, now: Now, effects: &mut Effects) {
         let retention = self.config.retention;
         let (first, last) = self.journal.segments();
-        let needed = self.hosted.iter().map(|hosted| hosted.replay_segment).min().unwrap_or(first);
+        let needed = self.hosted.iter().map(|hosted| hosted.kept_segment).min().unwrap_or(first);
         let mut keep = first;
         while let Some((segment, closed_ms)) = self.segment_times.front().copied() {
             let held = u64::from(last - segment + 1) * u64::from(self.config.geometry.segment_bytes);
