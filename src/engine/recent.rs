@@ -49,6 +49,17 @@ impl Recent {
         Some((body.slot, body.channel))
     }
 
+    /// A slot's channels have lost all their bodies.
+    pub fn forget_slot(&mut self, slot: SlotId) {
+        let bytes = &mut self.bytes;
+        self.order.retain(|body| {
+            if body.slot == slot {
+                *bytes -= body.bytes as usize + OVERHEAD_BYTES;
+            }
+            body.slot != slot
+        });
+    }
+
     /// Bytes held, with what they cost.
     #[must_use]
     pub fn bytes(&self) -> usize {

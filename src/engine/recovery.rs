@@ -204,7 +204,9 @@ impl Recovery {
             return Err("the journal has segments but none was replayed".into());
         }
         if let Some(slot) = self.orphans.first() {
-            return Err(format!("the journal has records of slot {slot}, whose beginning is not there and no checkpoint"));
+            return Err(format!(
+                "the journal has records of slot {slot}, whose beginning is not there and no checkpoint"
+            ));
         }
         let mut resume = self.replay.finish();
         if let Some(first) = first_segment {
@@ -275,6 +277,10 @@ fn take_record(
         Record::HardState { term, vote, commit, .. } => life.group().replay_hard_state(term, vote, commit),
         Record::Install { replica, index, .. } if life.group().replica == replica => {
             life.group().replay_install(index);
+            if life.group().applied >= index {
+                // What does not fit before it was replaced by it.
+                life.problem = None;
+            }
         }
         _ => {}
     }

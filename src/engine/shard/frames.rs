@@ -45,6 +45,12 @@ impl Shard {
             Frame::Leaders(leaders) => self.handle_leaders(leaders, effects),
             Frame::WhoLeads(asked) => self.handle_who_leads(asked),
             Frame::Present(present) => self.handle_present(&present),
+            Frame::SnapshotOffer(offer) => self.handle_snapshot_offer(now, from, *offer),
+            Frame::SnapshotWant(want) => self.handle_snapshot_want(now, from, want),
+            Frame::SnapshotPart(part) => self.handle_snapshot_part(now, from, &part, effects),
+            Frame::SnapshotTaken(taken) => self.handle_snapshot_taken(now, from, taken, effects),
+            Frame::Repair(repair) => self.handle_repair(from, repair, effects),
+            Frame::Repaired(repaired) => self.handle_repaired(from, &repaired),
             _ => {}
         }
     }

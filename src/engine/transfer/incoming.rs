@@ -15,6 +15,7 @@ use super::state::State;
 use super::{Part, read_part};
 use crate::engine::channel::{Channel, HOLE};
 use crate::format::frame::{SnapshotOffer, SnapshotPart, SnapshotTaken, SnapshotWant};
+use crate::format::message::MESSAGE_BYTES_MAX;
 use crate::format::raft_message::RaftMessage;
 use crate::format::record::Position;
 use crate::ids::{ChannelKey, Place, ReplicaId, SlotId};
@@ -208,6 +209,9 @@ impl Incoming {
             let what = format!("part {} follows part {}", part.number, running.next.wrapping_sub(1));
             return self.void(part, &what);
         }
+        if part.body.len() > limits.transfer_part_bytes + MESSAGE_BYTES_MAX + 64 {
+            return self.void(part, "a part that is larger than any may be");
+        }
         running.next += 1;
         let read = read_part(&part.body).and_then(|read| {
             check_order(running, &read)?;
@@ -310,7 +314,8 @@ impl Incoming {
             let mut parts = known.parts;
             let own = own(index).map(|(key, channel)| {
                 let same = *key == known.key && channel.last_seq() <= parts.last_seq;
-                same.then_some(channel).ok_or_else(|| format!("its channel {} is not the one that is here", known.key.id))
+                same.then_some(channel)
+                    .ok_or_else(|| format!("its channel {} is not the one that is here", known.key.id))
             });
             let own = own.transpose()?;
             let staged = self.slots.get(&slot).and_then(|staged| staged.bodies.get(&(index as u32)));

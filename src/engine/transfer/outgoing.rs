@@ -115,11 +115,7 @@ impl Outgoing {
     /// None yet. `boot` names this process, so that numbers of an earlier one are never taken for those of this one.
     #[must_use]
     pub fn new(boot: u64) -> Outgoing {
-        Outgoing {
-            sendings: Vec::new(),
-            next_transfer: boot << 32,
-            bucket: Bucket { bytes: 0, filled_at: Instant(0) },
-        }
+        Outgoing { sendings: Vec::new(), next_transfer: boot << 32, bucket: Bucket { bytes: 0, filled_at: Instant(0) } }
     }
 
     /// How many are under way.
@@ -131,8 +127,13 @@ impl Outgoing {
     /// Another one to this replica may begin.
     #[must_use]
     pub fn has_room(&self, slot: SlotId, to: ReplicaId, limits: &Limits) -> bool {
-        let known = self.sendings.iter().any(|sending| sending.slot == slot && sending.to == to);
-        !known && self.sendings.len() < limits.transfers_max
+        !self.is_sending(slot, to) && self.sendings.len() < limits.transfers_max
+    }
+
+    /// One to this replica is under way.
+    #[must_use]
+    pub fn is_sending(&self, slot: SlotId, to: ReplicaId) -> bool {
+        self.sendings.iter().any(|sending| sending.slot == slot && sending.to == to)
     }
 
     /// Begins to send a state; [`Outgoing::has_room`] was asked. `message` is raft's, for who takes the state.
@@ -214,7 +215,8 @@ impl Outgoing {
         sending.reading = false;
         let channel = sending.channel;
         let last = sending.frozen.ranges[channel as usize].1;
-        for (seq, message) in messages.iter().filter(|(seq, _)| (sending.seq..=last).contains(seq)) {
+        let wanted = sending.seq..=last;
+        for (seq, message) in messages.iter().filter(|(seq, _)| wanted.contains(seq)) {
             let fits = sending.building.len() + message.bytes().len() <= limits.transfer_part_bytes;
             if !fits {
                 sending.close_part();
