@@ -179,7 +179,7 @@ impl Limits {
         transfer_patience: Duration::from_secs(3),
         transfer_install_patience: Duration::from_secs(60),
         transfer_staged_bytes_max: 512 << 20,
-        repairs_max: 16,
+        repairs_max: 64,
         repair_messages_max: 16,
         api_requests_max: 4096,
     };

@@ -101,10 +101,11 @@ impl Shard {
         while let Some(whole) = self.transfers.incoming.take_whole(durable) {
             let slot = whole.slot;
             if let Err(what) = self.begin_install(whole) {
+                self.end_install(slot, false);
                 if let Some(line) = what {
                     effects.push(Effect::Report { warning: true, line });
+                    self.transfers.incoming.forget_slot(slot);
                 }
-                self.end_install(slot, false);
             }
         }
         self.ask_for_checkpoints(effects);
