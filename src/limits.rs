@@ -120,6 +120,25 @@ pub struct Limits {
     pub present_sessions_max: usize,
     /// Slots in one word about leaders.
     pub leaders_per_frame_max: usize,
+    /// Slots' states on their way out of a shard, and as many on their way in. At it: raft is told that it failed, and asks again.
+    pub transfers_max: usize,
+    /// Bytes of one part of such a state; one message more than fits may go with it.
+    pub transfer_part_bytes: usize,
+    /// Parts on their way without an answer. At it: the next one waits.
+    pub transfer_window: u32,
+    /// Bytes a second that a shard spends on sending states, long-term. Over it: parts wait.
+    pub transfer_bytes_per_second: u64,
+    /// How long an offer or a part may be without an answer. Over it: given up, and raft asks again. A receiver waits four times as long.
+    pub transfer_patience: Duration,
+    /// The same for the last part, which is answered when the receiver's checkpoint is written.
+    pub transfer_install_patience: Duration,
+    /// Bytes of memory for what a shard has received and not put to use: twelve a message, and the states. At it: what was left behind
+    /// longest ago is given up, and if that is not enough, the transfer.
+    pub transfer_staged_bytes_max: usize,
+    /// Ranges that wait for good copies of damaged messages, and answers to others who do. At it: what is damaged counts as gone.
+    pub repairs_max: usize,
+    /// Messages asked for at once when copies are damaged. Beyond it they count as gone.
+    pub repair_messages_max: u32,
     /// API requests under way on one shard. At it: HTTP 503.
     pub api_requests_max: usize,
 }
@@ -169,6 +188,15 @@ impl Limits {
         rollcall_patience: Duration::from_secs(3),
         present_sessions_max: 1024,
         leaders_per_frame_max: 4096,
+        transfers_max: 2,
+        transfer_part_bytes: 128 << 10,
+        transfer_window: 4,
+        transfer_bytes_per_second: 64 << 20,
+        transfer_patience: Duration::from_secs(3),
+        transfer_install_patience: Duration::from_secs(60),
+        transfer_staged_bytes_max: 512 << 20,
+        repairs_max: 64,
+        repair_messages_max: 16,
         api_requests_max: 4096,
     };
 
@@ -216,6 +244,15 @@ impl Limits {
         rollcall_patience: Duration::from_secs(2),
         present_sessions_max: 2,
         leaders_per_frame_max: 2,
+        transfers_max: 1,
+        transfer_part_bytes: 512,
+        transfer_window: 2,
+        transfer_bytes_per_second: 256 << 10,
+        transfer_patience: Duration::from_secs(1),
+        transfer_install_patience: Duration::from_secs(5),
+        transfer_staged_bytes_max: 1 << 20,
+        repairs_max: 2,
+        repair_messages_max: 2,
         api_requests_max: 4,
     };
 
@@ -229,6 +266,10 @@ impl Limits {
             && self.delivery_channels_max >= 1
             && self.backlog_rows_max >= 1
             && self.reads_max >= 1
+            && self.transfers_max >= 1
+            && self.transfer_window >= 1
+            && self.transfer_bytes_per_second >= 1
+            && self.repair_messages_max >= 1
             && self.commands_per_proposal_max >= 1
             && self.dedupe_window >= self.send_window as usize
             // A silent device is noticed before its RECVs are given up as taken.

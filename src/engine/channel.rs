@@ -103,6 +103,15 @@ impl Index {
         }
     }
 
+    fn set(&mut self, place: usize, position: Position) {
+        let place = place + self.dropped;
+        let sealed = self.sealed.len() * CHUNK;
+        match self.sealed.get_mut(place / CHUNK) {
+            Some(piece) => piece[place % CHUNK] = pack(position),
+            None => self.open[place - sealed] = pack(position),
+        }
+    }
+
     fn drop_first(&mut self) {
         self.dropped += 1;
         if !self.sealed.is_empty() && self.dropped == CHUNK {
@@ -177,7 +186,13 @@ pub struct Channel {
     first_segment: u32,
     /// Every member's home covers the channel up to here.
     announced_seq: u32,
+    /// Positions may not rise: one was set anew, by a repair.
+    unordered: bool,
 }
+
+/// Where a message lies whose body was never got: segments begin with 1. It cannot be read, may be repaired, and is dropped with the
+/// first that retention takes.
+pub const HOLE: Position = Position { segment: 0, offset: 0 };
 
 impl Channel {
     /// A channel as a checkpoint describes it.
@@ -189,8 +204,11 @@ impl Channel {
             announced_seq: parts.announced_seq,
             ..Channel::default()
         };
+        let mut before = HOLE;
         for position in parts.positions {
             channel.index.push(position);
+            channel.unordered |= position < before && position != HOLE;
+            before = before.max(position);
         }
         for fingerprint in parts.fingerprints {
             channel.window.push(fingerprint, usize::MAX);
@@ -246,6 +264,16 @@ impl Channel {
         (seq >= self.first_seq() && seq <= self.last_seq).then(|| self.index.at((seq - self.first_seq()) as usize))
     }
 
+    /// A message has come to lie elsewhere: what was damaged was written anew. False when it is not readable any more.
+    pub fn set_position(&mut self, seq: u32, position: Position) -> bool {
+        if self.position(seq).is_none() {
+            return false;
+        }
+        self.index.set((seq - self.first_seq()) as usize, position);
+        self.unordered = true;
+        true
+    }
+
     /// A message still in memory.
     #[must_use]
     pub fn recent(&self, seq: u32) -> Option<&StoredMessage> {
@@ -267,7 +295,18 @@ impl Channel {
     /// Drops what lies in segments below `segment` and is not in memory either; returns how many messages that were.
     pub fn drop_below(&mut self, segment: u32) -> usize {
         self.first_segment = self.first_segment.max(segment);
-        self.drop_unreadable()
+        let mut dropped = 0;
+        if self.unordered {
+            // A message that was written anew must not keep those after it, which lay where they were.
+            let readable = self.index.len() - self.recent.len();
+            let gone = |place: usize| (1..self.first_segment).contains(&self.index.at(place).segment);
+            let upto = (0..readable).rev().find(|place| gone(*place)).map_or(0, |place| place + 1);
+            for _ in 0..upto {
+                self.index.drop_first();
+            }
+            dropped = upto;
+        }
+        dropped + self.drop_unreadable()
     }
 
     fn drop_unreadable(&mut self) -> usize {

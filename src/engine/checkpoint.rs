@@ -125,7 +125,7 @@ pub fn decode(expected: SlotId, bytes: &[u8], map_state: MapState) -> Result<Che
     state.ok_or_else(|| "its content does not add up although the checksum matches".into())
 }
 
-fn put(mut number: u64, out: &mut Vec<u8>) {
+pub(super) fn put(mut number: u64, out: &mut Vec<u8>) {
     while number >= 0x80 {
         out.push(number as u8 | 0x80);
         number >>= 7;
@@ -133,12 +133,12 @@ fn put(mut number: u64, out: &mut Vec<u8>) {
     out.push(number as u8);
 }
 
-fn put_text(text: &str, out: &mut Vec<u8>) {
+pub(super) fn put_text(text: &str, out: &mut Vec<u8>) {
     put(text.len() as u64, out);
     out.extend_from_slice(text.as_bytes());
 }
 
-fn put_key(key: &ChannelKey, out: &mut Vec<u8>) {
+pub(super) fn put_key(key: &ChannelKey, out: &mut Vec<u8>) {
     out.push(key.kind as u8);
     put_text(&key.id, out);
 }
@@ -168,7 +168,7 @@ fn put_channel(key: &ChannelKey, parts: &ChannelParts, out: &mut Vec<u8>) {
     }
 }
 
-fn put_home(uid: &Uid, home: &Home, out: &mut Vec<u8>) {
+pub(super) fn put_home(uid: &Uid, home: &Home, out: &mut Vec<u8>) {
     put_text(uid.as_str(), out);
     put(home.flags().len() as u64, out);
     out.extend(home.flags().iter().map(|flag| flag.0));
@@ -194,22 +194,22 @@ fn put_home(uid: &Uid, home: &Home, out: &mut Vec<u8>) {
     }
 }
 
-struct Input<'a> {
-    bytes: &'a [u8],
+pub(super) struct Input<'a> {
+    pub(super) bytes: &'a [u8],
 }
 
 impl<'a> Input<'a> {
-    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+    pub(super) fn take(&mut self, count: usize) -> Option<&'a [u8]> {
         let taken = self.bytes.get(..count)?;
         self.bytes = &self.bytes[count..];
         Some(taken)
     }
 
-    fn byte(&mut self) -> Option<u8> {
+    pub(super) fn byte(&mut self) -> Option<u8> {
         self.take(1).map(|taken| taken[0])
     }
 
-    fn number(&mut self) -> Option<u64> {
+    pub(super) fn number(&mut self) -> Option<u64> {
         let mut number = 0u64;
         for shift in (0..64).step_by(7) {
             let byte = self.byte()?;
@@ -221,22 +221,22 @@ impl<'a> Input<'a> {
         None
     }
 
-    fn small(&mut self) -> Option<u32> {
+    pub(super) fn small(&mut self) -> Option<u32> {
         u32::try_from(self.number()?).ok()
     }
 
     /// How many of something follow: never more than there are bytes, so a wrong count cannot ask for much memory.
-    fn count(&mut self) -> Option<usize> {
+    pub(super) fn count(&mut self) -> Option<usize> {
         let count = usize::try_from(self.number()?).ok()?;
         (count <= self.bytes.len()).then_some(count)
     }
 
-    fn text(&mut self) -> Option<&'a str> {
+    pub(super) fn text(&mut self) -> Option<&'a str> {
         let length = self.count()?;
         std::str::from_utf8(self.take(length)?).ok()
     }
 
-    fn key(&mut self) -> Option<ChannelKey> {
+    pub(super) fn key(&mut self) -> Option<ChannelKey> {
         let kind = ChannelKind::from_byte(self.byte()?)?;
         Some(ChannelKey { kind, id: self.text()?.into() })
     }
@@ -326,7 +326,7 @@ impl<'a> Input<'a> {
         Some(Position { segment, offset: self.small()? })
     }
 
-    fn home(&mut self, map_state: MapState) -> Option<(Uid, Home)> {
+    pub(super) fn home(&mut self, map_state: MapState) -> Option<(Uid, Home)> {
         let uid = Uid::parse(self.text()?).ok()?;
         let mut home = Home::new(map_state);
         let count = self.count()?;

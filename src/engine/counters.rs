@@ -64,6 +64,14 @@ counters! {
     fetches_disk,
     /// Stored messages that could not be read back: reported, never served.
     messages_damaged,
+    /// Stored messages that were damaged here and replaced by another replica's copy.
+    messages_repaired,
+    /// States of slots sent whole to a replica that was too far behind.
+    transfers_sent,
+    /// States of slots received and put to use.
+    transfers_received,
+    /// Transfers of a slot's state that were given up on either side.
+    transfers_failed,
     /// Raft entries proposed.
     proposals,
     /// Journal writes finished.

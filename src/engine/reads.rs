@@ -14,7 +14,7 @@ use std::ops::RangeInclusive;
 
 use bytes::Bytes;
 
-use super::channel::Channel;
+use super::channel::{Channel, HOLE};
 use super::effect::{Effect, Effects};
 use super::event::DiskFault;
 use super::slot::RepeatCheck;
@@ -40,6 +40,15 @@ pub enum Purpose {
     },
     /// A repeat that must be compared with the first.
     Repeat(Box<RepeatCheck>),
+    /// A slot's state that is being sent.
+    Transfer(u64),
+    /// Another replica whose copies are damaged.
+    Repair {
+        /// Who waits.
+        asker: Place,
+        /// For which messages.
+        seqs: Vec<u32>,
+    },
 }
 
 /// Messages `next..=until` of one channel.
@@ -55,12 +64,14 @@ pub struct RangeRead {
     pub until: u32,
     /// What was read.
     pub messages: Vec<(u32, StoredMessage)>,
-    /// Stop after one trip to the disk: a session's window is better served by what is there.
+    /// Stop after one trip to the disk: a session's window, or a part, is better served by what is there.
     pub one_trip: bool,
     /// Whom it is for.
     pub purpose: Purpose,
     /// Messages that could not be read back.
-    pub damaged: u64,
+    pub damaged: Vec<u32>,
+    /// Others were asked for those already.
+    pub repaired: bool,
     /// Times the disk has refused to read for this range.
     pub refusals: u8,
 }
@@ -75,11 +86,30 @@ impl RangeRead {
             next: *range.start(),
             until: *range.end(),
             messages: Vec::new(),
-            one_trip: matches!(purpose, Purpose::Fetch(_)),
+            one_trip: matches!(purpose, Purpose::Fetch(_) | Purpose::Transfer(_)),
             purpose,
-            damaged: 0,
+            damaged: Vec::new(),
+            repaired: false,
             refusals: 0,
         }
+    }
+
+    /// What was damaged may be whole by now: reads on from there.
+    #[must_use]
+    pub fn again(mut self) -> RangeRead {
+        if let Some(first) = self.damaged.iter().min().copied() {
+            self.messages.retain(|(seq, _)| *seq < first);
+            self.next = first;
+        }
+        self.damaged.clear();
+        self
+    }
+
+    /// So much is in memory that the rest can wait: only a transfer's ranges are that long.
+    fn is_full(&self, limits: &Limits) -> bool {
+        matches!(self.purpose, Purpose::Transfer(_))
+            && self.messages.iter().map(|(_, message)| message.bytes().len()).sum::<usize>()
+                >= limits.fetch_bytes_max as usize
     }
 }
 
@@ -87,8 +117,8 @@ impl RangeRead {
 #[derive(Debug)]
 struct Trip {
     range: RangeRead,
-    /// Offset of the first byte read.
-    base: u32,
+    /// First byte read.
+    base: Position,
     /// Messages hoped for: up to here.
     last: u32,
 }
@@ -126,13 +156,6 @@ impl Reads {
         self.trips.len() + self.queue.len() + self.refused.len()
     }
 
-    /// A slot is no longer here: who waits for its messages asks again elsewhere.
-    pub fn forget_slot(&mut self, slot: SlotId) {
-        self.refused.retain(|range| range.slot != slot);
-        self.queue.retain(|range| range.slot != slot);
-        self.trips.retain(|_, trip| trip.range.slot != slot);
-    }
-
     /// A range that waits for its turn.
     pub fn queue(&mut self, range: RangeRead) {
         self.queue.push_back(range);
@@ -160,11 +183,12 @@ impl Reads {
     ) -> Progress {
         range.next = range.next.max(channel.first_seq());
         range.until = range.until.min(channel.last_seq());
-        while range.next <= range.until {
-            let Some(message) = channel.recent(range.next) else {
-                break;
-            };
-            range.messages.push((range.next, message.clone()));
+        while range.next <= range.until && !range.is_full(limits) {
+            match channel.recent(range.next) {
+                Some(message) => range.messages.push((range.next, message.clone())),
+                None if channel.position(range.next) == Some(HOLE) => range.damaged.push(range.next),
+                None => break,
+            }
             range.next += 1;
         }
         let enough = range.one_trip && !range.messages.is_empty();
@@ -196,7 +220,9 @@ impl Reads {
                 break;
             };
             let near = position.offset.saturating_sub(first.offset) <= limits.fetch_bytes_max;
-            let there = position.segment == first.segment && position < written_end;
+            // A message that was repaired may lie anywhere.
+            let there = position.segment == first.segment
+                && (end..written_end_of(first, written_end)).contains(&position.offset);
             if !there || !near || channel.recent(last + 1).is_some() {
                 break;
             }
@@ -210,7 +236,21 @@ impl Reads {
             offset: first.offset,
             length: end - first.offset + MESSAGE_BYTES_MAX as u32,
         });
-        self.trips.insert(self.next_ticket, Trip { range, base: first.offset, last });
+        self.trips.insert(self.next_ticket, Trip { range, base: first, last });
+    }
+
+    /// A slot's messages lie elsewhere now, or nowhere: its ranges, for whom nothing more will be read. What the disk still says of them
+    /// is heard by nobody.
+    pub fn forget_slot(&mut self, slot: SlotId) -> Vec<RangeRead> {
+        let tickets: Vec<u64> =
+            self.trips.iter().filter(|(_, trip)| trip.range.slot == slot).map(|(t, _)| *t).collect();
+        let mut forgotten: Vec<RangeRead> =
+            tickets.iter().filter_map(|ticket| self.trips.remove(ticket)).map(|trip| trip.range).collect();
+        for range in std::mem::take(&mut self.queue) {
+            if range.slot == slot { forgotten.push(range) } else { self.queue.push_back(range) }
+        }
+        forgotten.extend(self.refused.extract_if(.., |range| range.slot == slot));
+        forgotten
     }
 
     /// The channel of a trip, so that the caller can lend it to [`Reads::handle_done`].
@@ -242,23 +282,33 @@ impl Reads {
             let Some(position) = channel.position(seq) else {
                 continue;
             };
+            if position.segment != base.segment || position.offset < base.offset {
+                // It was repaired meanwhile: to be read where it lies now.
+                range.next = seq;
+                break;
+            }
             let taken = match result {
-                Ok(bytes) if (position.offset - base) as usize <= bytes.len() => {
-                    StoredMessage::take(&bytes.slice((position.offset - base) as usize..))
+                Ok(bytes) if (position.offset - base.offset) as usize <= bytes.len() => {
+                    StoredMessage::take(&bytes.slice((position.offset - base.offset) as usize..))
                 }
                 _ => Err(BadMessage::Cut { need: None }),
             };
             match taken {
                 Ok(message) if belongs(&message, key) => range.messages.push((seq, own_copy(&message))),
-                _ => range.damaged += 1,
+                _ => range.damaged.push(seq),
             }
         }
         Some(range)
     }
 }
 
+/// The end of what is written, as an offset within a position's segment.
+fn written_end_of(within: Position, written_end: Position) -> u32 {
+    if within.segment < written_end.segment { u32::MAX } else { written_end.offset }
+}
+
 /// Right bytes at the wrong place are as bad as wrong bytes.
-fn belongs(message: &StoredMessage, key: &ChannelKey) -> bool {
+pub(super) fn belongs(message: &StoredMessage, key: &ChannelKey) -> bool {
     let (first, second) = key.members();
     match key.kind {
         ChannelKind::Pair => {

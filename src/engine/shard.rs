@@ -17,6 +17,8 @@ mod hosting;
 mod links;
 mod membership;
 mod settings;
+mod mending;
+mod transfers;
 mod upkeep;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -34,6 +36,7 @@ use super::outbox::Outbox;
 use super::reads::Reads;
 use super::recent::Recent;
 use super::recovery::Recovered;
+use super::repairs::Repairs;
 use super::rollcall::Rollcall;
 use super::routes::{Routes, Table};
 use super::session::Session;
@@ -44,6 +47,7 @@ use crate::ids::{NodeId, Place, SLOT_COUNT_MAX, SessionId, ShardId, SlotId, Uid}
 use crate::time::{Instant, Now};
 
 use membership::Office;
+use transfers::Transfers;
 
 pub use super::recovery::Recovery;
 pub use settings::{ClusterSettings, Durability, JournalGeometry, OfflineMode, Retention, ShardConfig, ShardView};
@@ -135,6 +139,8 @@ pub struct Shard {
     dirty_sessions: Vec<u32>,
     recent: Recent,
     reads: Reads,
+    repairs: Repairs,
+    transfers: Transfers,
     out: Outbox,
     pushes: Vec<Push>,
     /// RECVs of this round, written after it.
@@ -197,6 +203,8 @@ impl Shard {
             dirty_sessions: Vec::new(),
             recent: Recent::new(config.limits.recent_bytes_max),
             reads: Reads::default(),
+            repairs: Repairs::default(),
+            transfers: Transfers::new(config.boot),
             out: Outbox::new(config.place),
             pushes: Vec::new(),
             recvs: Vec::new(),
@@ -260,7 +268,10 @@ impl Shard {
             Event::JournalWritten { flush, bytes, result } => self.handle_written(now, flush, bytes, result),
             Event::SegmentReady { segment, result } => self.journal.handle_segment_ready(now.instant, segment, result),
             Event::ReadDone { ticket, result } => self.handle_read_done(ticket, &result, effects),
-            Event::CheckpointWritten { slot, result } => self.handle_checkpoint_written(slot, result.is_ok()),
+            Event::CheckpointWritten { slot, result } => {
+                self.handle_checkpoint_written(slot, result.is_ok());
+                self.follow_install(now, slot, result.is_ok(), effects);
+            }
             Event::Api { ticket, request } => self.handle_api(now, ticket, request, effects),
             Event::Stop => self.handle_stop(effects),
             Event::LinkDialed { conn, made } => self.links.handle_dialed(now.instant, conn, made),
@@ -283,6 +294,7 @@ impl Shard {
             self.follow_leaderships(now, effects);
             self.greet_leaders(now);
             self.start_queued_reads(effects);
+            self.turn_transfers(now, effects);
             let at_rest = self.out.loopback.is_empty()
                 && self.dirty_slots.is_empty()
                 && self.dirty_sessions.is_empty()
@@ -315,7 +327,9 @@ impl Shard {
             if let Some(flush) = waits_for {
                 self.awaiting.push_back((flush, self.hosted[place as usize].slot.id()));
             }
+            self.start_transfers(place as usize, now);
             if let Some(led) = self.hosted[place as usize].slot.take_leadership_change() {
+                self.transfers.outgoing.abandon_slot(self.hosted[place as usize].slot.id(), led);
                 self.leadership_changes.push((self.hosted[place as usize].slot.id(), led));
             }
             for check in self.hosted[place as usize].slot.take_repeats() {
@@ -378,7 +392,7 @@ impl Shard {
         }
         let rows = self.row_slots.front().and_then(|place| self.hosted[*place as usize].slot.rows_due());
         let fixed = self.tick_at.min(self.sweep_at).min(self.retry_at).min(self.chase_at);
-        let others = [rows, self.journal.deadline(), self.links.next_deadline(), self.office_deadline()];
+        let others = [rows, self.journal.deadline(), self.links.next_deadline(), self.office_deadline(), self.transfers_deadline()];
         Some(others.into_iter().flatten().fold(fixed, Instant::min))
     }
 
@@ -399,6 +413,7 @@ impl Shard {
             assert!(hosted.replay_segment <= self.journal.segments().1.max(1));
         }
         self.journal.check_invariants();
+        self.check_transfers();
         self.submits.check_invariants();
         assert!(self.awaiting.iter().zip(self.awaiting.iter().skip(1)).all(|(a, b)| a.0 <= b.0), "flushes rise");
         let unwritten = if self.config.durability == Durability::Memory { limits.journal_refuse_bytes } else { 0 };
@@ -444,3 +459,5 @@ pub(super) fn chance_of(config: &ShardConfig, slot: SlotId) -> Chance {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod transfer_tests;

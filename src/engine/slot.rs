@@ -233,6 +233,32 @@ impl Slot {
         &self.group
     }
 
+    /// Its group, to be told how sending a snapshot ended, or that one is to be installed.
+    pub fn group_mut(&mut self) -> &mut RaftGroup {
+        &mut self.group
+    }
+
+    /// A snapshot's state takes the place of this one's; `whole` was made of it with [`Slot::restore`]. The group is told by the caller.
+    ///
+    /// # Panics
+    /// When this replica leads: it has nothing to learn from a snapshot.
+    pub fn replace_state(&mut self, whole: Slot) {
+        assert!(self.led_term.is_none() && self.unannounced.is_empty(), "a leader's state is never replaced");
+        assert_eq!(self.id, whole.id, "a state belongs to its slot");
+        self.channels_by_key = whole.channels_by_key;
+        self.channels = whole.channels;
+        self.homes = whole.homes;
+        self.messages = whole.messages;
+        self.message_ids.resume(whole.message_ids.last());
+        self.dirty_rows.clear();
+        self.rows_due = None;
+    }
+
+    /// A message of this slot lies elsewhere now. False when it is not readable any more.
+    pub fn set_position(&mut self, channel: u32, seq: u32, position: Position) -> bool {
+        self.channels.get_mut(channel as usize).is_some_and(|entry| entry.channel.set_position(seq, position))
+    }
+
     /// Its message ids.
     #[must_use]
     pub fn message_ids(&self) -> &MessageIds {

@@ -201,7 +201,7 @@ impl Shard {
         }
     }
 
-    fn advance_range(&mut self, range: RangeRead, effects: &mut Effects) {
+    pub(super) fn advance_range(&mut self, range: RangeRead, effects: &mut Effects) {
         let Some(place) = self.place_of(range.slot) else {
             return;
         };
@@ -237,8 +237,14 @@ impl Shard {
     }
 
     fn finish_range(&mut self, place: usize, range: RangeRead) {
-        self.out.counters.messages_damaged += range.damaged;
-        let last_seq = self.hosted[place].slot.channels()[range.channel as usize].channel.last_seq();
+        let Some(range) = self.repair_first(place, range) else {
+            return;
+        };
+        if !matches!(range.purpose, Purpose::Repair { .. }) {
+            self.out.counters.messages_damaged += range.damaged.len() as u64;
+        }
+        let entry = &self.hosted[place].slot.channels()[range.channel as usize];
+        let last_seq = entry.channel.last_seq();
         match range.purpose {
             Purpose::Fetch(fetch) => self.answer_fetch(&fetch, range.messages, range.next, last_seq),
             Purpose::Api { asker, ticket, more } => {
@@ -247,6 +253,13 @@ impl Shard {
             Purpose::Repeat(check) => {
                 let first = range.messages.first().map(|(_, message)| message);
                 slot::answer_checked_repeat(&check, first, &mut self.out);
+            }
+            Purpose::Transfer(transfer) => {
+                self.transfers.outgoing.handle_read(transfer, &range.messages, range.next, &self.config.limits);
+            }
+            Purpose::Repair { asker, seqs } => {
+                let key = entry.key.clone();
+                self.finish_repair((asker, &seqs), key, range.messages);
             }
         }
     }

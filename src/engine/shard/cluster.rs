@@ -352,6 +352,7 @@ impl Shard {
     /// What was on its way to and from a shard of another node is lost.
     pub(super) fn handle_link_reset(&mut self, peer: Place, effects: &mut Effects) {
         self.forget_gateway(peer);
+        self.reset_transfers(peer);
         let led_there: Vec<SlotId> = self.routes.led_at(peer);
         for slot in led_there {
             self.send_again(slot, effects);

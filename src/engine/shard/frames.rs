@@ -53,8 +53,12 @@ impl Shard {
             Frame::SlotReports(reports) => self.handle_slot_reports(reports),
             Frame::Alive(alive) => self.handle_alive(now, alive),
             Frame::Rumour(rumour) => self.hear_of_node(rumour.node, rumour.up),
-            Frame::SnapshotOffer(_) | Frame::SnapshotWant(_) | Frame::SnapshotPart(_) | Frame::SnapshotTaken(_) => {}
-            Frame::Repair(_) | Frame::Repaired(_) => {}
+            Frame::SnapshotOffer(offer) => self.handle_snapshot_offer(now, from, *offer),
+            Frame::SnapshotWant(want) => self.handle_snapshot_want(now, from, want),
+            Frame::SnapshotPart(part) => self.handle_snapshot_part(now, from, &part, effects),
+            Frame::SnapshotTaken(taken) => self.handle_snapshot_taken(now, from, taken, effects),
+            Frame::Repair(repair) => self.handle_repair(from, repair, effects),
+            Frame::Repaired(repaired) => self.handle_repaired(from, &repaired),
         }
     }
 

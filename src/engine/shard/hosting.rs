@@ -117,8 +117,7 @@ impl Shard {
         self.row_slots = self.row_slots.drain(..).filter_map(renumber).collect();
         self.awaiting.retain(|(_, slot)| *slot != id);
         self.leadership_changes.retain(|(slot, _)| *slot != id);
-        self.recent.forget_slot(id);
-        self.reads.forget_slot(id);
+        self.forget_transfers(id);
     }
 
     /// Leaders see to it that their groups become as the table wants them.

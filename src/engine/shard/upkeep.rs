@@ -41,6 +41,7 @@ impl Shard {
             self.sweep_sessions(now, effects);
             self.ask_homes_again();
             self.reads.retry_refused();
+            self.transfers.incoming.sweep(now.instant, &self.config.limits);
             self.note_closed_segments(now);
             self.make_checkpoints(effects);
             self.checkpoint_council(effects);
@@ -121,10 +122,8 @@ impl Shard {
             .collect();
         due.sort_unstable();
         for (_, place) in due.into_iter().take(at_once.saturating_sub(under_way)) {
-            let metadata = self.council_replay_segment().unwrap_or(u32::MAX);
             // A replica that has no checkpoint yet is found by those of the others.
-            let others = self.hosted.iter().enumerate().filter(|(other, _)| *other != place);
-            let others = others.map(|(_, hosted)| hosted.replay_segment).min().unwrap_or(u32::MAX).min(metadata);
+            let others = self.replay_segment_of_others(place);
             let hosted = &mut self.hosted[place];
             let replay_segment = hosted.slot.group().replay_segment(&self.journal);
             let kept_segment = replay_segment.min(others);

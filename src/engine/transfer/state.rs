@@ -1,0 +1,154 @@
+//! A slot's state as its group agreed on it, without anything that is one replica's own: no positions, no terms, no votes. Two
+//! replicas that have applied the same entries encode the same bytes, except for how far back their messages can be read.
+//!
+//! ```text
+//!  crc32 u32 of the rest · version u8 · slot depth u8 · last message id
+//!  channels: kind, id, first readable, last seq, last id, announced, fingerprints (u64 LE)
+//!  homes:    as in a checkpoint, those that hold something agreed on
+//! ```
+//! Numbers are LEB128, as in checkpoints.
+
+use bytes::Bytes;
+
+use crate::engine::chance::MapState;
+use crate::engine::channel::{ChannelParts, Fingerprint};
+use crate::engine::checkpoint::{self, Input, put};
+use crate::engine::home::Home;
+use crate::engine::slot::Slot;
+use crate::ids::{ChannelKey, Uid};
+
+const VERSION: u8 = 1;
+const HEAD_BYTES: usize = 4;
+
+/// The state of a slot at one moment, and which messages go with it.
+#[derive(Clone, Debug)]
+pub struct Frozen {
+    /// See the file's head.
+    pub state: Bytes,
+    /// First readable and last seq by channel index; first is one past last where nothing can be read.
+    pub ranges: Vec<(u32, u32)>,
+}
+
+impl Frozen {
+    /// Messages at most that go with it.
+    #[must_use]
+    pub fn messages(&self) -> u64 {
+        self.ranges.iter().map(|(first, last)| u64::from(*last) + 1 - u64::from(*first)).sum()
+    }
+}
+
+/// The state of a slot as far as it is applied.
+#[must_use]
+pub fn freeze(slot: &Slot, depth: u8) -> Frozen {
+    let mut out = vec![0; HEAD_BYTES];
+    out.extend_from_slice(&[VERSION, depth]);
+    put(slot.message_ids().last(), &mut out);
+    put(slot.channels().len() as u64, &mut out);
+    let mut ranges = Vec::with_capacity(slot.channels().len());
+    for entry in slot.channels() {
+        let channel = &entry.channel;
+        let (first, last) = (channel.first_seq(), channel.last_seq());
+        checkpoint::put_key(&entry.key, &mut out);
+        for number in [first, last] {
+            put(u64::from(number), &mut out);
+        }
+        let parts = channel.parts();
+        put(parts.last_message_id as u64, &mut out);
+        put(u64::from(parts.announced_seq), &mut out);
+        put(parts.fingerprints.len() as u64, &mut out);
+        for fingerprint in &parts.fingerprints {
+            out.extend_from_slice(&fingerprint.0.to_le_bytes());
+        }
+        ranges.push((first, last));
+    }
+    let homes = slot.sorted_homes().into_iter().filter(|(_, home)| {
+        // Who is online, and what the leader learnt ahead of its group, is nobody else's.
+        !home.flags().is_empty() || !home.devices().is_empty() || !home.agreed_rows().is_empty()
+    });
+    let homes: Vec<_> = homes.collect();
+    put(homes.len() as u64, &mut out);
+    for (uid, home) in homes {
+        checkpoint::put_home(uid, home, &mut out);
+    }
+    let crc = crc32fast::hash(&out[HEAD_BYTES..]);
+    out[..HEAD_BYTES].copy_from_slice(&crc.to_le_bytes());
+    Frozen { state: Bytes::from(out), ranges }
+}
+
+/// A channel as its group knows it.
+#[derive(Debug)]
+pub struct ChannelState {
+    /// Its name.
+    pub key: ChannelKey,
+    /// The first message that the leader could read; one past the last when it could read none.
+    pub first_seq: u32,
+    /// Without positions.
+    pub parts: ChannelParts,
+}
+
+/// A state read back.
+pub struct State {
+    /// log2 of the slot count.
+    pub depth: u8,
+    /// Last message id, in [`crate::engine::message_ids::MessageIds`]' form.
+    pub message_ids_last: u64,
+    /// In the order in which they appeared.
+    pub channels: Vec<ChannelState>,
+    /// Homes.
+    pub homes: Vec<(Uid, Home)>,
+}
+
+/// Reads a state.
+///
+/// # Errors
+/// What is wrong with it; the sender's fault, or that of a newer version.
+pub fn read(bytes: &[u8], map_state: MapState) -> Result<State, String> {
+    let Some((head, rest)) = bytes.split_first_chunk::<HEAD_BYTES>() else {
+        return Err("its state is cut short".into());
+    };
+    if crc32fast::hash(rest).to_le_bytes() != *head {
+        return Err("its state's checksum does not hold".into());
+    }
+    match rest.first() {
+        Some(&VERSION) => {}
+        Some(version) => return Err(format!("its state has version {version}, this program reads {VERSION}")),
+        None => return Err("its state is empty".into()),
+    }
+    let mut input = Input { bytes: &rest[1..] };
+    read_body(&mut input, map_state).ok_or_else(|| "its state does not add up although the checksum holds".into())
+}
+
+fn read_body(input: &mut Input<'_>, map_state: MapState) -> Option<State> {
+    let depth = input.byte()?;
+    let message_ids_last = input.number()?;
+    let mut channels = Vec::new();
+    for _ in 0..input.count()? {
+        channels.push(read_channel(input)?);
+    }
+    let mut homes = Vec::new();
+    for _ in 0..input.count()? {
+        homes.push(input.home(map_state)?);
+    }
+    input.bytes.is_empty().then_some(State { depth, message_ids_last, channels, homes })
+}
+
+fn read_channel(input: &mut Input<'_>) -> Option<ChannelState> {
+    let key = input.key()?;
+    let first_seq = input.small()?;
+    let mut parts = ChannelParts {
+        last_seq: input.small()?,
+        last_message_id: input.number()? as i64,
+        announced_seq: input.small()?,
+        ..ChannelParts::default()
+    };
+    for _ in 0..input.count()? {
+        let raw = input.take(8)?;
+        parts.fingerprints.push(Fingerprint(u64::from_le_bytes(raw.try_into().ok()?)));
+    }
+    let last = parts.last_seq;
+    let plausible = first_seq >= 1
+        && u64::from(first_seq) <= u64::from(last) + 1
+        && parts.fingerprints.len() <= last as usize
+        && parts.announced_seq <= last;
+    plausible.then_some(ChannelState { key, first_seq, parts })
+}
