@@ -13,6 +13,7 @@ mod api;
 mod clients;
 mod cluster;
 mod frames;
+mod inspect;
 mod upkeep;
 
 use std::collections::VecDeque;
@@ -38,6 +39,7 @@ use crate::limits::Limits;
 use crate::time::{Instant, Now};
 
 pub use super::recovery::Recovery;
+pub use inspect::ReplicaView;
 
 /// Rounds of talk between the machines in one step. A message needs four (submit, apply, notify, deliver); what is not at
 /// rest after this many goes on in the next step.
