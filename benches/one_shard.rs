@@ -50,6 +50,7 @@ fn config() -> ShardConfig {
         geometry: JournalGeometry { identity: 1, block_bytes: 4096, segment_bytes: 16 << 20 },
         retention: Retention { bytes: 128 << 20, age_ms: 0 },
         seed: [3; 32],
+        boot: 1,
     }
 }
 

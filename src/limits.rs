@@ -25,6 +25,10 @@ pub const PAYLOAD_BYTES_MAX: usize = 32_767;
 /// packet is at most base64(32 767 + padding) = 43 704 bytes and strings of about 1 KiB.
 pub const PACKET_BYTES_MAX: usize = 64 * 1024;
 
+/// Longest text for people, and longest address, in a frame between nodes. Texts over it are cut when they are sent; an address over it,
+/// or a text that a peer did not cut: the link is broken off.
+pub const FRAME_TEXT_BYTES_MAX: usize = 1024;
+
 /// Bounds of one shard. Two instances exist: what runs, and what the simulator runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -92,6 +96,19 @@ pub struct Limits {
     pub raft_tick: Duration,
     /// Housekeeping: timeouts, redelivery, retries.
     pub sweep_every: Duration,
+    /// How long a shard waits for another one's answer (a fetch, who leads) before it asks again.
+    pub answer_patience: Duration,
+    /// How often what waits for a leader is looked after, should the word of one have been lost.
+    pub chase_every: Duration,
+    /// How long a message waits for its slot to have a leader that takes it. Over it: SENDACK 1, outcome unknown.
+    pub submit_give_up_after: Duration,
+    /// How long a new leader waits for gateways to name their sessions before it answers who is online. A gateway of a node that is
+    /// down is not waited for.
+    pub rollcall_patience: Duration,
+    /// Sessions in one statement of a gateway.
+    pub present_sessions_max: usize,
+    /// Slots in one word about leaders.
+    pub leaders_per_frame_max: usize,
     /// API requests under way on one shard. At it: HTTP 503.
     pub api_requests_max: usize,
 }
@@ -130,6 +147,12 @@ impl Limits {
         events_per_step_max: 8192,
         raft_tick: Duration::from_millis(100),
         sweep_every: Duration::from_secs(1),
+        answer_patience: Duration::from_secs(2),
+        chase_every: Duration::from_millis(200),
+        submit_give_up_after: Duration::from_secs(10),
+        rollcall_patience: Duration::from_secs(3),
+        present_sessions_max: 1024,
+        leaders_per_frame_max: 4096,
         api_requests_max: 4096,
     };
 
@@ -166,6 +189,12 @@ impl Limits {
         events_per_step_max: 64,
         raft_tick: Duration::from_millis(100),
         sweep_every: Duration::from_millis(250),
+        answer_patience: Duration::from_millis(500),
+        chase_every: Duration::from_millis(200),
+        submit_give_up_after: Duration::from_secs(10),
+        rollcall_patience: Duration::from_secs(2),
+        present_sessions_max: 2,
+        leaders_per_frame_max: 2,
         api_requests_max: 4,
     };
 

@@ -16,6 +16,14 @@ impl Instant {
     }
 }
 
+impl Instant {
+    /// An earlier one, as early as there are.
+    #[must_use]
+    pub fn before(self, span: Duration) -> Instant {
+        Instant(self.0.saturating_sub(span.as_nanos() as u64))
+    }
+}
+
 impl Add<Duration> for Instant {
     type Output = Instant;
     fn add(self, span: Duration) -> Instant {

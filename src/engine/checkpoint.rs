@@ -122,16 +122,18 @@ fn put_home(uid: &Uid, home: &Home, out: &mut Vec<u8>) {
         out.push(u8::from(device.level == DeviceLevel::Master));
         put_text(&device.token, out);
     }
-    let rows = home.sorted_rows();
+    let rows = home.agreed_rows();
     put(rows.len() as u64, out);
     for (channel, row) in rows {
         put_key(channel, out);
-        put(u64::from(row.last_seq), out);
-        put(u64::from(row.read_seq), out);
+        // Not what the leader knows beyond its group: other replicas could never be asked for it again.
+        let settled = row.settled_seq;
+        put(u64::from(settled), out);
+        put(u64::from(row.read_seq.min(settled)), out);
         put(row.cursors.len() as u64, out);
         for (flag, seq) in &row.cursors {
             out.push(flag.0);
-            put(u64::from(*seq), out);
+            put(u64::from((*seq).min(settled)), out);
         }
     }
 }
@@ -254,7 +256,7 @@ impl<'a> Input<'a> {
         }
         // Flags before rows: a flag that comes new to a home with rows would move their cursors.
         for flag in flags {
-            home.apply_new_flag(flag);
+            home.apply_new_flag(flag, &[]);
         }
         for _ in 0..self.count()? {
             let channel = self.key()?;

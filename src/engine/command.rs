@@ -6,7 +6,7 @@
 //! 2 Row       u8 uid length, uid, u8 kind, u16 id length, id, u32 last, u32 read, u8 cursors, (u8 flag, u32 seq)…
 //! 3 Token     u8 uid length, uid, u8 flag, u8 level, u16 token length, token
 //! 4 Quit      u8 uid length, uid, u8 flag (255: all)
-//! 5 NewFlag   u8 uid length, uid, u8 flag
+//! 5 NewFlag   u8 uid length, uid, u8 flag, u32 rows, (u8 kind, u16 id length, id, u32 seq)…
 //! ```
 
 use bytes::Bytes;
@@ -58,6 +58,8 @@ pub enum Command<'a> {
         uid: &'a str,
         /// Device family.
         flag: DeviceFlag,
+        /// Where it begins, by channel: known to the leader, so part of what is agreed on.
+        beginning: Vec<(ChannelKey, u32)>,
     },
 }
 
@@ -123,10 +125,16 @@ pub fn encode_quit(uid: &str, flag: Option<DeviceFlag>, out: &mut Vec<u8>) {
 }
 
 /// Appends a NewFlag.
-pub fn encode_new_flag(uid: &str, flag: DeviceFlag, out: &mut Vec<u8>) {
+pub fn encode_new_flag(uid: &str, flag: DeviceFlag, beginning: &[(ChannelKey, u32)], out: &mut Vec<u8>) {
     out.push(5);
     put_u8_text(uid, out);
     out.push(flag.0);
+    out.extend_from_slice(&u32::try_from(beginning.len()).expect("rows are bounded").to_le_bytes());
+    for (channel, seq) in beginning {
+        out.push(channel.kind as u8);
+        put_u16_text(&channel.id, out);
+        out.extend_from_slice(&seq.to_le_bytes());
+    }
 }
 
 fn put_u8_text(text: &str, out: &mut Vec<u8>) {
@@ -217,6 +225,19 @@ impl<'a> Commands<'a> {
         Ok(Command::Row(RowCommand { uid, kind, id, last_seq, read_seq, cursors }))
     }
 
+    fn new_flag(&mut self) -> Result<Command<'a>, BadCommand> {
+        let uid = self.short_text()?;
+        let flag = DeviceFlag(self.u8()?);
+        let count = self.u32()?;
+        let mut beginning = Vec::new();
+        for _ in 0..count {
+            let kind = self.kind()?;
+            let id = self.long_text()?.into();
+            beginning.push((ChannelKey { kind, id }, self.u32()?));
+        }
+        Ok(Command::NewFlag { uid, flag, beginning })
+    }
+
     fn parse(&mut self) -> Result<Command<'a>, BadCommand> {
         match self.u8()? {
             1 => self.append(),
@@ -232,7 +253,7 @@ impl<'a> Commands<'a> {
                 let flag = self.u8()?;
                 Ok(Command::Quit { uid, flag: (flag != 255).then_some(DeviceFlag(flag)) })
             }
-            5 => Ok(Command::NewFlag { uid: self.short_text()?, flag: DeviceFlag(self.u8()?) }),
+            5 => self.new_flag(),
             _ => Err(BadCommand),
         }
     }
@@ -282,7 +303,7 @@ mod tests {
         encode_row(&row, &mut out);
         encode_token("bob", DeviceFlag(0), DeviceLevel::Master, "secret", &mut out);
         encode_quit("bob", None, &mut out);
-        encode_new_flag("bob", DeviceFlag(2), &mut out);
+        encode_new_flag("bob", DeviceFlag(2), &[(pair, 3)], &mut out);
         out
     }
 

@@ -34,6 +34,8 @@ struct Follow {
     last: u32,
     in_flight: u32,
     fetching: bool,
+    /// When it was asked for.
+    fetching_since: Instant,
     /// Nothing has happened since the home was asked what else lags: it gives way when the answer comes.
     quiet: bool,
     used_at: Instant,
@@ -132,6 +134,12 @@ impl Delivery {
         self.unacked.len()
     }
 
+    /// True when [`Delivery::sweep`] has something to look at.
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        !self.unacked.is_empty() || self.follows.iter().any(|(_, follow)| follow.fetching)
+    }
+
     fn room(&self, limits: &Limits) -> bool {
         !self.congested
             && self.unacked.len() < limits.recv_window as usize
@@ -160,6 +168,7 @@ impl Delivery {
             last: cursor,
             in_flight: 0,
             fetching: false,
+            fetching_since: now,
             quiet: false,
             used_at: now,
         };
@@ -214,7 +223,7 @@ impl Delivery {
                 true
             }
             _ => {
-                self.fetch(key, limits, out);
+                self.fetch(now, key, limits, out);
                 false
             }
         }
@@ -235,7 +244,7 @@ impl Delivery {
         out.push(Push::Recv { message, seq });
     }
 
-    fn fetch(&mut self, key: usize, limits: &Limits, out: &mut Vec<Push>) {
+    fn fetch(&mut self, now: Instant, key: usize, limits: &Limits, out: &mut Vec<Push>) {
         if !self.room(limits) {
             return;
         }
@@ -245,6 +254,7 @@ impl Delivery {
             return;
         }
         follow.fetching = true;
+        follow.fetching_since = now;
         out.push(Push::Fetch {
             channel: follow.channel.clone(),
             from_seq: follow.sent + 1,
@@ -284,7 +294,7 @@ impl Delivery {
             // What is missing between is gone for good: pass over it.
             follow.sent = follow.sent.max(next_seq - 1);
         }
-        self.fetch(key, limits, out);
+        self.fetch(now, key, limits, out);
     }
 
     /// The home names channels that lag.
@@ -296,10 +306,12 @@ impl Delivery {
         limits: &Limits,
         out: &mut Vec<Push>,
     ) {
-        self.asked = false;
         self.behind = more;
         // Not when the home was asked: what it sent before it heard of our last reports carries older cursors, and has come by now.
-        self.follows.retain(|_, follow| !follow.quiet);
+        // Not for what it says unasked either: a new leader of the home may know less than we do.
+        if std::mem::take(&mut self.asked) {
+            self.follows.retain(|_, follow| !follow.quiet);
+        }
         for (channel, cursor, last_seq) in rows {
             let Some(key) = self.follow(now, channel, *cursor, limits) else {
                 break;
@@ -307,17 +319,43 @@ impl Delivery {
             let follow = &mut self.follows[key];
             follow.last = follow.last.max(*last_seq);
             follow.used_at = now;
-            self.fetch(key, limits, out);
+            self.fetch(now, key, limits, out);
+        }
+    }
+
+    /// The home has a new leader, which may know less than its predecessor: it hears again how far the device is.
+    pub fn report_again(&mut self, out: &mut Vec<Push>) {
+        self.asked = false;
+        for (_, follow) in &self.follows {
+            if follow.reported > 0 {
+                out.push(Push::Report { channel: follow.channel.clone(), seq: follow.reported });
+            }
+        }
+    }
+
+    /// What was asked of some channels will not be answered: their slot's leader is another one.
+    pub fn fetch_again(
+        &mut self,
+        now: Instant,
+        limits: &Limits,
+        concerns: impl Fn(&ChannelKey) -> bool,
+        out: &mut Vec<Push>,
+    ) {
+        let stuck: Vec<usize> =
+            self.follows.iter().filter(|(_, f)| f.fetching && concerns(&f.channel)).map(|(key, _)| key).collect();
+        for key in stuck {
+            self.follows[key].fetching = false;
+            self.fetch(now, key, limits, out);
         }
     }
 
     /// A RECV was taken. Returns false for an id that is not awaited.
-    pub fn handle_recvack(&mut self, message_id: i64, limits: &Limits, out: &mut Vec<Push>) -> bool {
+    pub fn handle_recvack(&mut self, now: Instant, message_id: i64, limits: &Limits, out: &mut Vec<Push>) -> bool {
         let Some(place) = self.unacked.iter().position(|u| u.message.message_id() == message_id) else {
             return false;
         };
         self.forget_unacked(place);
-        self.pump(limits, out);
+        self.pump(now, limits, out);
         true
     }
 
@@ -368,21 +406,21 @@ impl Delivery {
     }
 
     /// Uses room that has come free: lagging channels first, then what the home knows beyond them.
-    pub fn pump(&mut self, limits: &Limits, out: &mut Vec<Push>) {
+    pub fn pump(&mut self, now: Instant, limits: &Limits, out: &mut Vec<Push>) {
         if !self.room(limits) {
             return;
         }
         let lagging: Vec<usize> =
             self.follows.iter().filter(|(_, f)| f.sent < f.last && !f.fetching).map(|(key, _)| key).collect();
         for key in &lagging {
-            self.fetch(*key, limits, out);
+            self.fetch(now, *key, limits, out);
         }
     }
 
     /// The socket's unwritten bytes passed a mark.
-    pub fn handle_congestion(&mut self, congested: bool, limits: &Limits, out: &mut Vec<Push>) {
+    pub fn handle_congestion(&mut self, now: Instant, congested: bool, limits: &Limits, out: &mut Vec<Push>) {
         self.congested = congested;
-        self.pump(limits, out);
+        self.pump(now, limits, out);
     }
 
     /// Sends again what was not taken in time; what was sent often enough counts as taken. Returns (sent again, given
@@ -407,7 +445,17 @@ impl Delivery {
                 place += 1;
             }
         }
-        self.pump(limits, out);
+        let patience = limits.answer_patience;
+        let late: Vec<usize> = self
+            .follows
+            .iter()
+            .filter(|(_, f)| f.fetching && now.since(f.fetching_since) >= patience)
+            .map(|(k, _)| k)
+            .collect();
+        for key in late {
+            self.follows[key].fetching = false;
+        }
+        self.pump(now, limits, out);
         (again, given_up)
     }
 

@@ -11,7 +11,7 @@
 
 use super::chance::{MapState, SeededMap};
 use super::devices::Device;
-use crate::ids::{ChannelKey, DeviceFlag, DeviceLevel, SessionAddress};
+use crate::ids::{ChannelKey, DeviceFlag, DeviceLevel, Place, SessionAddress};
 
 /// One live connection of the user.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub struct Online {
     pub level: DeviceLevel,
     /// Client-chosen.
     pub device_id: Box<str>,
+    /// It registered with this leader; false: its gateway named it to a new one.
+    pub fresh: bool,
 }
 
 /// The user's view of one channel.
@@ -41,8 +43,8 @@ pub struct Row {
     pub dirty: bool,
     /// The channel's slot waits to hear that the row is settled.
     pub owes: bool,
-    /// Rises with every change; the smallest gives way at the limit.
-    pub touched: u64,
+    /// Rises with every agreement on it, over all rows of the home; 0: the group does not know it. The smallest gives way at the limit.
+    pub agreed: u64,
 }
 
 impl Row {
@@ -91,7 +93,10 @@ pub struct Home {
     flags: Vec<DeviceFlag>,
     rows: SeededMap<ChannelKey, Row>,
     online: Vec<Online>,
+    /// Counts agreements on rows.
     clock: u64,
+    /// Rows that the group knows.
+    agreed_rows: usize,
 }
 
 impl Home {
@@ -104,6 +109,7 @@ impl Home {
             rows: SeededMap::with_hasher(map_state),
             online: Vec::new(),
             clock: 0,
+            agreed_rows: 0,
         }
     }
 
@@ -155,7 +161,7 @@ impl Home {
 
     /// A connection is the user's now.
     pub fn register(&mut self, online: Online) {
-        assert!(self.online.iter().all(|known| known.address != online.address), "a session registers once");
+        self.online.retain(|known| known.address != online.address);
         self.online.push(online);
     }
 
@@ -169,44 +175,47 @@ impl Home {
         Some(gone)
     }
 
-    /// The channel has grown to `seq`, says its slot. Returns what to do and how many rows gave way.
-    pub fn notice(&mut self, channel: &ChannelKey, seq: u32, rows_max: usize) -> (Noticed, u64) {
-        assert!(seq > 0, "only stored messages have rows");
-        let mut dropped = 0;
-        self.clock += 1;
-        // Most notices are for a row that is there: one look-up, and no copy of the name.
-        if self.rows.len() >= rows_max && !self.rows.contains_key(channel) {
-            self.drop_oldest_row();
-            dropped = 1;
+    /// Forgets the connections on one gateway shard.
+    pub fn forget_gateway(&mut self, place: Place) {
+        self.online.retain(|known| known.address.place != place);
+        if self.online.is_empty() {
+            self.online = Vec::new();
         }
+    }
+
+    /// The channel has grown to `seq`, says its slot. Returns what to do.
+    pub fn notice(&mut self, channel: &ChannelKey, seq: u32) -> Noticed {
+        assert!(seq > 0, "only stored messages have rows");
+        // Most notices are for a row that is there: one look-up, and no copy of the name.
         let row = self.rows.raw_entry_mut().from_key(channel).or_insert_with(|| (channel.clone(), Row::default())).1;
-        row.touched = self.clock;
         if row.settled_seq >= seq {
-            return (Noticed::Settled, dropped);
+            return Noticed::Settled;
         }
         row.owes = true;
         if row.last_seq < seq {
             row.last_seq = seq;
             if !row.dirty {
                 row.dirty = true;
-                return (Noticed::Dirtied, dropped);
+                return Noticed::Dirtied;
             }
         }
-        (Noticed::Waiting, dropped)
+        Noticed::Waiting
     }
 
+    /// The row that was agreed on longest ago gives way: the same one on every replica, since only agreements count.
     fn drop_oldest_row(&mut self) {
-        let oldest = self.rows.iter().min_by_key(|(_, row)| row.touched).map(|(channel, _)| channel.clone());
+        let agreed = self.rows.iter().filter(|(_, row)| row.agreed > 0);
+        let oldest = agreed.min_by_key(|(_, row)| row.agreed).map(|(channel, _)| channel.clone());
         if let Some(channel) = oldest {
             self.rows.remove(&channel);
+            self.agreed_rows -= 1;
         }
     }
 
-    /// A device has everything up to `seq`; true when its row must be proposed and was clean before.
+    /// A device has everything up to `seq`; true when its row must be proposed and was clean before. A leader that is new may hear of
+    /// what a device has before it hears of the channel.
     pub fn receive(&mut self, channel: &ChannelKey, flag: DeviceFlag, seq: u32) -> bool {
-        let Some(row) = self.rows.get_mut(channel) else {
-            return false;
-        };
+        let row = self.rows.raw_entry_mut().from_key(channel).or_insert_with(|| (channel.clone(), Row::default())).1;
         // After a restart a device may be further than the row: it read the channel's log, which the row has yet to hear of.
         row.last_seq = row.last_seq.max(seq);
         let newly = row.advance(flag, seq) && !row.dirty;
@@ -233,23 +242,32 @@ impl Home {
         }
     }
 
-    /// The group agreed on a row. Returns how far it is settled, if the channel's slot waits to hear it.
-    pub fn apply_row(&mut self, channel: ChannelKey, agreed: &Row) -> Option<u32> {
+    fn next_agreement(&mut self) -> u64 {
         self.clock += 1;
-        let clock = self.clock;
-        let row = self.rows.entry(channel).or_default();
-        if row.touched == 0 {
-            row.touched = clock;
+        self.clock
+    }
+
+    /// The group agreed on a row. Returns how far it is settled, if the channel's slot waits to hear it, and whether another row gave
+    /// way.
+    pub fn apply_row(&mut self, channel: ChannelKey, agreed: &Row, rows_max: usize) -> (Option<u32>, bool) {
+        let clock = self.next_agreement();
+        let known = self.rows.get(&channel).is_some_and(|row| row.agreed > 0);
+        let dropped = !known && self.agreed_rows >= rows_max;
+        if dropped {
+            self.drop_oldest_row();
         }
+        self.agreed_rows += usize::from(!known);
+        let row = self.rows.entry(channel).or_default();
         row.last_seq = row.last_seq.max(agreed.last_seq);
         row.read_seq = row.read_seq.max(agreed.read_seq);
         row.settled_seq = row.settled_seq.max(agreed.last_seq);
+        row.agreed = clock;
         for (flag, seq) in &agreed.cursors {
             row.advance(*flag, *seq);
         }
         let owes = row.owes;
         row.owes &= row.settled_seq < row.last_seq;
-        owes.then_some(row.settled_seq)
+        (owes.then_some(row.settled_seq), dropped)
     }
 
     /// A flag comes online whose devices fetch over HTTP what they missed: it begins at the end of every channel. Nothing changes
@@ -264,15 +282,31 @@ impl Home {
         }
     }
 
-    /// The group agreed that a flag exists: it begins where the user's furthest device is.
-    pub fn apply_new_flag(&mut self, flag: DeviceFlag) {
+    /// Where a flag that is new would begin: where the user's furthest device is, in each channel, in the order of their names.
+    #[must_use]
+    pub fn beginning(&self) -> Vec<(ChannelKey, u32)> {
+        let rows = self.rows.iter().map(|(channel, row)| (channel.clone(), row.furthest()));
+        let mut rows: Vec<_> = rows.filter(|(_, seq)| *seq > 0).collect();
+        rows.sort_unstable();
+        rows
+    }
+
+    /// The group agreed that a flag exists and where it begins.
+    pub fn apply_new_flag(&mut self, flag: DeviceFlag, beginning: &[(ChannelKey, u32)]) {
         if self.flags.contains(&flag) {
             return;
         }
         self.flags.push(flag);
-        for row in self.rows.values_mut() {
-            let furthest = row.furthest();
-            row.advance(flag, furthest);
+        for (channel, seq) in beginning {
+            let known = self.rows.get(channel).is_some_and(|row| row.agreed > 0);
+            let clock = if known { 0 } else { self.next_agreement() };
+            self.agreed_rows += usize::from(!known);
+            let row =
+                self.rows.raw_entry_mut().from_key(channel).or_insert_with(|| (channel.clone(), Row::default())).1;
+            row.agreed = row.agreed.max(clock);
+            row.last_seq = row.last_seq.max(*seq);
+            row.settled_seq = row.settled_seq.max(*seq);
+            row.advance(flag, *seq);
         }
     }
 
@@ -306,18 +340,19 @@ impl Home {
         (rows, more)
     }
 
-    /// Rows in the order of their channels' names, for a checkpoint.
+    /// Rows that the group knows, in the order in which they were agreed on, for a checkpoint. What the leader has learnt ahead of the group
+    /// is not part of it.
     #[must_use]
-    pub fn sorted_rows(&self) -> Vec<(&ChannelKey, &Row)> {
-        let mut rows: Vec<_> = self.rows.iter().collect();
-        rows.sort_unstable_by_key(|(channel, _)| *channel);
+    pub fn agreed_rows(&self) -> Vec<(&ChannelKey, &Row)> {
+        let mut rows: Vec<_> = self.rows.iter().filter(|(_, row)| row.agreed > 0).collect();
+        rows.sort_unstable_by_key(|(_, row)| row.agreed);
         rows
     }
 
-    /// A row out of a checkpoint: settled.
+    /// A row out of a checkpoint: settled. To be called in the order of [`Home::agreed_rows`].
     pub fn restore_row(&mut self, channel: ChannelKey, mut row: Row) {
-        self.clock += 1;
-        row.touched = self.clock;
+        row.agreed = self.next_agreement();
+        self.agreed_rows += 1;
         row.settled_seq = row.last_seq;
         row.dirty = false;
         self.rows.insert(channel, row);
@@ -328,8 +363,9 @@ impl Home {
         for row in self.rows.values() {
             assert!(row.settled_seq <= row.last_seq);
             assert!(row.cursors.iter().all(|(_, seq)| *seq <= row.last_seq), "a cursor is past its row");
-            assert!(row.touched <= self.clock);
+            assert!(row.agreed <= self.clock);
         }
+        assert_eq!(self.rows.values().filter(|row| row.agreed > 0).count(), self.agreed_rows);
         for (n, device) in self.devices.iter().enumerate() {
             assert!(self.devices[..n].iter().all(|other| other.flag != device.flag), "one row a device");
         }
@@ -357,16 +393,16 @@ mod tests {
     fn a_row_is_settled_only_by_the_group() {
         let mut home = home();
         let pair = channel("bo");
-        assert_eq!(home.notice(&pair, 3, 10).0, Noticed::Dirtied);
-        assert_eq!(home.notice(&pair, 4, 10).0, Noticed::Waiting);
+        assert_eq!(home.notice(&pair, 3), Noticed::Dirtied);
+        assert_eq!(home.notice(&pair, 4), Noticed::Waiting);
         let proposed = home.take_dirty(&pair).unwrap().clone();
         assert_eq!(proposed.last_seq, 4);
-        assert_eq!(home.notice(&pair, 5, 10).0, Noticed::Dirtied);
-        assert_eq!(home.apply_row(pair.clone(), &proposed), Some(4));
-        assert_eq!(home.notice(&pair, 4, 10).0, Noticed::Settled);
+        assert_eq!(home.notice(&pair, 5), Noticed::Dirtied);
+        assert_eq!(home.apply_row(pair.clone(), &proposed, 10), (Some(4), false));
+        assert_eq!(home.notice(&pair, 4), Noticed::Settled);
         let proposed = home.take_dirty(&pair).unwrap().clone();
-        assert_eq!(home.apply_row(pair.clone(), &proposed), Some(5));
-        assert_eq!(home.notice(&pair, 5, 10).0, Noticed::Settled);
+        assert_eq!(home.apply_row(pair.clone(), &proposed, 10), (Some(5), false));
+        assert_eq!(home.notice(&pair, 5), Noticed::Settled);
         home.check_invariants();
     }
 
@@ -374,11 +410,11 @@ mod tests {
     fn a_second_device_family_begins_where_the_first_is() {
         let mut home = home();
         let pair = channel("bo");
-        home.notice(&pair, 9, 10);
-        home.apply_new_flag(APP);
+        home.notice(&pair, 9);
+        home.apply_new_flag(APP, &home.beginning());
         assert_eq!(home.lagging(APP, 5).0, vec![(pair.clone(), 0, 9)], "a first device gets everything");
         home.receive(&pair, APP, 7);
-        home.apply_new_flag(WEB);
+        home.apply_new_flag(WEB, &home.beginning());
         assert_eq!(home.lagging(WEB, 5).0, vec![(pair.clone(), 7, 9)]);
         home.receive(&pair, APP, 100);
         let row = home.row(&pair).unwrap();
@@ -387,12 +423,17 @@ mod tests {
     }
 
     #[test]
-    fn the_row_touched_longest_ago_gives_way() {
+    fn the_row_agreed_on_longest_ago_gives_way() {
         let mut home = home();
-        home.notice(&channel("a"), 1, 2);
-        home.notice(&channel("b"), 1, 2);
-        home.notice(&channel("a"), 2, 2);
-        assert_eq!(home.notice(&channel("c"), 1, 2).1, 1);
+        let agreed = |last_seq| Row { last_seq, ..Row::default() };
+        home.apply_row(channel("a"), &agreed(1), 2);
+        home.apply_row(channel("b"), &agreed(1), 2);
+        home.apply_row(channel("a"), &agreed(2), 2);
+        home.notice(&channel("ahead"), 1);
+        assert!(home.apply_row(channel("c"), &agreed(1), 2).1);
         assert!(home.row(&channel("b")).is_none() && home.row(&channel("a")).is_some());
+        assert!(home.row(&channel("ahead")).is_some(), "what the group does not know yet is not its to drop");
+        assert_eq!(home.agreed_rows().len(), 2);
+        home.check_invariants();
     }
 }

@@ -272,6 +272,9 @@ impl RaftGroup {
         self.node.raft.state == StateRole::Leader && self.applied_term == self.node.raft.term
     }
 
+    /// A node is said to be down.
+    pub fn hurry(&mut self, _node: crate::ids::NodeId) {}
+
     /// Current term.
     #[must_use]
     pub fn term(&self) -> u64 {

@@ -11,9 +11,9 @@ use super::chance::{Chance, MapState};
 use super::checkpoint;
 use super::journal::{Journal, Replay};
 use super::raft_group::GroupState;
+use super::routes::Table;
 use super::shard::{Hosted, Shard, ShardConfig, chance_of};
 use super::slot::{Slot, SlotState};
-use super::slot_table::SlotTable;
 use crate::format::record::Record;
 use crate::ids::SlotId;
 use crate::time::Now;
@@ -22,7 +22,7 @@ use crate::time::Now;
 /// [`Recovery::finish`].
 pub struct Recovery {
     config: ShardConfig,
-    table: SlotTable,
+    table: Table,
     map_state: MapState,
     slots: BTreeMap<SlotId, (SlotState, u32)>,
     replay: Replay,
@@ -34,11 +34,11 @@ impl Recovery {
     /// Nothing read yet.
     #[must_use]
     pub fn new(config: ShardConfig) -> Recovery {
-        let table = SlotTable::alone(config.place.node, config.shard_count, config.slot_depth);
+        let table = Table::alone(config.place.node, config.shard_count, config.slot_depth);
         let map_state = Chance::new(config.seed, 1).map_state();
         let empty =
             || SlotState { group: GroupState::default(), message_ids_last: 0, channels: Vec::new(), homes: Vec::new() };
-        let slots = table.led_by(config.place).map(|slot| (slot, (empty(), 0))).collect();
+        let slots = table.preferred_at(config.place).map(|slot| (slot, (empty(), 0))).collect();
         let replay = Replay::new(config.geometry);
         Recovery { config, table, map_state, slots, replay, started: false, problem: None }
     }

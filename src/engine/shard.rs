@@ -16,7 +16,7 @@ mod frames;
 mod inspect;
 mod upkeep;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::asks::Asks;
@@ -29,12 +29,12 @@ use super::journal::Journal;
 use super::outbox::Outbox;
 use super::reads::Reads;
 use super::recent::Recent;
-use super::routes::Routes;
+use super::rollcall::Rollcall;
+use super::routes::{Routes, Table};
 use super::session::Session;
 use super::slot::{Slot, Surroundings};
-use super::slot_table::SlotTable;
 use super::submits::Submits;
-use crate::ids::{Place, SessionId, ShardId, SlotId, Uid};
+use crate::ids::{NodeId, Place, SessionId, ShardId, SlotId, Uid};
 use crate::limits::Limits;
 use crate::time::{Instant, Now};
 
@@ -155,13 +155,23 @@ pub(super) struct Hosted {
     checkpoint_mark: u64,
     /// First segment that replay needs beside the checkpoint on disk.
     pub(super) replay_segment: u32,
+    /// Who has said which sessions are there, since this replica leads.
+    pub(super) rollcall: Rollcall,
     /// Being written: its first segment and mark.
     checkpointing: Option<(u32, u64)>,
 }
 
 impl Hosted {
     pub(super) fn new(slot: Slot, replay_segment: u32) -> Hosted {
-        Hosted { slot, dirty: true, rows_listed: false, checkpoint_mark: 0, replay_segment, checkpointing: None }
+        Hosted {
+            slot,
+            dirty: true,
+            rows_listed: false,
+            checkpoint_mark: 0,
+            replay_segment,
+            rollcall: Rollcall::default(),
+            checkpointing: None,
+        }
     }
 }
 
@@ -183,6 +193,12 @@ pub struct Shard {
     dirty_slots: Vec<u32>,
     /// Slots that are led here since this term, or no longer.
     leadership_changes: Vec<(SlotId, Option<u64>)>,
+    /// Slots whose leaders are to hear which sessions are here.
+    to_greet: BTreeSet<SlotId>,
+    /// The cluster's nodes and their shards.
+    node_shards: BTreeMap<NodeId, u16>,
+    /// Those that are said to be down.
+    nodes_down: BTreeSet<NodeId>,
     row_slots: VecDeque<u32>,
     dirty_sessions: Vec<u32>,
     recent: Recent,
@@ -195,6 +211,7 @@ pub struct Shard {
     tick_at: Instant,
     sweep_at: Instant,
     retry_at: Instant,
+    chase_at: Instant,
     /// Not everything was done in the last step.
     restless: bool,
     stopping: bool,
@@ -207,7 +224,7 @@ impl Shard {
     /// Everything recovered; see [`Recovery::finish`].
     pub(super) fn assemble(
         config: ShardConfig,
-        table: SlotTable,
+        table: Table,
         hosted: Vec<Hosted>,
         journal: Journal,
         now: Now,
@@ -227,6 +244,9 @@ impl Shard {
             journal,
             awaiting: VecDeque::new(),
             leadership_changes: Vec::new(),
+            to_greet: BTreeSet::new(),
+            node_shards: BTreeMap::new(),
+            nodes_down: BTreeSet::new(),
             row_slots: VecDeque::new(),
             dirty_sessions: Vec::new(),
             recent: Recent::new(config.limits.recent_bytes_max),
@@ -238,6 +258,7 @@ impl Shard {
             tick_at: now.instant + config.limits.raft_tick,
             sweep_at: now.instant + config.limits.sweep_every,
             retry_at: now.instant + config.limits.announce_retry_after,
+            chase_at: now.instant + config.limits.chase_every,
             restless: true,
             stopping: false,
             stopped: false,
@@ -281,7 +302,7 @@ impl Shard {
             Event::Packet { session, packet } => self.handle_packet(now, session, packet, effects),
             Event::Malformed { session, .. } => self.handle_malformed(session, effects),
             Event::Closed { session } => self.handle_closed(session),
-            Event::Backlogged { session, full } => self.handle_backlogged(session, full),
+            Event::Backlogged { session, full } => self.handle_backlogged(now, session, full),
             Event::Frames { from, frames } => {
                 self.out.counters.frames_received += frames.len() as u64;
                 self.out.loopback.extend(frames.into_iter().map(|frame| (from, frame)));
@@ -292,7 +313,7 @@ impl Shard {
             Event::CheckpointWritten { slot, result } => self.handle_checkpoint_written(slot, result.is_ok()),
             Event::Api { ticket, request } => self.handle_api(now, ticket, request, effects),
             Event::Stop => self.handle_stop(effects),
-            other => self.handle_cluster_event(now, other, effects),
+            other => unreachable!("{other:?}"),
         }
     }
 
@@ -303,7 +324,8 @@ impl Shard {
             self.take_loopback(now, effects);
             self.settle_sessions(effects);
             self.turn_slots(now);
-            self.follow_leaderships(effects);
+            self.follow_leaderships(now, effects);
+            self.greet_leaders(now);
             self.start_queued_reads(effects);
             let at_rest = self.out.loopback.is_empty() && self.dirty_slots.is_empty() && self.dirty_sessions.is_empty();
             if at_rest {
@@ -395,7 +417,7 @@ impl Shard {
             return Some(Instant(0));
         }
         let rows = self.row_slots.front().and_then(|place| self.hosted[*place as usize].slot.rows_due());
-        let fixed = self.tick_at.min(self.sweep_at).min(self.retry_at);
+        let fixed = self.tick_at.min(self.sweep_at).min(self.retry_at).min(self.chase_at);
         let others = [rows, self.journal.deadline()];
         Some(others.into_iter().flatten().fold(fixed, Instant::min))
     }

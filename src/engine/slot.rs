@@ -8,7 +8,7 @@
 //!  Notify ─► row dirty ─(row_flush_after)─► command ─► … ─► apply ─┴─► Notified to the channel's slot
 //! ```
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
@@ -27,7 +27,9 @@ use crate::format::frame::{Answered, Frame, Notified, Notify, Register, Register
 use crate::format::message::{MessageFields, StoredMessage};
 use crate::format::packet::{HeaderFlags, Reason};
 use crate::format::record::Position;
-use crate::ids::{ChannelKey, ChannelKind, DeviceFlag, DeviceLevel, KeyHash, Place, SessionAddress, SlotId, Uid};
+use crate::ids::{
+    ChannelKey, ChannelKind, DeviceFlag, DeviceLevel, KeyHash, NodeId, Place, SessionAddress, SlotId, Uid,
+};
 use crate::limits::Limits;
 use crate::time::{Instant, Now};
 
@@ -203,6 +205,12 @@ impl Slot {
         self.led_term.is_some()
     }
 
+    /// The term in which it leads.
+    #[must_use]
+    pub fn led_term(&self) -> Option<u64> {
+        self.led_term
+    }
+
     /// Its group.
     #[must_use]
     pub fn group(&self) -> &RaftGroup {
@@ -361,8 +369,9 @@ impl Slot {
     /// begin once more where the user's furthest device is by then, past messages that were promised to it. The connection is
     /// registered when that is done.
     pub fn propose_new_flag(&mut self, register: &Register, limits: &Limits) {
+        let beginning = self.homes.get(&register.uid).map_or(Vec::new(), Home::beginning);
         let pending = self.pending(limits);
-        command::encode_new_flag(register.uid.as_str(), register.flag, &mut pending.bytes);
+        command::encode_new_flag(register.uid.as_str(), register.flag, &beginning, &mut pending.bytes);
         pending.waiters.push(Waiter::Register(Box::new(register.clone())));
     }
 
@@ -531,9 +540,9 @@ impl Slot {
                     }
                     answer(&waiter, around.out);
                 }
-                Command::NewFlag { uid, flag } => {
+                Command::NewFlag { uid, flag, beginning } => {
                     if let Ok(uid) = Uid::parse(uid) {
-                        self.home_or_new(&uid).apply_new_flag(flag);
+                        self.home_or_new(&uid).apply_new_flag(flag, &beginning);
                     }
                     if let Waiter::Register(register) = waiter {
                         around.out.frame(around.out.here, Frame::Register(register));
@@ -629,7 +638,9 @@ impl Slot {
         let agreed =
             Row { last_seq: row.last_seq, read_seq: row.read_seq, cursors: row.cursors.clone(), ..Row::default() };
         let channel = ChannelKey { kind: row.kind, id: row.id.into() };
-        let owed = self.home_or_new(&uid).apply_row(channel.clone(), &agreed);
+        let rows_max = around.limits.rows_per_user_max;
+        let (owed, dropped) = self.home_or_new(&uid).apply_row(channel.clone(), &agreed, rows_max);
+        around.out.counters.rows_dropped += u64::from(dropped);
         if let Some(seq) = owed {
             tell_settled(Notified { uid, channel, seq }, around);
         }
@@ -712,16 +723,44 @@ impl Slot {
         }
     }
 
+    /// Homes of these slots have new leaders: what they have not confirmed is said to them at once.
+    pub fn announce_to_slots(&mut self, slots: &BTreeSet<SlotId>, around: &mut Surroundings<'_>) {
+        if self.led_term.is_none() {
+            return;
+        }
+        let concerned = |entry: &ChannelEntry| {
+            let last = entry.channel.last_seq();
+            (0..entry.member_count()).any(|member| {
+                entry.confirmed[member] < last && slots.contains(&around.routes.slot(entry.hashes[member]))
+            })
+        };
+        let channels = self.unannounced.iter().copied().filter(|index| concerned(&self.channels[*index as usize]));
+        let some: Vec<u32> = channels.take(around.limits.announce_window).collect();
+        for index in some {
+            self.announce(index, None, around);
+        }
+    }
+
+    /// Forgets the connections on one gateway shard.
+    pub fn forget_gateway(&mut self, gateway: Place) {
+        for home in self.homes.values_mut() {
+            home.forget_gateway(gateway);
+        }
+        self.homes.retain(|_, home| !home.is_empty());
+    }
+
+    /// A node is said to be down: if its replica leads, this one stands for election soon.
+    pub fn hurry(&mut self, node: NodeId) {
+        self.group.hurry(node);
+    }
+
     /// A channel of another slot has grown, or passes a message on; a home here is told. Answers at
     /// once where the row covers it already.
     pub fn handle_notify(&mut self, notify: &Notify, around: &mut Surroundings<'_>) {
         if notify.seq == 0 {
             return;
         }
-        let rows_max = around.limits.rows_per_user_max;
-        let (noticed, dropped) = self.home_or_new(&notify.uid).notice(&notify.channel, notify.seq, rows_max);
-        around.out.counters.rows_dropped += dropped;
-        match noticed {
+        match self.home_or_new(&notify.uid).notice(&notify.channel, notify.seq) {
             Noticed::Dirtied => self.row_dirtied(&notify.uid, &notify.channel, around.now.instant, around.limits),
             Noticed::Settled => {
                 let notified = Notified { uid: notify.uid.clone(), channel: notify.channel.clone(), seq: notify.seq };

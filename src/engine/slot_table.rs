@@ -48,6 +48,11 @@ impl SlotTable {
         self.leaders[usize::from(slot.0)]
     }
 
+    /// Where a slot's replicas are.
+    pub fn replicas(&self, slot: SlotId) -> impl Iterator<Item = Place> + '_ {
+        std::iter::once(self.leader(slot))
+    }
+
     /// The slots led by one place, ascending.
     pub fn led_by(&self, place: Place) -> impl Iterator<Item = SlotId> + '_ {
         let slots = (0..self.leaders.len()).map(|slot| SlotId(slot as u16));

@@ -378,6 +378,8 @@ pub struct Leaders {
     pub known: Vec<LeaderOf>,
     /// True: for the other shards of the receiving node too, which get it from there.
     pub relay: bool,
+    /// True: the leaders themselves say so, and want to hear which sessions are here.
+    pub announced: bool,
 }
 
 /// Who leads one slot. A higher term is newer; at the same term a known place is newer than none.

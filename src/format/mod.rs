@@ -3,6 +3,7 @@ pub mod client_pipeline;
 pub mod frame;
 pub mod frame_codec;
 pub mod frame_wire;
+pub mod link_hello;
 pub mod message;
 pub mod packet;
 pub mod packet_cipher;

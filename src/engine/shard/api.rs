@@ -119,6 +119,10 @@ impl Shard {
                 self.with_slot(place, now, |slot, _, _| slot.propose_quit((asker, ticket), &uid, flag, &limits));
                 self.end_devices(place, &uid, flag, "");
             }
+            ApiRequest::OnlineStatus { .. } if !self.hosted[place].rollcall.is_complete(now.instant) => {
+                // It does not know yet: to be asked again soon.
+                self.out.frame(asker, Frame::Answered(Box::new(Answered { ticket, answer: None })));
+            }
             ApiRequest::OnlineStatus { uids } => {
                 let online = uids.iter().flat_map(|uid| self.online_of(uid)).collect();
                 self.answer_ask(asker, ticket, ApiAnswer::Online(online));
@@ -131,7 +135,7 @@ impl Shard {
             ApiRequest::Send { .. } => {
                 let text = "a message is submitted, not asked for: the asking node is at fault";
                 let reason = crate::format::packet::Reason::SystemError as u8;
-                self.answer_ask(asker, ticket, ApiAnswer::Refused { reason, text });
+                self.answer_ask(asker, ticket, ApiAnswer::Refused { reason, text: text.into() });
             }
         }
     }

@@ -41,7 +41,7 @@ impl Shard {
         }
         match packet {
             ClientPacket::Send(send) => self.handle_send(now, id, send, effects),
-            ClientPacket::Recvack { message_id, .. } => self.handle_recvack(id, message_id),
+            ClientPacket::Recvack { message_id, .. } => self.handle_recvack(now, id, message_id),
             ClientPacket::Ping => effects.push(Effect::Send { session: id, packet: ServerPacket::Pong }),
             ClientPacket::Connect(connect) => self.handle_connect(now, id, &connect, effects),
             ClientPacket::BadSend { client_seq, flags } => self.handle_bad_send(id, client_seq, flags, effects),
@@ -319,17 +319,17 @@ impl Shard {
         }
     }
 
-    fn handle_recvack(&mut self, id: SessionId, message_id: i64) {
+    fn handle_recvack(&mut self, now: Now, id: SessionId, message_id: i64) {
         self.out.counters.recvacks += 1;
         let limits = self.config.limits;
         self.push_with(id, |delivery, out| {
-            delivery.handle_recvack(message_id, &limits, out);
+            delivery.handle_recvack(now.instant, message_id, &limits, out);
         });
     }
 
-    pub(super) fn handle_backlogged(&mut self, id: SessionId, full: bool) {
+    pub(super) fn handle_backlogged(&mut self, now: Now, id: SessionId, full: bool) {
         let limits = self.config.limits;
-        self.push_with(id, |delivery, out| delivery.handle_congestion(full, &limits, out));
+        self.push_with(id, |delivery, out| delivery.handle_congestion(now.instant, full, &limits, out));
     }
 
     /// Lets a live session's delivery work and notes that it has to be settled at the end of the round.
@@ -430,7 +430,7 @@ impl Shard {
                 continue;
             };
             let id = session.id;
-            let waits = session.live().is_some_and(|identity| identity.delivery.in_flight() > 0);
+            let waits = session.live().is_some_and(|identity| identity.delivery.waits());
             match session.overdue(now, &limits) {
                 Some(Overdue::Close) => effects.push(Effect::Close { session: id }),
                 Some(Overdue::Silent) => {

@@ -1,57 +1,133 @@
-//! The shard's side of the cluster: who leads what, and what that means for what is under way here.
+//! The shard's side of leadership: who leads what, and what that means for whatever is under way here: messages and requests that wait, sessions
+//! whose homes have moved, homes whose gateways must be asked.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::engine::devices::{self, Conflict};
 use crate::engine::effect::Effects;
-use crate::engine::event::Event;
+use crate::engine::home::Online;
 use crate::engine::routes::Learned;
-use crate::format::frame::{Frame, LeaderOf, Leaders};
+use crate::engine::session::Phase;
+use crate::format::frame::{Frame, Kick, KickNotice, LeaderOf, Leaders, Present, PresentSession, WhoLeads};
 use crate::format::packet::Reason;
-use crate::ids::{Place, ShardId, SlotId};
+use crate::ids::{NodeId, Place, SessionAddress, SessionId, ShardId, SlotId};
 use crate::time::Now;
 
-use super::Shard;
+use super::{OfflineMode, Shard};
 
 impl Shard {
-    pub(super) fn handle_cluster_event(&mut self, _now: Now, _event: Event, _effects: &mut Effects) {}
-
-    pub(super) fn handle_cluster_frame(&mut self, _now: Now, _from: Place, frame: Frame, effects: &mut Effects) {
-        if let Frame::Leaders(leaders) = frame {
-            for leader in leaders.known {
-                self.learn_leader(leader, effects);
-            }
-        }
-    }
+    // ---- who leads ----
 
     /// Tells a shard who leads a slot, as far as this one knows.
     pub(super) fn tell_leader(&mut self, slot: SlotId, to: Place) {
         let place = self.routes.leader(slot).map(|(_, place)| place);
         let known = vec![LeaderOf { slot, term: self.routes.term(slot), place }];
-        self.out.frame(to, Frame::Leaders(Leaders { known, relay: false }));
+        self.out.frame(to, Frame::Leaders(Leaders { known, relay: false, announced: false }));
     }
 
-    /// Somebody leads, says somebody: what waits for that goes on.
-    pub(super) fn learn_leader(&mut self, leader: LeaderOf, effects: &mut Effects) {
-        if self.routes.learn(leader.slot, leader.term, leader.place) == Learned::NewLeader {
+    pub(super) fn handle_who_leads(&mut self, asked: WhoLeads) {
+        self.tell_leader(asked.slot, asked.place);
+    }
+
+    /// Somebody says who leads. The leaders' own word is passed on to the other shards of this node if it is meant for them.
+    pub(super) fn handle_leaders(&mut self, leaders: Leaders, effects: &mut Effects) {
+        if leaders.relay {
+            for shard in self.siblings() {
+                let known = leaders.known.clone();
+                let leaders = Leaders { known, relay: false, announced: leaders.announced };
+                self.out.frame(shard, Frame::Leaders(leaders));
+            }
+        }
+        for leader in leaders.known {
+            self.learn_leader(leader, leaders.announced, effects);
+        }
+    }
+
+    /// What waits for a slot's leader goes on. `announced`: the leader asks for the sessions that are here, known or not.
+    fn learn_leader(&mut self, leader: LeaderOf, announced: bool, effects: &mut Effects) {
+        let learned = self.routes.learn(leader.slot, leader.term, leader.place);
+        assert!(learned != Learned::Conflict, "two leaders of slot {} in term {}", leader.slot, leader.term);
+        let current = self.routes.leader(leader.slot).is_some_and(|(term, _)| term == leader.term);
+        if learned == Learned::NewLeader {
             self.send_again(leader.slot, effects);
+            self.to_greet.insert(leader.slot);
+        } else if announced && current {
+            self.to_greet.insert(leader.slot);
         }
     }
 
     /// Slots that have begun to be led here, or ceased to.
-    pub(super) fn follow_leaderships(&mut self, effects: &mut Effects) {
+    pub(super) fn follow_leaderships(&mut self, now: Now, effects: &mut Effects) {
         let mut known = Vec::new();
         for (slot, led) in std::mem::take(&mut self.leadership_changes) {
             let Some(term) = led else { continue };
-            let leader = LeaderOf { slot, term, place: Some(self.config.place) };
-            self.learn_leader(leader, effects);
-            known.push(leader);
+            let gateways: Vec<Place> = self.gateways().collect();
+            if let Some(place) = self.place_of(slot) {
+                let until = now.instant + self.config.limits.rollcall_patience;
+                self.hosted[place].rollcall.begin(gateways.into_iter(), until);
+            }
+            known.push(LeaderOf { slot, term, place: Some(self.config.place) });
         }
         if known.is_empty() {
             return;
         }
-        for shard in (0..self.config.shard_count).map(ShardId).filter(|shard| *shard != self.config.place.shard) {
-            let to = Place { shard, ..self.config.place };
-            self.out.frame(to, Frame::Leaders(Leaders { known: known.clone(), relay: false }));
+        for leader in &known {
+            self.learn_leader(*leader, true, effects);
+        }
+        for shard in self.siblings() {
+            self.announce_leaders(&known, shard, false);
+        }
+        for node in self.other_nodes() {
+            let partner = self.partner_on(node);
+            self.announce_leaders(&known, partner, true);
         }
     }
+
+    /// Says to one node what is led here: its process is a new one, or it was thought to be down.
+    pub(super) fn announce_to_node(&mut self, node: NodeId) {
+        let here = self.config.place;
+        let led = self.hosted.iter().filter_map(|hosted| hosted.slot.led_term().map(|term| (hosted.slot.id(), term)));
+        let known: Vec<LeaderOf> = led.map(|(slot, term)| LeaderOf { slot, term, place: Some(here) }).collect();
+        let partner = self.partner_on(node);
+        self.announce_leaders(&known, partner, true);
+    }
+
+    fn announce_leaders(&mut self, known: &[LeaderOf], to: Place, relay: bool) {
+        for some in known.chunks(self.config.limits.leaders_per_frame_max) {
+            let leaders = Leaders { known: some.to_vec(), relay, announced: true };
+            self.out.frame(to, Frame::Leaders(leaders));
+        }
+    }
+
+    /// The other shards of this node.
+    pub(super) fn siblings(&self) -> impl Iterator<Item = Place> + use<> {
+        let here = self.config.place;
+        let shards = (0..self.config.shard_count).map(ShardId).filter(move |shard| *shard != here.shard);
+        shards.map(move |shard| Place { shard, ..here })
+    }
+
+    /// The shard of another node through which this one speaks to all of its shards.
+    pub(super) fn partner_on(&self, node: NodeId) -> Place {
+        let shards = self.node_shards.get(&node).copied().unwrap_or(1).max(1);
+        Place { node, shard: ShardId(self.config.place.shard.0 % shards) }
+    }
+
+    pub(super) fn other_nodes(&self) -> Vec<NodeId> {
+        self.node_shards.keys().copied().filter(|node| *node != self.config.place.node).collect()
+    }
+
+    /// Every shard that may have sessions, this one included.
+    fn gateways(&self) -> impl Iterator<Item = Place> + '_ {
+        let here = self.config.place;
+        let own = (0..self.config.shard_count).map(move |shard| Place { shard: ShardId(shard), ..here });
+        let nodes =
+            self.node_shards.iter().filter(move |(node, _)| **node != here.node && !self.nodes_down.contains(node));
+        own.chain(
+            nodes.flat_map(|(node, shards)| (0..*shards).map(|shard| Place { node: *node, shard: ShardId(shard) })),
+        )
+    }
+
+    // ---- what waits for a leader ----
 
     /// Sends everything again that waits for a slot's leader.
     fn send_again(&mut self, slot: SlotId, effects: &mut Effects) {
@@ -68,6 +144,240 @@ impl Shard {
         }
         for number in self.asks.of_slot(slot) {
             self.send_ask(number);
+        }
+    }
+
+    /// Looks after what has waited too long for a leader to be known, or for an answer.
+    pub(super) fn chase_leaders(&mut self, now: Now, effects: &mut Effects) {
+        let stalled: Vec<(SlotId, u64)> = self.submits.stalled().collect();
+        let mut unknown: BTreeSet<SlotId> = BTreeSet::new();
+        for (slot, sent_term) in stalled {
+            match self.routes.leader(slot) {
+                Some((term, _)) if term > sent_term => self.send_again(slot, effects),
+                _ => {
+                    unknown.insert(slot);
+                }
+            }
+        }
+        for number in self.asks.idle() {
+            match self.asks.slot_of(number) {
+                Some(slot) if self.routes.leader(slot).is_none() => {
+                    unknown.insert(slot);
+                }
+                _ => self.send_ask(number),
+            }
+        }
+        // Not a walk over a quarter of a million sessions five times a second when all of them live.
+        let any = self.session_count > self.live_count;
+        let sessions = if any { &self.sessions[..] } else { &[] };
+        let waiting = sessions.iter().flatten().filter(|session| session.phase == Phase::Registering);
+        let slots = waiting.filter_map(|session| session.identity.as_ref().map(|identity| identity.slot));
+        unknown.extend(slots.filter(|slot| self.routes.leader(*slot).is_none()));
+        for slot in unknown {
+            self.ask_who_leads(slot);
+        }
+        let began = now.instant.before(self.config.limits.submit_give_up_after);
+        let mut failed = Vec::new();
+        self.submits.give_up(began, &mut failed);
+        for origin in failed {
+            self.answer_origin(origin, (0, 0, Reason::SystemError as u8), effects);
+        }
+        for ticket in self.asks.give_up(began) {
+            self.out.answer(ticket, crate::engine::event::ApiAnswer::Busy);
+        }
+    }
+
+    /// Sessions whose home has not answered for long: asked again, should the question or the answer have been lost.
+    pub(super) fn ask_homes_again(&mut self) {
+        let waiting = self.sessions.iter().flatten().filter(|session| session.phase == Phase::Registering);
+        for id in waiting.map(|session| session.id).collect::<Vec<_>>() {
+            self.ask_home(id);
+        }
+    }
+
+    fn ask_who_leads(&mut self, slot: SlotId) {
+        let here = self.config.place;
+        let asked: Vec<Place> = self
+            .routes
+            .table()
+            .replicas(slot)
+            .iter()
+            .map(|replica| replica.place())
+            .filter(|place| *place != here)
+            .collect();
+        for place in asked {
+            self.out.frame(place, Frame::WhoLeads(WhoLeads { slot, place: here }));
+        }
+    }
+
+    /// Leaders that are new, or that ask: they hear which sessions are here, and what these have taken; what was asked of their
+    /// predecessors is asked again.
+    pub(super) fn greet_leaders(&mut self, now: Now) {
+        if self.to_greet.is_empty() {
+            return;
+        }
+        let slots = std::mem::take(&mut self.to_greet);
+        let mut present: BTreeMap<Place, (Vec<(SlotId, u64)>, Vec<PresentSession>)> = BTreeMap::new();
+        for slot in &slots {
+            if let Some((term, place)) = self.routes.leader(*slot) {
+                present.entry(place).or_default().0.push((*slot, term));
+            }
+        }
+        let ids: Vec<SessionId> = self.sessions.iter().flatten().map(|session| session.id).collect();
+        for id in ids {
+            self.fetch_again(now, id, &slots);
+            let Some(session) = self.session(id) else { continue };
+            let (phase, Some(identity)) = (session.phase, session.identity.as_deref()) else { continue };
+            let slot = identity.slot;
+            if !slots.contains(&slot) {
+                continue;
+            }
+            match phase {
+                Phase::Registering => self.ask_home(id),
+                Phase::Live => {
+                    let named = PresentSession {
+                        session: id,
+                        uid: identity.uid.clone(),
+                        flag: identity.flag,
+                        level: identity.level,
+                        device_id: identity.device_id.clone(),
+                    };
+                    self.push_with(id, |delivery, out| delivery.report_again(out));
+                    if let Some((_, place)) = self.routes.leader(slot) {
+                        present.entry(place).or_default().1.push(named);
+                    }
+                }
+                Phase::Fresh | Phase::Closing => {}
+            }
+        }
+        for (leader, (slots, sessions)) in present {
+            self.send_present(leader, &slots, sessions);
+        }
+        for place in 0..self.hosted.len() {
+            self.with_slot(place, now, |slot, _, around| slot.announce_to_slots(&slots, around));
+        }
+    }
+
+    fn send_present(&mut self, leader: Place, slots: &[(SlotId, u64)], sessions: Vec<PresentSession>) {
+        let per_frame = self.config.limits.present_sessions_max;
+        let count = sessions.len().div_ceil(per_frame).max(1);
+        let mut sessions = sessions.into_iter();
+        for number in 0..count {
+            let present = Present {
+                place: self.config.place,
+                slots: slots.to_vec(),
+                sessions: sessions.by_ref().take(per_frame).collect(),
+                first: number == 0,
+                last: number + 1 == count,
+            };
+            self.out.frame(leader, Frame::Present(Box::new(present)));
+        }
+    }
+
+    /// A session's fetches from channels of these slots went to somebody who does not lead any more.
+    fn fetch_again(&mut self, now: Now, id: SessionId, slots: &BTreeSet<SlotId>) {
+        let limits = self.config.limits;
+        if !self.session(id).and_then(|session| session.live()).is_some_and(|identity| identity.delivery.waits()) {
+            return;
+        }
+        let routes = self.routes.clone();
+        self.push_with(id, |delivery, out| {
+            delivery.fetch_again(now.instant, &limits, |key| slots.contains(&routes.slot(key.key_hash())), out);
+        });
+    }
+
+    // ---- the new leader's part ----
+
+    /// A gateway names its sessions of slots that are led here.
+    pub(super) fn handle_present(&mut self, present: &Present) {
+        let mut led = BTreeMap::new();
+        for (slot, term) in &present.slots {
+            if let Some(place) = self.leading(*slot).filter(|place| self.hosted[*place].slot.led_term() == Some(*term))
+            {
+                led.insert(*slot, place);
+            }
+        }
+        if present.first {
+            for place in led.values() {
+                self.hosted[*place].slot.forget_gateway(present.place);
+            }
+        }
+        for session in &present.sessions {
+            if let Some(place) = led.get(&self.routes.slot(session.uid.key_hash())) {
+                self.take_present(*place, present.place, session);
+            }
+        }
+        if present.last {
+            for place in led.values() {
+                self.hosted[*place].rollcall.answered(present.place);
+            }
+        }
+    }
+
+    fn take_present(&mut self, place: usize, gateway: Place, named: &PresentSession) {
+        let address = SessionAddress { place: gateway, session: named.session };
+        let home = self.hosted[place].slot.home_or_new(&named.uid);
+        // Whoever has registered with this leader came later than whom a gateway remembers.
+        let later = home.online().iter().filter(|known| known.fresh && known.address != address);
+        let mut ended = None;
+        for known in later {
+            let new = (known.flag, known.level, &*known.device_id);
+            match devices::conflict(new, (named.flag, &named.device_id)) {
+                Conflict::None => {}
+                Conflict::Replaced => ended = Some(None),
+                Conflict::Kicked => ended = Some(Some("login in other device")),
+            }
+        }
+        if let Some(text) = ended {
+            let notice = text.map(|text| KickNotice { reason: Reason::Kicked as u8, text: text.into() });
+            self.out.frame(gateway, Frame::Kick(Kick { session: named.session, notice }));
+            return;
+        }
+        let device_id = named.device_id.clone();
+        home.register(Online { address, flag: named.flag, level: named.level, device_id, fresh: false });
+        if self.config.offline == OfflineMode::Push {
+            self.send_backlog(place, address, &named.uid, named.flag);
+        }
+    }
+
+    /// A gateway shard is another process now, or what was on its way to it is lost: its sessions are gone until it names them.
+    pub(super) fn forget_gateway(&mut self, gateway: Place) {
+        for hosted in self.hosted.iter_mut().filter(|hosted| hosted.slot.leads()) {
+            hosted.slot.forget_gateway(gateway);
+        }
+    }
+
+    // ---- links ----
+
+    /// What was on its way to and from a shard of another node is lost.
+    pub(super) fn handle_link_reset(&mut self, peer: Place, effects: &mut Effects) {
+        self.forget_gateway(peer);
+        let led_there: Vec<SlotId> = self.routes.led_at(peer);
+        for slot in led_there {
+            self.send_again(slot, effects);
+            self.to_greet.insert(slot);
+        }
+    }
+
+    /// A node is said to be down.
+    pub(super) fn handle_node_down(&mut self, node: NodeId) {
+        if node == self.config.place.node || !self.nodes_down.insert(node) {
+            return;
+        }
+        let shards = self.node_shards.get(&node).copied().unwrap_or(0);
+        for shard in (0..shards).map(ShardId) {
+            self.forget_gateway(Place { node, shard });
+        }
+        for hosted in &mut self.hosted {
+            hosted.rollcall.down(node);
+            hosted.slot.hurry(node);
+        }
+    }
+
+    /// It is up again: as far as this shard is concerned with new eyes.
+    pub(super) fn handle_node_up(&mut self, node: NodeId) {
+        if self.nodes_down.remove(&node) {
+            self.announce_to_node(node);
         }
     }
 }

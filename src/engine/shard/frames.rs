@@ -24,7 +24,7 @@ impl Shard {
         match frame {
             Frame::Submit(submission) => self.handle_submit(now, &submission),
             Frame::Submitted(submitted) => self.handle_submitted(submitted, effects),
-            Frame::Notify(notify) => self.handle_notify(now, &notify),
+            Frame::Notify(notify) => self.handle_notify(now, from, &notify),
             Frame::Notified(notified) => {
                 if let Some(place) = self.leading(self.routes.slot(notified.channel.key_hash())) {
                     self.hosted[place].slot.handle_notified(&notified);
@@ -42,7 +42,10 @@ impl Shard {
             Frame::Kick(kick) => self.handle_kick(now, kick, effects),
             Frame::Ask(ask) => self.handle_ask(now, *ask, effects),
             Frame::Answered(answered) => self.handle_answered(*answered),
-            other => self.handle_cluster_frame(now, from, other, effects),
+            Frame::Leaders(leaders) => self.handle_leaders(leaders, effects),
+            Frame::WhoLeads(asked) => self.handle_who_leads(asked),
+            Frame::Present(present) => self.handle_present(&present),
+            _ => {}
         }
     }
 
@@ -93,15 +96,17 @@ impl Shard {
             }
             Origin::Api { ticket } if reason == Reason::IdempotencyConflict as u8 => {
                 let text = "client_msg_no was used before with another payload";
-                self.out.answer(ticket, ApiAnswer::Refused { reason, text });
+                self.out.answer(ticket, ApiAnswer::Refused { reason, text: text.into() });
             }
             Origin::Api { ticket } => self.out.answer(ticket, ApiAnswer::Busy),
             Origin::Nobody => {}
         }
     }
 
-    fn handle_notify(&mut self, now: Now, notify: &Notify) {
-        let Some(place) = self.leading(self.routes.slot(notify.uid.key_hash())) else {
+    fn handle_notify(&mut self, now: Now, from: Place, notify: &Notify) {
+        let slot = self.routes.slot(notify.uid.key_hash());
+        let Some(place) = self.leading(slot) else {
+            self.tell_leader(slot, from);
             return;
         };
         self.with_slot(place, now, |slot, _, around| slot.handle_notify(notify, around));
@@ -169,7 +174,7 @@ impl Shard {
         if self.config.offline == OfflineMode::Sync {
             home.pass_over_missed(*flag);
         }
-        let online = Online { address: *address, flag: *flag, level, device_id: device_id.clone() };
+        let online = Online { address: *address, flag: *flag, level, device_id: device_id.clone(), fresh: true };
         home.register(online);
         let registered = Registered { session: address.session, reason: Reason::Success as u8, level };
         self.out.frame(address.place, Frame::Registered(registered));
@@ -221,7 +226,7 @@ impl Shard {
         }
     }
 
-    fn send_backlog(&mut self, place: usize, address: SessionAddress, uid: &Uid, flag: DeviceFlag) {
+    pub(super) fn send_backlog(&mut self, place: usize, address: SessionAddress, uid: &Uid, flag: DeviceFlag) {
         let Some(home) = self.hosted[place].slot.home(uid) else {
             return;
         };
@@ -358,9 +363,8 @@ impl Shard {
     fn handle_fetch(&mut self, fetch: Fetch, effects: &mut Effects) {
         let slot = self.routes.slot(fetch.channel.key_hash());
         let Some(place) = self.leading(slot) else {
-            // An empty answer frees the session to ask again.
-            let next_seq = fetch.from_seq;
-            self.answer_fetch(&fetch, Vec::new(), next_seq, 0);
+            // The session asks again when it hears who leads, or loses patience.
+            self.tell_leader(slot, fetch.address.place);
             return;
         };
         match self.hosted[place].slot.channel_index(&fetch.channel) {

@@ -18,6 +18,10 @@ impl Shard {
                 self.with_slot(place, now, |slot, _, _| slot.tick());
             }
         }
+        if now.instant >= self.chase_at {
+            self.chase_at = now.instant + self.config.limits.chase_every;
+            self.chase_leaders(now, effects);
+        }
         if now.instant >= self.retry_at {
             self.retry_at = now.instant + self.config.limits.announce_retry_after;
             for place in 0..self.hosted.len() {
@@ -27,6 +31,7 @@ impl Shard {
         if now.instant >= self.sweep_at {
             self.sweep_at = now.instant + self.config.limits.sweep_every;
             self.sweep_sessions(now, effects);
+            self.ask_homes_again();
             self.reads.retry_refused();
             self.note_closed_segments(now);
             self.make_checkpoints(effects);

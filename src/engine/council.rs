@@ -1,0 +1,318 @@
+//! This node's replica of the metadata group, on the node's first shard: takes commands in, agrees on them with the others, applies them to the
+//! cluster's state. What the commands mean is the state's affair ([`super::metadata`]); which ones are proposed is the
+//! steward's and the operators'.
+//!
+//! ```text
+//!  propose ──► log, majority ──► apply ──► Proposed to who asked
+//!                                   └────► (commit index on disk) ──► published: the node's shards act by it
+//! ```
+//!
+//! A state is published only when a restart would find it again: shards that have acted on a table must never see an older one.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::chance::Chance;
+use super::journal::Journal;
+use super::metadata::{Cluster, MetadataCommand};
+use super::outbox::Outbox;
+use super::raft_group::{CommittedEntry, GroupState, MemberChange, NotTaken, Proposed, RaftGroup};
+use super::steering::{Sight, Standing, Step};
+use crate::format::frame::{self, Frame, ProposeOutcome};
+use crate::format::raft_message::RaftMessage;
+use crate::ids::{Place, ReplicaId, SlotId};
+
+/// Commands that wait for their agreement. At it: further ones are sent back.
+const WAITING_MAX: usize = 1024;
+
+/// Who waits for a command.
+type Asker = Option<(Place, u64)>;
+
+/// The replica.
+pub struct Council {
+    group: RaftGroup,
+    cluster: Arc<Cluster>,
+    pending: VecDeque<(Vec<u8>, Asker)>,
+    waiting: VecDeque<(Proposed, Asker)>,
+    committed: Vec<CommittedEntry>,
+    led_term: Option<u64>,
+    changed: bool,
+    /// The flush that makes the last applied entry findable after a restart.
+    publish_after: u64,
+    refusals: Vec<String>,
+}
+
+impl Council {
+    /// The replica as the disk remembers it, or a new one.
+    #[must_use]
+    pub fn restore(group: GroupState, cluster: Cluster, chance: Chance) -> Council {
+        Council {
+            group: RaftGroup::restore(SlotId::METADATA, group, chance),
+            changed: cluster.version > 0,
+            cluster: Arc::new(cluster),
+            pending: VecDeque::new(),
+            waiting: VecDeque::new(),
+            committed: Vec::new(),
+            led_term: None,
+            publish_after: 0,
+            refusals: Vec::new(),
+        }
+    }
+
+    /// The state as applied, which may be ahead of what is published.
+    #[must_use]
+    pub fn cluster(&self) -> &Arc<Cluster> {
+        &self.cluster
+    }
+
+    /// Its group.
+    #[must_use]
+    pub fn group(&self) -> &RaftGroup {
+        &self.group
+    }
+
+    /// The term in which it leads.
+    #[must_use]
+    pub fn led_term(&self) -> Option<u64> {
+        self.led_term
+    }
+
+    /// Where the leader is, as far as known.
+    #[must_use]
+    pub fn leader(&self) -> Option<Place> {
+        self.group.leader().map(ReplicaId::place)
+    }
+
+    /// True when [`Council::turn`] has something to do.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        !self.pending.is_empty() || self.group.has_work()
+    }
+
+    /// Takes a command in. Who asks hears what became of it.
+    pub fn propose(&mut self, command: Vec<u8>, asker: Asker, out: &mut Outbox) {
+        if self.led_term.is_none() || self.pending.len() + self.waiting.len() >= WAITING_MAX {
+            tell(asker, ProposeOutcome::NotLeader, out);
+            return;
+        }
+        // What cannot be read must not reach the log: every replica would trip over it.
+        match MetadataCommand::decode(&command) {
+            Ok(_) => self.pending.push_back((command, asker)),
+            Err(bad) => tell(asker, ProposeOutcome::Refused(bad.to_string().into()), out),
+        }
+    }
+
+    /// Another replica says something.
+    pub fn step(&mut self, message: RaftMessage) {
+        // A message that is not for this replica is one for a predecessor of it: it has no one to reach.
+        let _ = self.group.step(message);
+    }
+
+    /// One beat of raft's clock.
+    pub fn tick(&mut self) {
+        self.group.tick();
+    }
+
+    /// A node is said to be down.
+    pub fn hurry(&mut self, place: Place) {
+        self.group.hurry(place);
+    }
+
+    /// The journal is durable up to here.
+    pub fn handle_durable(&mut self, flush: u64, messages: &mut Vec<RaftMessage>) {
+        self.group.handle_durable(flush, messages);
+    }
+
+    /// Proposes what is pending, hands entries to the journal, applies what was agreed on. Returns the flush whose durability is now waited
+    /// for.
+    pub fn turn(&mut self, journal: &mut Journal, messages: &mut Vec<RaftMessage>, out: &mut Outbox) -> Option<u64> {
+        while let Some((command, asker)) = self.pending.pop_front() {
+            match self.group.propose(command) {
+                Ok(proposed) => self.waiting.push_back((proposed, asker)),
+                Err((NotTaken::Later, command)) => {
+                    self.pending.push_front((command, asker));
+                    break;
+                }
+                Err((NotTaken::NotLeader, _)) => tell(asker, ProposeOutcome::NotLeader, out),
+            }
+        }
+        let mut committed = std::mem::take(&mut self.committed);
+        let mut waits_for = self.group.drain(journal, &mut committed, messages);
+        while !committed.is_empty() {
+            for entry in committed.drain(..) {
+                self.apply(&entry, out);
+                self.group.applied_to(entry.index, entry.term);
+            }
+            self.publish_after = self.group.write_commit(journal);
+            waits_for = Some(self.publish_after);
+            waits_for = self.group.drain(journal, &mut committed, messages).or(waits_for);
+        }
+        self.committed = committed;
+        self.follow_leadership(out);
+        waits_for
+    }
+
+    fn apply(&mut self, entry: &CommittedEntry, out: &mut Outbox) {
+        let asker = self.asker_of(entry, out);
+        if entry.data.is_empty() {
+            return;
+        }
+        let command = MetadataCommand::decode(&entry.data).expect("only what could be read was proposed");
+        let mut next = Cluster::clone(&self.cluster);
+        let outcome = match next.apply(&command) {
+            Ok(_) => {
+                self.changed |= next.version != self.cluster.version;
+                let version = next.version;
+                self.cluster = Arc::new(next);
+                ProposeOutcome::Applied(version)
+            }
+            Err(refusal) => {
+                if self.refusals.len() < WAITING_MAX {
+                    self.refusals.push(refusal.to_string());
+                }
+                ProposeOutcome::Refused(refusal.to_string().into())
+            }
+        };
+        tell(asker, outcome, out);
+    }
+
+    fn asker_of(&mut self, entry: &CommittedEntry, out: &mut Outbox) -> Asker {
+        while let Some((proposed, _)) = self.waiting.front() {
+            if proposed.index > entry.index {
+                break;
+            }
+            let (proposed, asker) = self.waiting.pop_front().expect("it was just seen");
+            if proposed.index == entry.index && proposed.term == entry.term {
+                return asker;
+            }
+            tell(asker, ProposeOutcome::NotLeader, out);
+        }
+        None
+    }
+
+    fn follow_leadership(&mut self, out: &mut Outbox) {
+        let leads = self.group.leads().then(|| self.group.term());
+        if leads == self.led_term {
+            return;
+        }
+        self.led_term = leads;
+        let pending = std::mem::take(&mut self.pending).into_iter().map(|(_, asker)| asker);
+        let waiting = std::mem::take(&mut self.waiting).into_iter().map(|(_, asker)| asker);
+        for asker in pending.chain(waiting) {
+            tell(asker, ProposeOutcome::NotLeader, out);
+        }
+    }
+
+    /// The state, if it has changed since the last call and a restart would find it.
+    pub fn take_published(&mut self, durable_flush: u64) -> Option<Arc<Cluster>> {
+        if !self.changed || durable_flush < self.publish_after {
+            return None;
+        }
+        self.changed = false;
+        Some(Arc::clone(&self.cluster))
+    }
+
+    /// Commands that were agreed on and refused, for the operator's log.
+    pub fn take_refusals(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.refusals)
+    }
+
+    /// A leader sees to it that every member follows and that those vote that should. One step at a time.
+    pub fn steer(&mut self) {
+        if self.led_term.is_none() || self.cluster.members.is_empty() {
+            return;
+        }
+        let members = self.group.members().clone();
+        let everybody: Vec<ReplicaId> = self.cluster.members.values().map(|member| member.metadata_replica).collect();
+        let wanted = self.cluster.metadata_voters_wanted();
+        let follows = |replica: &ReplicaId| members.voters.contains(replica) || members.learners.contains(replica);
+        if members.voters_outgoing.is_empty()
+            && let Some(missing) = everybody.iter().find(|replica| !follows(replica))
+        {
+            self.change(MemberChange::AddLearner(*missing));
+            return;
+        }
+        let standings = self.standings();
+        let last_index = self.group.last_index();
+        let leader = self.group.replica();
+        // Members that are not to vote stay as learners: they are wanted too, only not as voters.
+        let strays = GroupLearners { members: &members, everybody: &everybody }.strays();
+        let preferred = if wanted.contains(&leader) { leader } else { wanted.first().copied().unwrap_or(leader) };
+        let mut seen = members.clone();
+        seen.learners.retain(|learner| strays.contains(learner) || wanted.contains(learner));
+        let sight = Sight { leader, members: &seen, wanted: &wanted, preferred, standings: &standings, last_index };
+        match sight.step() {
+            Step::Rest | Step::Wait => {}
+            Step::AddLearner(replica) => self.change(MemberChange::AddLearner(replica)),
+            Step::RemoveLearner(replica) => self.change(MemberChange::RemoveLearner(replica)),
+            Step::Vote(voters) => self.change(MemberChange::Replace { voters }),
+            Step::HandOver(heir) => self.group.transfer(heir),
+        }
+    }
+
+    fn change(&mut self, change: MemberChange) {
+        // Not taken now: the next beat tries again.
+        let _ = self.group.propose_members(&change);
+    }
+
+    fn standings(&self) -> Vec<Standing> {
+        let progress = self.group.progress().into_iter();
+        progress
+            .map(|p| Standing { replica: p.replica, matched: p.matched, active: p.active, snapshot: p.snapshot_pending })
+            .collect()
+    }
+
+    /// The node is about to stop: another one leads.
+    pub fn hand_over(&mut self) {
+        if self.led_term.is_none() {
+            return;
+        }
+        let standings = self.standings();
+        let sight = Sight {
+            leader: self.group.replica(),
+            members: self.group.members(),
+            wanted: &[],
+            preferred: self.group.replica(),
+            standings: &standings,
+            last_index: self.group.last_index(),
+        };
+        if let Some(heir) = sight.heir() {
+            self.group.transfer(heir);
+        }
+    }
+
+    /// Snapshots that raft wants sent: the state is small and goes with the message.
+    pub fn take_snapshots(&mut self) -> Vec<RaftMessage> {
+        let mut wishes = self.group.take_snapshot_wishes();
+        for message in &mut wishes {
+            if let Some(head) = &mut message.snapshot {
+                head.data = self.cluster.encode().into();
+            }
+        }
+        wishes
+    }
+
+    /// Asserts what must hold between steps.
+    pub fn check_invariants(&self) {
+        assert!(self.pending.len() + self.waiting.len() <= WAITING_MAX, "too many commands wait");
+        assert_eq!(self.cluster.fault(), None, "the agreed state does not add up");
+    }
+}
+
+struct GroupLearners<'a> {
+    members: &'a crate::format::raft_message::GroupMembers,
+    everybody: &'a [ReplicaId],
+}
+
+impl GroupLearners<'_> {
+    /// Learners that are no member's.
+    fn strays(&self) -> Vec<ReplicaId> {
+        self.members.learners.iter().copied().filter(|learner| !self.everybody.contains(learner)).collect()
+    }
+}
+
+fn tell(asker: Asker, outcome: ProposeOutcome, out: &mut Outbox) {
+    if let Some((place, ticket)) = asker {
+        out.frame(place, Frame::Proposed(frame::Proposed { ticket, outcome }));
+    }
+}
