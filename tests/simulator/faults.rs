@@ -274,6 +274,12 @@ impl Plan {
         plan
     }
 
+    /// The bounds as an observer with a true clock may see them: a node whose clock is fast does things a little early.
+    pub fn limits_by_true_time(&self) -> Limits {
+        let fast = 1_000_000 + self.cluster.drift_ppm as u32;
+        Limits { redeliver_after: self.limits.redeliver_after * 1_000_000 / fast, ..self.limits }
+    }
+
     /// True when history may be dropped on purpose, so that a device that was away may miss some.
     pub fn forgets(&self) -> bool {
         self.retention.bytes != 0 || self.retention.age_ms != 0

@@ -425,7 +425,7 @@ impl World {
 
     fn write_recv(&mut self, host: HostRef, id: SessionId, message: StoredMessage, seq: u32, own: bool) {
         let now_ns = self.now_ns;
-        let limits = self.plan.limits;
+        let limits = self.plan.limits_by_true_time();
         let step = self.nodes[host.node].hosts[host.shard].steps;
         let forge = self.sabotages(Sabotage::ForgeRecvack, 2);
         if seq > 0 {

@@ -73,9 +73,9 @@ impl ReplicaView<'_> {
                 hash.update(&[device.flag.0, device.level as u8]);
                 hash.update(device.token.as_bytes());
             }
-            for (channel, row) in home.sorted_rows() {
+            for (channel, row) in home.agreed_rows() {
                 put_key(channel, &mut hash);
-                hash.update(&row.last_seq.to_le_bytes());
+                hash.update(&row.settled_seq.to_le_bytes());
                 hash.update(&row.read_seq.to_le_bytes());
                 let mut cursors = row.cursors.clone();
                 cursors.sort_unstable();
