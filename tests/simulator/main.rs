@@ -21,6 +21,7 @@ mod chance;
 mod checkers;
 mod client;
 mod cluster;
+mod cluster_scenarios;
 mod coverage;
 mod disk;
 mod faults;
@@ -46,6 +47,7 @@ mod world;
 use std::process::exit;
 use std::time::Instant;
 
+use faults::CLUSTERS_DRAWN;
 use sabotage::Sabotage;
 use trial::{Verdict, run_seed};
 
@@ -163,7 +165,7 @@ fn main() {
     let arguments = parse_arguments();
     trial::quiet_panics();
     if arguments.list {
-        scenarios::ALL.iter().for_each(|(name, _)| println!("scenario {name}"));
+        all_scenarios().for_each(|(name, ..)| println!("scenario {name}"));
         Sabotage::ALL.iter().for_each(|one| println!("sabotage {} (caught by {})", one.name(), one.caught_by().name()));
         return;
     }
@@ -201,17 +203,34 @@ fn main() {
 
 fn run_everything(arguments: &Arguments, totals: &mut Totals) {
     run_self_tests(arguments, totals);
-    for (name, _) in scenarios::ALL.iter().filter(|(name, _)| arguments.picks(name)) {
+    for (name, _, cluster) in all_scenarios().filter(|(name, ..)| arguments.picks(name)) {
+        if cluster && !CLUSTERS_DRAWN {
+            println!("PENDING scenario {name}: run it by its name");
+            continue;
+        }
         run_scenario(name, false, totals);
     }
     for sabotage in Sabotage::ALL.into_iter().filter(|sabotage| arguments.picks(sabotage.name())) {
+        if sabotage.nodes() > 1 && !CLUSTERS_DRAWN {
+            println!("PENDING canary {}: run it by its name", sabotage.name());
+            continue;
+        }
         totals.note(&format!("canary {}", sabotage.name()), trial::canary(sabotage, CANARY_SEEDS));
+    }
+    if !CLUSTERS_DRAWN {
+        println!("PENDING seeds with several nodes: run them with --nodes N");
     }
     if arguments.picks("seeds") {
         run_seeds(0, SEEDS, arguments, totals);
         let complete = totals.coverage.complete();
         totals.note("coverage", complete);
     }
+}
+
+/// Name, script, and whether it needs several nodes.
+fn all_scenarios() -> impl Iterator<Item = (&'static str, stage::Script, bool)> {
+    let one = scenarios::ALL.into_iter().map(|(name, script)| (name, script, false));
+    one.chain(cluster_scenarios::ALL.into_iter().map(|(name, script)| (name, script, true)))
 }
 
 fn run_self_tests(arguments: &Arguments, totals: &mut Totals) {
@@ -222,10 +241,10 @@ fn run_self_tests(arguments: &Arguments, totals: &mut Totals) {
 }
 
 fn run_scenario(name: &str, verbose: bool, totals: &mut Totals) {
-    let Some((name, script)) = scenarios::ALL.iter().find(|(known, _)| *known == name) else {
+    let Some((name, script, _)) = all_scenarios().find(|(known, ..)| *known == name) else {
         return totals.note(name, Err("no such scenario".to_owned()));
     };
-    let result = trial::run_script(*script, verbose);
+    let result = trial::run_script(script, verbose);
     totals.note(&format!("scenario {name}"), result);
 }
 

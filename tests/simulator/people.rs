@@ -227,7 +227,7 @@ impl World {
     fn address_of(&mut self, index: usize) -> usize {
         let there: Vec<usize> = (0..self.nodes.len()).filter(|node| self.nodes[*node].present).collect();
         let device = &mut self.devices[index];
-        if there.len() > 1 && self.chances.network.one_in(4) {
+        if there.len() > 1 && !self.scripted && self.chances.network.one_in(4) {
             device.address = self.chances.network.below(there.len() as u64) as usize;
         }
         there.get(device.address % there.len().max(1)).copied().unwrap_or(0)
