@@ -90,6 +90,9 @@ pub struct Limits {
     pub recent_bytes_max: usize,
     /// Journal bytes since the oldest slot's checkpoint at which that slot is checkpointed. Bounds replay at start.
     pub replay_bytes_max: u64,
+    /// Bytes of entries that a slot's leader keeps after applying them, for members that lack them; others keep half. Beyond it
+    /// a member that lags further is sent a snapshot.
+    pub log_tail_bytes_max: usize,
     /// Events of one step.
     pub events_per_step_max: usize,
     /// Raft's clock.
@@ -100,6 +103,14 @@ pub struct Limits {
     pub answer_patience: Duration,
     /// How often what waits for a leader is looked after, should the word of one have been lost.
     pub chase_every: Duration,
+    /// How often a node says that it is alive.
+    pub alive_every: Duration,
+    /// How often a newcomer asks to be let in.
+    pub join_every: Duration,
+    /// How often every slot led here is reported to whoever leads the metadata group; those that change are more often.
+    pub report_every: Duration,
+    /// How long leadership stays where it is before it is handed over again.
+    pub hand_over_every: Duration,
     /// How long a message waits for its slot to have a leader that takes it. Over it: SENDACK 1, outcome unknown.
     pub submit_give_up_after: Duration,
     /// How long a new leader waits for gateways to name their sessions before it answers who is online. A gateway of a node that is
@@ -144,11 +155,16 @@ impl Limits {
         dedupe_window: 4096,
         recent_bytes_max: 64 << 20,
         replay_bytes_max: 256 << 20,
+        log_tail_bytes_max: 2 << 20,
         events_per_step_max: 8192,
-        raft_tick: Duration::from_millis(100),
+        raft_tick: Duration::from_millis(50),
         sweep_every: Duration::from_secs(1),
         answer_patience: Duration::from_secs(2),
         chase_every: Duration::from_millis(200),
+        alive_every: Duration::from_millis(500),
+        join_every: Duration::from_secs(1),
+        report_every: Duration::from_secs(5),
+        hand_over_every: Duration::from_secs(2),
         submit_give_up_after: Duration::from_secs(10),
         rollcall_patience: Duration::from_secs(3),
         present_sessions_max: 1024,
@@ -186,11 +202,16 @@ impl Limits {
         dedupe_window: 64,
         recent_bytes_max: 4 << 10,
         replay_bytes_max: 128 << 10,
+        log_tail_bytes_max: 4 << 10,
         events_per_step_max: 64,
         raft_tick: Duration::from_millis(100),
         sweep_every: Duration::from_millis(250),
         answer_patience: Duration::from_millis(500),
         chase_every: Duration::from_millis(200),
+        alive_every: Duration::from_millis(500),
+        join_every: Duration::from_secs(1),
+        report_every: Duration::from_secs(2),
+        hand_over_every: Duration::from_secs(1),
         submit_give_up_after: Duration::from_secs(10),
         rollcall_patience: Duration::from_secs(2),
         present_sessions_max: 2,

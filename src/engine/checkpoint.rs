@@ -1,41 +1,62 @@
-//! A slot's state as one file: what replay needs instead of the journal before it. Encoding and decoding only; when one is
+//! A group's state as one file: what replay needs instead of the journal before it. Encoding and decoding only; when one is
 //! written is the shard's affair, where it goes the shell's.
 //!
 //! ```text
 //!  magic u32 · version u8 · crc32 u32 of the rest · body
-//!  body: slot · replay segment · applied, its term · term, vote · last message id
-//!        channels: kind, id, last seq, last id, announced, positions (delta), fingerprints
-//!        homes:    uid, flags, devices, rows
+//!  body: slot · depth · replay segment · replica
+//!        applied, its term · term, vote · commit
+//!        voters · learners · outgoing voters · next learners (each a count, then u64 LE) · auto leave
+//!        of a slot:    last message id
+//!                      channels: kind, id, last seq, last id, announced, positions (delta), fingerprints
+//!                      homes:    uid, flags, devices, rows
+//!        of metadata:  whatever it is, to the end
 //! ```
-//! Numbers are LEB128 except fingerprints (u64 LE). Positions rise, so a message costs two or three bytes.
+//! Numbers are LEB128 except replicas and fingerprints (u64 LE). Positions rise, so a message costs two or three bytes.
 
 use super::chance::MapState;
 use super::channel::{Channel, ChannelParts, Fingerprint};
 use super::home::{Home, Row};
-use super::journal::Journal;
 use super::raft_group::GroupState;
 use super::slot::{Slot, SlotState};
+use crate::format::raft_message::GroupMembers;
 use crate::format::record::Position;
-use crate::ids::{ChannelKey, ChannelKind, DeviceFlag, DeviceLevel, SlotId, Uid};
+use crate::ids::{ChannelKey, ChannelKind, DeviceFlag, DeviceLevel, ReplicaId, SlotId, Uid};
 
 const MAGIC: u32 = 0x4a44_434b;
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const HEAD_BYTES: usize = 9;
 
-/// A slot's checkpoint.
+/// What a checkpoint says beside the state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cover {
+    /// Bits of the hash that name the slot.
+    pub depth: u8,
+    /// The first journal segment that a restart needs beside the checkpoints that are there when this one is: no later than what
+    /// this state needs, and no later than what any other replica of the shard needs, be it one that has no checkpoint yet.
+    pub replay_segment: u32,
+}
+
+/// A checkpoint read back.
+pub struct Checkpoint {
+    /// See there.
+    pub cover: Cover,
+    /// The state.
+    pub state: CheckpointState,
+}
+
+/// Whose state it is.
+pub enum CheckpointState {
+    /// A slot's.
+    Slot(SlotState),
+    /// The metadata group's, and its state as it was given.
+    Metadata(GroupState, Vec<u8>),
+}
+
+/// A slot's checkpoint. `group` is usually the slot's own; for a snapshot about to be installed it is what the group will be then.
 #[must_use]
-pub fn encode(slot: &Slot, journal: &Journal) -> Vec<u8> {
-    let mut out = Vec::with_capacity(1024);
-    out.extend_from_slice(&MAGIC.to_le_bytes());
-    out.push(VERSION);
-    out.extend_from_slice(&[0; 4]);
-    let group = slot.group();
-    let (term, vote) = group.term_and_vote();
-    put(u64::from(slot.id().0), &mut out);
-    put(u64::from(group.replay_segment(journal)), &mut out);
-    for number in [group.applied(), group.applied_term(), term, vote, slot.message_ids().last()] {
-        put(number, &mut out);
-    }
+pub fn encode(slot: &Slot, group: &GroupState, cover: Cover) -> Vec<u8> {
+    let mut out = begin(slot.id(), group, cover);
+    put(slot.message_ids().last(), &mut out);
     put(slot.channels().len() as u64, &mut out);
     for entry in slot.channels() {
         put_channel(&entry.key, &entry.channel.parts(), &mut out);
@@ -45,16 +66,51 @@ pub fn encode(slot: &Slot, journal: &Journal) -> Vec<u8> {
     for (uid, home) in homes {
         put_home(uid, home, &mut out);
     }
+    seal(out)
+}
+
+/// The metadata group's checkpoint; what its state looks like is its own affair.
+#[must_use]
+pub fn encode_metadata(group: &GroupState, cover: Cover, state: &[u8]) -> Vec<u8> {
+    let mut out = begin(SlotId::METADATA, group, cover);
+    out.extend_from_slice(state);
+    seal(out)
+}
+
+fn begin(slot: SlotId, group: &GroupState, cover: Cover) -> Vec<u8> {
+    let mut out = Vec::with_capacity(1024);
+    out.extend_from_slice(&MAGIC.to_le_bytes());
+    out.push(VERSION);
+    out.extend_from_slice(&[0; 4]);
+    put(u64::from(slot.0), &mut out);
+    out.push(cover.depth);
+    put(u64::from(cover.replay_segment), &mut out);
+    out.extend_from_slice(&group.replica.0.to_le_bytes());
+    for number in [group.applied, group.applied_term, group.term, group.vote, group.commit] {
+        put(number, &mut out);
+    }
+    let members = &group.members;
+    for replicas in [&members.voters, &members.learners, &members.voters_outgoing, &members.learners_next] {
+        put(replicas.len() as u64, &mut out);
+        for replica in replicas {
+            out.extend_from_slice(&replica.0.to_le_bytes());
+        }
+    }
+    out.push(u8::from(members.auto_leave));
+    out
+}
+
+fn seal(mut out: Vec<u8>) -> Vec<u8> {
     let crc = crc32fast::hash(&out[HEAD_BYTES..]);
     out[5..9].copy_from_slice(&crc.to_le_bytes());
     out
 }
 
-/// A checkpoint read back: the slot's state and the first journal segment it needs.
+/// Reads a checkpoint.
 ///
 /// # Errors
 /// What is wrong with the file: the disk's fault, or that of a newer version.
-pub fn decode(expected: SlotId, bytes: &[u8], map_state: MapState) -> Result<(SlotState, u32), String> {
+pub fn decode(expected: SlotId, bytes: &[u8], map_state: MapState) -> Result<Checkpoint, String> {
     if bytes.len() < HEAD_BYTES || bytes[..4] != MAGIC.to_le_bytes() {
         return Err("it is not a checkpoint".into());
     }
@@ -65,7 +121,7 @@ pub fn decode(expected: SlotId, bytes: &[u8], map_state: MapState) -> Result<(Sl
         return Err("its checksum does not match".into());
     }
     let mut input = Input { bytes: &bytes[HEAD_BYTES..] };
-    let state = input.slot(expected, map_state);
+    let state = input.checkpoint(expected, map_state);
     state.ok_or_else(|| "its content does not add up although the checksum matches".into())
 }
 
@@ -185,18 +241,43 @@ impl<'a> Input<'a> {
         Some(ChannelKey { kind, id: self.text()?.into() })
     }
 
-    fn slot(&mut self, expected: SlotId, map_state: MapState) -> Option<(SlotState, u32)> {
+    fn replica(&mut self) -> Option<ReplicaId> {
+        let raw = self.take(8)?;
+        Some(ReplicaId(u64::from_le_bytes(raw.try_into().ok()?)))
+    }
+
+    fn replicas(&mut self) -> Option<Vec<ReplicaId>> {
+        let mut replicas = Vec::new();
+        for _ in 0..self.count()? {
+            replicas.push(self.replica()?);
+        }
+        Some(replicas)
+    }
+
+    fn checkpoint(&mut self, expected: SlotId, map_state: MapState) -> Option<Checkpoint> {
         if self.number()? != u64::from(expected.0) {
             return None;
         }
-        let replay_segment = self.small()?;
+        let cover = Cover { depth: self.byte()?, replay_segment: self.small()? };
         let group = GroupState {
+            replica: self.replica()?,
             applied: self.number()?,
             applied_term: self.number()?,
             term: self.number()?,
             vote: self.number()?,
+            commit: self.number()?,
+            members: GroupMembers {
+                voters: self.replicas()?,
+                learners: self.replicas()?,
+                voters_outgoing: self.replicas()?,
+                learners_next: self.replicas()?,
+                auto_leave: self.byte()? != 0,
+            },
             ..GroupState::default()
         };
+        if expected == SlotId::METADATA {
+            return Some(Checkpoint { cover, state: CheckpointState::Metadata(group, self.bytes.to_vec()) });
+        }
         let message_ids_last = self.number()?;
         let mut channels = Vec::new();
         for _ in 0..self.count()? {
@@ -206,7 +287,8 @@ impl<'a> Input<'a> {
         for _ in 0..self.count()? {
             homes.push(self.home(map_state)?);
         }
-        self.bytes.is_empty().then_some((SlotState { group, message_ids_last, channels, homes }, replay_segment))
+        let state = CheckpointState::Slot(SlotState { group, message_ids_last, channels, homes });
+        self.bytes.is_empty().then_some(Checkpoint { cover, state })
     }
 
     fn channel(&mut self) -> Option<(ChannelKey, Channel)> {

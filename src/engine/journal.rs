@@ -23,11 +23,11 @@ use super::effect::{Effect, Effects, JournalWrite};
 use super::event::DiskFault;
 use super::shard::{Durability, JournalGeometry};
 use crate::format::record::{
-    BATCH_HEADER_BYTES, BatchHeader, ENTRY_HEADER_BYTES, HARD_STATE_BYTES, RECORD_ALIGN, begin_batch, entry_bytes,
-    push_entry, push_hard_state, seal_batch,
+    BATCH_HEADER_BYTES, BatchHeader, ENTRY_HEADER_BYTES, HARD_STATE_BYTES, MARK_BYTES, RECORD_ALIGN, begin_batch,
+    begin_bytes, entry_bytes, push_begin, push_body, push_end, push_entry, push_hard_state, push_install, seal_batch,
 };
 pub use crate::format::record::{Position, Record};
-use crate::ids::SlotId;
+use crate::ids::{ReplicaId, SlotId};
 use crate::limits::Limits;
 use crate::time::Instant;
 
@@ -162,6 +162,43 @@ impl Journal {
         self.make_room(HARD_STATE_BYTES);
         let before = self.open.bytes.len();
         push_hard_state(&mut self.open.bytes, slot, term, vote, commit);
+        self.count_record(before);
+    }
+
+    /// Appends the beginning of a replica's life. Everything that follows for this slot is its own, up to its end.
+    pub fn append_begin(&mut self, slot: SlotId, depth: u8, replica: ReplicaId, founders: &[ReplicaId]) {
+        self.make_room(begin_bytes(founders.len()));
+        let before = self.open.bytes.len();
+        push_begin(&mut self.open.bytes, slot, depth, replica, founders);
+        self.count_record(before);
+    }
+
+    /// Appends the end of a replica's life. Its checkpoint may go when this is written and not before: without a checkpoint, what
+    /// lies here of a life that has not ended is damage.
+    pub fn append_end(&mut self, slot: SlotId, replica: ReplicaId) {
+        self.make_room(MARK_BYTES);
+        let before = self.open.bytes.len();
+        push_end(&mut self.open.bytes, slot, replica);
+        self.count_record(before);
+    }
+
+    /// Appends message bodies that came with a snapshot and says where the first byte of `data` will lie. No longer than
+    /// [`entry_data_bytes_max`].
+    pub fn append_body(&mut self, slot: SlotId, replica: ReplicaId, data: &[u8]) -> Position {
+        assert!(data.len() <= entry_data_bytes_max(&self.geometry), "bodies must fit in a segment");
+        self.make_room(entry_bytes(data.len()));
+        let before = self.open.bytes.len();
+        let start = push_body(&mut self.open.bytes, slot, replica, data);
+        self.count_record(before);
+        self.at(start)
+    }
+
+    /// Appends that a checkpoint with the state up to `index` is to replace the log so far. It counts when that checkpoint is there,
+    /// and so is to be written first.
+    pub fn append_install(&mut self, slot: SlotId, replica: ReplicaId, index: u64) {
+        self.make_room(MARK_BYTES);
+        let before = self.open.bytes.len();
+        push_install(&mut self.open.bytes, slot, replica, index);
         self.count_record(before);
     }
 

@@ -183,6 +183,17 @@ pub struct LinkParty {
     pub address: Option<SocketAddr>,
 }
 
+impl std::fmt::Display for LinkParty {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.place, self.address) {
+            (Some(place), Some(address)) => write!(f, "node {} at {address}", place.node.0),
+            (Some(place), None) => write!(f, "node {}", place.node.0),
+            (None, Some(address)) => write!(f, "whoever is at {address}"),
+            (None, None) => f.write_str("somebody unknown"),
+        }
+    }
+}
+
 /// What the links have to tell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LinkNews {

@@ -4,6 +4,7 @@ pub mod chance;
 pub mod channel;
 pub mod checkpoint;
 pub mod command;
+pub mod council;
 pub mod counters;
 pub mod delivery;
 pub mod devices;

@@ -126,6 +126,13 @@ impl Reads {
         self.trips.len() + self.queue.len() + self.refused.len()
     }
 
+    /// A slot is no longer here: who waits for its messages asks again elsewhere.
+    pub fn forget_slot(&mut self, slot: SlotId) {
+        self.refused.retain(|range| range.slot != slot);
+        self.queue.retain(|range| range.slot != slot);
+        self.trips.retain(|_, trip| trip.range.slot != slot);
+    }
+
     /// A range that waits for its turn.
     pub fn queue(&mut self, range: RangeRead) {
         self.queue.push_back(range);

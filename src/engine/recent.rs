@@ -49,6 +49,16 @@ impl Recent {
         Some((body.slot, body.channel))
     }
 
+    /// A slot's bodies are gone.
+    pub fn forget_slot(&mut self, slot: SlotId) {
+        let bytes = &mut self.bytes;
+        self.order.retain(|body| {
+            let stays = body.slot != slot;
+            *bytes -= if stays { 0 } else { body.bytes as usize + OVERHEAD_BYTES };
+            stays
+        });
+    }
+
     /// Bytes held, with what they cost.
     #[must_use]
     pub fn bytes(&self) -> usize {

@@ -20,15 +20,16 @@ use super::home::{Home, Noticed, Row};
 use super::journal::Journal;
 use super::message_ids::MessageIds;
 use super::outbox::Outbox;
-use super::raft_group::{CommittedEntry, GroupState, Proposed, RaftGroup};
+use super::raft_group::{CommittedEntry, GroupState, MemberChange, NotTaken, Proposed, RaftGroup};
 use super::recent::Recent;
 use super::routes::Routes;
 use crate::format::frame::{Answered, Frame, Notified, Notify, Register, Registered, Submission, Submit, Submitted};
 use crate::format::message::{MessageFields, StoredMessage};
 use crate::format::packet::{HeaderFlags, Reason};
+use crate::format::raft_message::RaftMessage;
 use crate::format::record::Position;
 use crate::ids::{
-    ChannelKey, ChannelKind, DeviceFlag, DeviceLevel, KeyHash, NodeId, Place, SessionAddress, SlotId, Uid,
+    ChannelKey, ChannelKind, DeviceFlag, DeviceLevel, KeyHash, NodeId, Place, ReplicaId, SessionAddress, SlotId, Uid,
 };
 use crate::limits::Limits;
 use crate::time::{Instant, Now};
@@ -48,6 +49,8 @@ pub struct Surroundings<'a> {
     pub routes: &'a Routes,
     /// What is to be said.
     pub out: &'a mut Outbox,
+    /// What raft wants said.
+    pub raft_out: &'a mut Vec<RaftMessage>,
     /// Bodies in memory.
     pub recent: &'a mut Recent,
 }
@@ -141,7 +144,11 @@ pub struct Slot {
     led_term: Option<u64>,
     leadership_changed: bool,
     committed: Vec<CommittedEntry>,
+    /// What the group wants said to its other replicas.
+    raft_messages: Vec<RaftMessage>,
     repeats: Vec<RepeatCheck>,
+    /// What is pending waits for the next beat.
+    held_back: bool,
     messages: u64,
 }
 
@@ -162,10 +169,17 @@ impl Slot {
     ///
     /// # Errors
     /// A channel whose name does not name users: the disk's fault, or a bug.
-    pub fn restore(id: SlotId, state: SlotState, map_state: MapState, chance: Chance) -> Result<Slot, String> {
+    pub fn restore(
+        id: SlotId,
+        state: SlotState,
+        map_state: MapState,
+        log_tail_bytes_max: usize,
+        chance: Chance,
+    ) -> Result<Slot, String> {
+        state.group.check()?;
         let mut slot = Slot {
             id,
-            group: RaftGroup::restore(id, state.group, chance),
+            group: RaftGroup::restore(id, state.group, log_tail_bytes_max, chance),
             map_state,
             channels_by_key: SeededMap::with_hasher(map_state),
             channels: Vec::new(),
@@ -179,7 +193,9 @@ impl Slot {
             led_term: None,
             leadership_changed: false,
             committed: Vec::new(),
+            raft_messages: Vec::new(),
             repeats: Vec::new(),
+            held_back: false,
             messages: 0,
         };
         slot.message_ids.resume(state.message_ids_last);
@@ -295,7 +311,7 @@ impl Slot {
     /// True when something waits to be proposed or the group has work.
     #[must_use]
     pub fn has_work(&self) -> bool {
-        !self.pending.is_empty() || self.group.has_work()
+        (!self.pending.is_empty() && !self.held_back) || self.group.has_work()
     }
 
     /// Takes a message in: stored after the group agreed, or passed on at once when it is not to be stored.
@@ -417,25 +433,33 @@ impl Slot {
     /// Proposes what is pending and hands new entries to the journal; applies what was agreed. Returns the flush whose
     /// durability is now waited for.
     pub fn turn(&mut self, journal: &mut Journal, around: &mut Surroundings<'_>) -> Option<u64> {
+        self.held_back = false;
         while let Some(pending) = self.pending.pop_front() {
             match self.group.propose(pending.bytes) {
                 Ok(proposed) => {
                     around.out.counters.proposals += 1;
                     self.in_flight.push_back((proposed, pending.waiters));
                 }
-                Err(_) => self.refuse(pending.waiters, around),
+                Err(NotTaken::Later(bytes)) => {
+                    // Leadership is being handed over, or too much is under way: it stays first in line until the next beat.
+                    self.pending.push_front(Pending { bytes, waiters: pending.waiters });
+                    self.held_back = true;
+                    break;
+                }
+                Err(NotTaken::NotLeader | NotTaken::Senseless) => self.refuse(pending.waiters, around),
             }
         }
         let mut committed = std::mem::take(&mut self.committed);
-        let mut waits_for = self.group.drain(journal, &mut committed);
+        let mut waits_for = self.group.drain(journal, &mut committed, &mut self.raft_messages);
         while !committed.is_empty() {
             for entry in committed.drain(..) {
                 self.apply(&entry, around);
                 self.group.applied_to(entry.index, entry.term);
             }
-            waits_for = self.group.drain(journal, &mut committed).or(waits_for);
+            waits_for = self.group.drain(journal, &mut committed, &mut self.raft_messages).or(waits_for);
         }
         self.committed = committed;
+        around.raft_out.append(&mut self.raft_messages);
         self.follow_leadership(around);
         waits_for
     }
@@ -481,12 +505,41 @@ impl Slot {
 
     /// The journal is durable up to here.
     pub fn handle_durable(&mut self, flush: u64) {
-        self.group.handle_durable(flush);
+        self.group.handle_durable(flush, &mut self.raft_messages);
     }
 
     /// One beat of raft's clock.
     pub fn tick(&mut self) {
+        self.held_back = false;
         self.group.tick();
+    }
+
+    /// Another replica says something.
+    pub fn step(&mut self, message: RaftMessage) {
+        // One that no honest replica says, or that was meant for another life, is as good as lost.
+        let _ = self.group.step(message);
+    }
+
+    /// Another replica is to lead.
+    pub fn hand_over(&mut self, heir: ReplicaId) {
+        self.group.transfer(heir);
+    }
+
+    /// The group's members are to change.
+    pub fn change_members(&mut self, change: &MemberChange) {
+        // Not taken now: asked again when they are looked at next.
+        let _ = self.group.propose_members(change);
+    }
+
+    /// This replica's life ends: whoever waits for it asks elsewhere.
+    pub fn dismiss(&mut self, around: &mut Surroundings<'_>) {
+        self.cease_leading(around);
+    }
+
+    /// Which replica it is.
+    #[must_use]
+    pub fn replica(&self) -> ReplicaId {
+        self.group.replica()
     }
 
     fn refuse(&mut self, waiters: Vec<Waiter>, around: &mut Surroundings<'_>) {
@@ -797,6 +850,7 @@ impl Slot {
         let readable: usize = self.channels.iter().map(|entry| entry.channel.readable()).sum();
         assert_eq!(readable as u64, self.messages);
         assert_eq!(self.rows_due.is_some(), !self.dirty_rows.is_empty());
+        self.group.check_invariants();
     }
 }
 

@@ -135,6 +135,12 @@ impl Steward {
         self.heard.insert(node, Heard { boot, at: now, doubted: false });
     }
 
+    /// True when this process of a node is heard from.
+    #[must_use]
+    pub fn hears(&self, node: NodeId, now: Instant) -> bool {
+        self.heard.contains_key(&node) && self.is_alive(node, now)
+    }
+
     /// Gossip believes that a process is gone, or back. Never a reason to judge, only not to count on it.
     pub fn hint(&mut self, node: NodeId, boot: u64, is_up: bool) {
         if let Some(heard) = self.heard.get_mut(&node).filter(|heard| heard.boot == boot) {

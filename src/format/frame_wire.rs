@@ -35,14 +35,14 @@ use self::client::{
     WireRegister, WireRegistered, WireResume, WireSubmit, WireSubmitted, WireUnregister,
 };
 use self::cluster::{
-    WireAlive, WireJoin, WireJoined, WireLeaders, WirePropose, WireProposed, WireSlotReports, WireWhoLeads,
+    WireAlive, WireJoin, WireJoined, WireLeaders, WirePropose, WireProposed, WireRumour, WireSlotReports, WireWhoLeads,
 };
 use self::raft::{
     WireRaft, WireRepair, WireRepaired, WireSnapshotOffer, WireSnapshotPart, WireSnapshotTaken, WireSnapshotWant,
 };
 use super::frame::{
     Alive, Answered, Ask, Backlog, Deliver, Fetch, Fetched, Frame, Join, Joined, Kick, Leaders, Notified, Notify,
-    Present, Propose, Proposed, Received, Register, Registered, Repair, Repaired, Resume, SendBody, SlotReports,
+    Present, Propose, Proposed, Received, Register, Registered, Repair, Repaired, Resume, Rumour, SendBody, SlotReports,
     SnapshotOffer, SnapshotPart, SnapshotTaken, SnapshotWant, Submission, Submitted, Unregister, WhoLeads,
 };
 use super::message::StoredMessage;
@@ -127,6 +127,7 @@ pub(super) enum WireFrame<'a> {
     Leaders(#[rkyv(with = Apart<WireLeaders<'a>>)] &'a Leaders),
     WhoLeads(#[rkyv(with = Apart<WireWhoLeads>)] &'a WhoLeads),
     Present(#[rkyv(with = Apart<WirePresent<'a>>)] &'a Present),
+    Rumour(#[rkyv(with = Apart<WireRumour>)] &'a Rumour),
     Ask(#[rkyv(with = Apart<WireAsk<'a>>)] &'a Ask),
     Answered(#[rkyv(with = Apart<WireAnswered<'a>>)] &'a Answered),
     Join(#[rkyv(with = Apart<WireJoin<'a>>)] &'a Join),
@@ -164,6 +165,7 @@ impl<'a> From<&'a Frame> for WireFrame<'a> {
             Frame::Leaders(frame) => WireFrame::Leaders(frame),
             Frame::WhoLeads(frame) => WireFrame::WhoLeads(frame),
             Frame::Present(frame) => WireFrame::Present(frame),
+            Frame::Rumour(frame) => WireFrame::Rumour(frame),
             Frame::Ask(frame) => WireFrame::Ask(frame),
             Frame::Answered(frame) => WireFrame::Answered(frame),
             Frame::Join(frame) => WireFrame::Join(frame),
@@ -204,6 +206,7 @@ impl ArchivedWireFrame<'_> {
             ArchivedWireFrame::Leaders(wire) => Frame::Leaders(wire.read()?),
             ArchivedWireFrame::WhoLeads(wire) => Frame::WhoLeads(wire.read()?),
             ArchivedWireFrame::Present(wire) => Frame::Present(Box::new(wire.read()?)),
+            ArchivedWireFrame::Rumour(wire) => Frame::Rumour(wire.read()?),
             ArchivedWireFrame::Ask(wire) => Frame::Ask(Box::new(wire.read(buffer)?)),
             ArchivedWireFrame::Answered(wire) => Frame::Answered(Box::new(wire.read(buffer)?)),
             ArchivedWireFrame::Join(wire) => Frame::Join(Box::new(wire.read()?)),

@@ -24,7 +24,15 @@
 //! record, begins at a multiple of 8
 //!  entry       0 tag=1 u8   1 kind u8   2 slot u16   4 data u32   8 term u64   16 index u64   24 data, zeroes to 8
 //!  hard state  0 tag=2 u8   1 zero u8   2 slot u16   4 zero u32   8 term u64   16 vote u64    24 commit u64
+//!  begin       0 tag=3 u8   1 depth u8  2 slot u16   4 count u32  8 replica u64  16 zero u64  24 count founders, u64 each
+//!  end         0 tag=4 u8   1 zero u8   2 slot u16   4 zero u32   8 replica u64  16 zero u64
+//!  body        0 tag=5 u8   1 zero u8   2 slot u16   4 data u32   8 replica u64  16 zero u64  24 data, zeroes to 8
+//!  install     0 tag=6 u8   1 zero u8   2 slot u16   4 zero u32   8 replica u64  16 index u64
 //! ```
+//!
+//! The life of a replica in a journal is what lies between its begin and its end; numbers of replicas are never used twice. Entries
+//! and hard states carry no replica: they belong to the life they lie in. An install says that a checkpoint with the state up to
+//! `index` is about to replace the log: once it is there, entries of this life before this record count no more.
 //!
 //! # Commit
 //! A batch counts when all of it is on the medium. There is no second place that says so: the checksum is the commit
@@ -63,7 +71,7 @@
 
 use std::fmt;
 
-use crate::ids::SlotId;
+use crate::ids::{ReplicaId, SlotId};
 
 /// First bytes of every batch.
 pub const BATCH_MAGIC: u32 = u32::from_le_bytes(*b"jdB\x01");
@@ -71,7 +79,7 @@ pub const BATCH_MAGIC: u32 = u32::from_le_bytes(*b"jdB\x01");
 /// Bytes of a batch's header.
 pub const BATCH_HEADER_BYTES: usize = 48;
 
-/// Bytes of an entry before its data.
+/// Bytes of an entry before its data; the other records with something behind the head have one as long.
 pub const ENTRY_HEADER_BYTES: usize = 24;
 
 /// Bytes of a hard state.
@@ -82,6 +90,10 @@ pub const RECORD_ALIGN: usize = 8;
 
 const TAG_ENTRY: u8 = 1;
 const TAG_HARD_STATE: u8 = 2;
+const TAG_BEGIN: u8 = 3;
+const TAG_END: u8 = 4;
+const TAG_BODY: u8 = 5;
+const TAG_INSTALL: u8 = 6;
 
 /// One byte of the journal, by segment and offset. Ordered as the log is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -122,9 +134,57 @@ pub enum Record<'a> {
         term: u64,
         /// Voted for in this term; 0 is nobody.
         vote: u64,
-        /// Known committed index.
+        /// Known committed index, or 0: a commit index is found again from the log, except one that covers a change of members.
         commit: u64,
     },
+    /// A replica's life begins here.
+    Begin {
+        /// Whose.
+        slot: SlotId,
+        /// Bits of the hash that name the slot.
+        depth: u8,
+        /// Which replica.
+        replica: ReplicaId,
+        /// Who founds the group; nobody when the replica waits for a snapshot.
+        founders: Founders<'a>,
+    },
+    /// A replica's life ends here: it is of no use any more.
+    End {
+        /// Whose.
+        slot: SlotId,
+        /// Which replica.
+        replica: ReplicaId,
+    },
+    /// Message bodies that came with a snapshot; found by their place.
+    Body {
+        /// Whose.
+        slot: SlotId,
+        /// For which replica.
+        replica: ReplicaId,
+        /// Opaque here.
+        data: &'a [u8],
+    },
+    /// A checkpoint with the state up to `index` follows, if the disk holds out: with it there, the log begins anew here.
+    Install {
+        /// Whose.
+        slot: SlotId,
+        /// Which replica.
+        replica: ReplicaId,
+        /// Last entry that the state covers.
+        index: u64,
+    },
+}
+
+/// The founders in a begin record, not copied out of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Founders<'a>(&'a [u8]);
+
+impl Founders<'_> {
+    /// Each in order.
+    pub fn iter(&self) -> impl Iterator<Item = ReplicaId> + '_ {
+        let (founders, _) = self.0.as_chunks::<8>();
+        founders.iter().map(|founder| ReplicaId(u64::from_le_bytes(*founder)))
+    }
 }
 
 impl Record<'_> {
@@ -132,7 +192,12 @@ impl Record<'_> {
     #[must_use]
     pub fn slot(&self) -> SlotId {
         match *self {
-            Record::Entry { slot, .. } | Record::HardState { slot, .. } => slot,
+            Record::Entry { slot, .. }
+            | Record::HardState { slot, .. }
+            | Record::Begin { slot, .. }
+            | Record::End { slot, .. }
+            | Record::Body { slot, .. }
+            | Record::Install { slot, .. } => slot,
         }
     }
 }
@@ -157,6 +222,15 @@ pub struct BatchHeader {
 pub const fn entry_bytes(data_bytes: usize) -> usize {
     (ENTRY_HEADER_BYTES + data_bytes).next_multiple_of(RECORD_ALIGN)
 }
+
+/// Bytes that a begin with so many founders takes.
+#[must_use]
+pub const fn begin_bytes(founders: usize) -> usize {
+    ENTRY_HEADER_BYTES + 8 * founders
+}
+
+/// Bytes of an end or an install.
+pub const MARK_BYTES: usize = ENTRY_HEADER_BYTES;
 
 /// Makes room for the header in an empty buffer.
 pub fn begin_batch(bytes: &mut Vec<u8>) {
@@ -191,6 +265,53 @@ pub fn push_hard_state(bytes: &mut Vec<u8>, slot: SlotId, term: u64, vote: u64, 
     bytes.extend_from_slice(&term.to_le_bytes());
     bytes.extend_from_slice(&vote.to_le_bytes());
     bytes.extend_from_slice(&commit.to_le_bytes());
+    start
+}
+
+/// Appends a begin and returns where it lies, counted from the batch's first byte.
+pub fn push_begin(bytes: &mut Vec<u8>, slot: SlotId, depth: u8, replica: ReplicaId, founders: &[ReplicaId]) -> usize {
+    let count = u32::try_from(founders.len()).expect("a group has a handful of founders");
+    let start = push_head(bytes, (TAG_BEGIN, depth), slot, count, replica, 0);
+    for founder in founders {
+        bytes.extend_from_slice(&founder.0.to_le_bytes());
+    }
+    start
+}
+
+/// Appends an end and returns where it lies, counted from the batch's first byte.
+pub fn push_end(bytes: &mut Vec<u8>, slot: SlotId, replica: ReplicaId) -> usize {
+    push_head(bytes, (TAG_END, 0), slot, 0, replica, 0)
+}
+
+/// Appends an install and returns where it lies, counted from the batch's first byte.
+pub fn push_install(bytes: &mut Vec<u8>, slot: SlotId, replica: ReplicaId, index: u64) -> usize {
+    push_head(bytes, (TAG_INSTALL, 0), slot, 0, replica, index)
+}
+
+/// Appends a body and returns where its data begins, counted from the batch's first byte.
+pub fn push_body(bytes: &mut Vec<u8>, slot: SlotId, replica: ReplicaId, data: &[u8]) -> usize {
+    let data_bytes = u32::try_from(data.len()).expect("a body is smaller than a segment, whose size is a u32");
+    let start = push_head(bytes, (TAG_BODY, 0), slot, data_bytes, replica, 0) + ENTRY_HEADER_BYTES;
+    bytes.extend_from_slice(data);
+    bytes.resize(bytes.len().next_multiple_of(RECORD_ALIGN), 0);
+    start
+}
+
+fn push_head(
+    bytes: &mut Vec<u8>,
+    (tag, second): (u8, u8),
+    slot: SlotId,
+    count: u32,
+    replica: ReplicaId,
+    last: u64,
+) -> usize {
+    assert!(bytes.len() >= BATCH_HEADER_BYTES && bytes.len().is_multiple_of(RECORD_ALIGN));
+    let start = bytes.len();
+    bytes.extend_from_slice(&[tag, second]);
+    bytes.extend_from_slice(&slot.0.to_le_bytes());
+    bytes.extend_from_slice(&count.to_le_bytes());
+    bytes.extend_from_slice(&replica.0.to_le_bytes());
+    bytes.extend_from_slice(&last.to_le_bytes());
     start
 }
 
@@ -242,8 +363,8 @@ impl<'a> Batch<'a> {
         BATCH_HEADER_BYTES + self.body.len()
     }
 
-    /// Each record in order with its place counted from the batch's first byte: of the data for entries, of the record
-    /// itself for the others.
+    /// Each record in order with its place counted from the batch's first byte: of the data for entries and bodies, of the
+    /// record itself for the others.
     pub fn records(&self) -> impl Iterator<Item = (Record<'a>, usize)> {
         let body = self.body;
         let mut at = 0usize;
@@ -323,7 +444,26 @@ fn parse_record(body: &[u8], at: usize) -> Option<(Record<'_>, usize, usize)> {
             let record = Record::HardState { slot, term, vote: u64_at(whole, 16), commit: u64_at(whole, 24) };
             Some((record, at, at + HARD_STATE_BYTES))
         }
-        _ => None,
+        tag => {
+            let start = at + ENTRY_HEADER_BYTES;
+            let replica = ReplicaId(term);
+            let count = u32_at(head, 4) as usize;
+            match tag {
+                TAG_BEGIN => {
+                    let end = start.checked_add(count.checked_mul(8)?)?;
+                    let founders = Founders(body.get(start..end)?);
+                    Some((Record::Begin { slot, depth: head[1], replica, founders }, at, end))
+                }
+                TAG_END => Some((Record::End { slot, replica }, at, start)),
+                TAG_BODY => {
+                    let data = body.get(start..start.checked_add(count)?)?;
+                    let next = at + entry_bytes(count);
+                    (next <= body.len()).then_some((Record::Body { slot, replica, data }, start, next))
+                }
+                TAG_INSTALL => Some((Record::Install { slot, replica, index: u64_at(head, 16) }, at, start)),
+                _ => None,
+            }
+        }
     }
 }
 
@@ -353,6 +493,37 @@ mod tests {
         }
         seal_batch(&mut bytes, &HEADER, entries.len() as u32 * 2, block_bytes);
         bytes
+    }
+
+    #[test]
+    fn a_life_is_read_as_it_was_written() {
+        let (slot, replica) = (SlotId(0x0102), ReplicaId(0x0001_0000_0000_0007));
+        let founders = [replica, ReplicaId(0x0002_0000_0000_0008)];
+        let mut bytes = Vec::new();
+        begin_batch(&mut bytes);
+        push_begin(&mut bytes, slot, 8, replica, &founders);
+        let body = push_body(&mut bytes, slot, replica, b"hello");
+        push_install(&mut bytes, slot, replica, 99);
+        push_end(&mut bytes, slot, replica);
+        seal_batch(&mut bytes, &HEADER, 4, 512);
+        // Fixed for ever, as below.
+        let begin = [
+            3, 8, 2, 1, 2, 0, 0, 0, 7, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 1, 0, 8, 0, 0, 0, 0,
+            0, 2, 0,
+        ];
+        assert_eq!(&bytes[48..88], &begin[..]);
+        assert_eq!(&bytes[88..96], &[5, 0, 2, 1, 5, 0, 0, 0]);
+        assert_eq!(&bytes[120..144], &[6, 0, 2, 1, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 1, 0, 99, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(&bytes[144..152], &[4, 0, 2, 1, 0, 0, 0, 0]);
+        let batch = read_batch(&bytes, 0xfeed, 3).expect("valid");
+        let records: Vec<_> = batch.records().collect();
+        assert_eq!(records.len(), 4);
+        let (Record::Begin { depth: 8, founders: read, .. }, 48) = records[0] else { panic!("{:?}", records[0]) };
+        assert_eq!(read.iter().collect::<Vec<_>>(), founders);
+        assert_eq!(records[1], (Record::Body { slot, replica, data: b"hello" }, body));
+        assert_eq!(records[2], (Record::Install { slot, replica, index: 99 }, 120));
+        assert_eq!(records[3], (Record::End { slot, replica }, 144));
+        assert!(records.iter().all(|(record, _)| record.slot() == slot));
     }
 
     #[test]

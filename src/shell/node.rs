@@ -299,6 +299,7 @@ fn shard_config(config: &Config, directory: &DataDirectory, shard: ShardId) -> R
         retention: config.retention(directory.shards()),
         seed: seed()?,
         boot: 0,
+        cluster: crate::engine::shard::ClusterSettings::alone(directory.geometry(ShardId(0), 0).identity),
     })
 }
 

@@ -7,12 +7,17 @@ use std::time::Duration;
 
 use jindou::engine::effect::Effect;
 use jindou::engine::event::Event;
+use jindou::engine::link::LinkLimits;
 use jindou::engine::metadata::{Cluster, MemberState};
+use jindou::engine::shard::ClusterSettings;
+use jindou::format::frame::Addresses;
 use jindou::ids::{ChannelKey, Place, ShardId, SlotId, Uid};
+use jindou::limits::Limits;
 
 use crate::checkers::Promise;
 use crate::checkers::limits::LINK_BYTES_MAX;
 use crate::ledger::LogKey;
+use crate::links;
 use crate::sabotage::Sabotage;
 use crate::world::{HostRef, World};
 
@@ -20,6 +25,29 @@ use crate::world::{HostRef, World};
 const LOOK_EVERY: u64 = 16;
 
 impl World {
+    /// What a node is told of the others: the first one founds, the later ones ask to be let in; so does the first when it has lost
+    /// its data, because whoever starts it says so.
+    pub fn cluster_settings(&self, node: usize) -> ClusterSettings {
+        let identity = self.nodes[node].identity;
+        if self.nodes.len() == 1 {
+            return ClusterSettings::alone(identity);
+        }
+        let tiny = self.plan.limits.sessions_max < Limits::PRODUCTION.sessions_max;
+        let nobody = || Box::<str>::from("");
+        let cluster = links::address(node);
+        let others = (0..usize::from(self.plan.nodes)).filter(|other| *other != node);
+        let founds = node == 0 && !self.nodes[0].wiped;
+        ClusterSettings {
+            secret: "what members know".into(),
+            address: Some(cluster),
+            seeds: if founds { Vec::new() } else { others.map(links::address).collect() },
+            replicas: self.plan.cluster.replicas,
+            links: if tiny { LinkLimits::TINY } else { LinkLimits::PRODUCTION },
+            addresses: Addresses { cluster, tcp: nobody(), ws: nobody(), wss: nobody(), http: nobody() },
+            ..ClusterSettings::alone(identity)
+        }
+    }
+
     /// Does what a shard asked of the network between nodes.
     pub fn carry_out_link(&mut self, host: HostRef, effect: Effect) {
         let now_ns = self.now_ns;

@@ -352,9 +352,9 @@ impl Disk {
         &self.segments
     }
 
-    /// A slot's checkpoint.
-    pub fn checkpoint(&self, slot: SlotId) -> Option<&Vec<u8>> {
-        self.checkpoints.get(&slot)
+    /// Every checkpoint that is there.
+    pub fn checkpoints(&self) -> &BTreeMap<SlotId, Vec<u8>> {
+        &self.checkpoints
     }
 
     /// A slot's checkpoint goes. Removing is synced before anything that follows from it.

@@ -78,8 +78,10 @@ pub struct Node {
     /// Recoveries that named a damage.
     pub damages_named: u64,
     damages: Vec<(usize, Damage)>,
-    identity: u64,
-    boot: u64,
+    /// Names its data directory.
+    pub identity: u64,
+    /// It has lost one.
+    pub wiped: bool,
     origin_ns: u64,
     drift_ppm: i64,
     skew_ms: i64,
@@ -111,8 +113,8 @@ impl Node {
             ends: (0, 0),
             damages_named: 0,
             damages: Vec::new(),
+            wiped: false,
             identity: plan.geometry.identity.wrapping_add(u64::from(index) << 40),
-            boot: 0,
             origin_ns: 0,
             drift_ppm: draw_drift(plan.cluster.drift_ppm, chances),
             skew_ms: chances.faults.below(2_000) as i64 - 1_000,
@@ -122,6 +124,7 @@ impl Node {
 
     /// The data directory is lost: the next start finds nothing, under a new identity.
     pub fn wipe(&mut self, plan: &Plan) {
+        self.wiped = true;
         self.identity = self.identity.wrapping_add(1 << 56);
         self.damages.clear();
         for disk in &mut self.disks {
@@ -190,7 +193,8 @@ impl World {
             durability: plan.durability,
             geometry: JournalGeometry { identity: self.nodes[host.node].identity, ..plan.geometry },
             retention: plan.retention,
-            boot: self.nodes[host.node].boot,
+            boot: self.nodes[host.node].life,
+            cluster: self.cluster_settings(host.node),
             seed,
         }
     }
@@ -203,7 +207,6 @@ impl World {
         self.nodes[index].life += 1;
         self.nodes[index].origin_ns = self.now_ns - self.chances.faults.below(self.now_ns / 2 + 1);
         self.nodes[index].mesh_ns.clear();
-        self.nodes[index].boot = self.chances.engine.number() | 1;
         self.nodes[index].present = true;
         let mut hosts = Vec::new();
         for shard in 0..usize::from(self.plan.shards) {
@@ -262,10 +265,8 @@ impl World {
         let node = &self.nodes[host.node];
         let disk = &node.disks[host.shard];
         let mut recovery = Recovery::new(config);
-        for slot in recovery.slots() {
-            if let Some(bytes) = disk.checkpoint(slot) {
-                recovery.checkpoint(slot, bytes)?;
-            }
+        for (slot, bytes) in disk.checkpoints() {
+            recovery.checkpoint(*slot, bytes)?;
         }
         let segments = disk.segments();
         let from = recovery.first_segment();

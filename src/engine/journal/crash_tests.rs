@@ -101,6 +101,7 @@ impl Owned {
                 Owned::Entry { slot, term, index, kind, data: data.to_vec() }
             }
             Record::HardState { slot, term, vote, commit } => Owned::HardState { slot, term, vote, commit },
+            other => panic!("nobody appended {other:?} here"),
         }
     }
 }

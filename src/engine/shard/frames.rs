@@ -45,7 +45,16 @@ impl Shard {
             Frame::Leaders(leaders) => self.handle_leaders(leaders, effects),
             Frame::WhoLeads(asked) => self.handle_who_leads(asked),
             Frame::Present(present) => self.handle_present(&present),
-            _ => {}
+            Frame::Raft(message) => self.handle_raft(now, *message, effects),
+            Frame::Join(join) => self.handle_join(now, from, *join),
+            Frame::Joined(joined) => self.handle_joined(now, *joined),
+            Frame::Propose(propose) => self.handle_propose(propose),
+            Frame::Proposed(proposed) => self.handle_proposed(proposed),
+            Frame::SlotReports(reports) => self.handle_slot_reports(reports),
+            Frame::Alive(alive) => self.handle_alive(now, alive),
+            Frame::Rumour(rumour) => self.hear_of_node(rumour.node, rumour.up),
+            Frame::SnapshotOffer(_) | Frame::SnapshotWant(_) | Frame::SnapshotPart(_) | Frame::SnapshotTaken(_) => {}
+            Frame::Repair(_) | Frame::Repaired(_) => {}
         }
     }
 

@@ -32,6 +32,7 @@ fn config() -> ShardConfig {
         retention: Retention { bytes: 0, age_ms: 0 },
         seed: [3; 32],
         boot: 5,
+        cluster: ClusterSettings::alone(7),
     }
 }
 

@@ -7,7 +7,7 @@ use rkyv::{Archive, Serialize};
 use super::{ArchivedWireSocket, BadValue, Each, WirePlace, WireReplica, WireSocket, clip, each, node, slot, text};
 use crate::format::frame::{
     Addresses, Alive, Join, Joined, LeaderOf, Leaders, Propose, ProposeOutcome, Proposed, SlotReport, SlotReports,
-    WhoLeads,
+    Rumour, WhoLeads,
 };
 use crate::ids::ReplicaId;
 use crate::limits::FRAME_TEXT_BYTES_MAX;
@@ -69,6 +69,24 @@ impl From<&WhoLeads> for WireWhoLeads {
 impl ArchivedWireWhoLeads {
     pub(super) fn read(&self) -> Result<WhoLeads, BadValue> {
         Ok(WhoLeads { slot: slot(self.slot.to_native())?, place: self.place.read()? })
+    }
+}
+
+#[derive(Archive, Serialize)]
+pub(super) struct WireRumour {
+    node: u16,
+    up: bool,
+}
+
+impl From<&Rumour> for WireRumour {
+    fn from(frame: &Rumour) -> WireRumour {
+        WireRumour { node: frame.node.0, up: frame.up }
+    }
+}
+
+impl ArchivedWireRumour {
+    pub(super) fn read(&self) -> Result<Rumour, BadValue> {
+        Ok(Rumour { node: node(self.node.to_native())?, up: self.up })
     }
 }
 

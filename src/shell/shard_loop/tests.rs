@@ -64,6 +64,7 @@ fn config(shard: u16, shards: u16, directory: &Path, clock: Clock) -> ShardRunti
             retention: Retention { bytes: 0, age_ms: 0 },
             seed: kernel_seed().unwrap(),
             boot: 5,
+            cluster: crate::engine::shard::ClusterSettings::alone(7),
         },
         sessions_per_address_max: 0,
         cpu: None,

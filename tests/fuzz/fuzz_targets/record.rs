@@ -41,8 +41,10 @@ fuzz_target!(|input: &[u8]| {
         for (record, place) in read.records() {
             seen += 1;
             assert!(place < read.length());
-            if let Record::Entry { data, .. } = record {
-                assert!(place + data.len() <= read.length());
+            match record {
+                Record::Entry { data, .. } | Record::Body { data, .. } => assert!(place + data.len() <= read.length()),
+                Record::Begin { founders, .. } => assert!(place + 8 * founders.iter().count() <= read.length()),
+                Record::HardState { .. } | Record::End { .. } | Record::Install { .. } => {}
             }
         }
         assert_eq!(seen, usize::from(*records));
