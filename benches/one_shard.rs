@@ -4,7 +4,7 @@
 use jindou::engine::effect::{Effect, Effects, ServerPacket};
 use jindou::engine::event::{ClientKey, ClientPacket, ConnectPacket, Event, EventBatch, Opened, SendPacket};
 use jindou::engine::shard::{
-    Durability, JournalGeometry, OfflineMode, Recovery, Retention, Shard, ShardConfig, ShardView,
+    ClusterSettings, Durability, JournalGeometry, OfflineMode, Recovery, Retention, Shard, ShardConfig, ShardView,
 };
 use jindou::format::frame::SendBody;
 use jindou::format::packet::{HeaderFlags, Setting};
@@ -51,6 +51,7 @@ fn config() -> ShardConfig {
         retention: Retention { bytes: 128 << 20, age_ms: 0 },
         seed: [3; 32],
         boot: 1,
+        cluster: ClusterSettings::alone(1),
     }
 }
 

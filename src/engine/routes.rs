@@ -63,7 +63,7 @@ impl Table {
         };
         for (slot, row) in rows {
             let first = usize::from(slot.0);
-            debug_assert!(first < 1 << row.depth, "a state that adds up");
+            assert!(first < 1 << row.depth, "a slot is named by as many bits as it has");
             table.positions[first] = table.rows.len() as u16;
             table.preferred[first] = row.preferred.place();
             table.slots[first..].iter_mut().step_by(1 << row.depth).for_each(|named| *named = slot);
@@ -250,6 +250,7 @@ impl Routes {
                 (Some(_), _) => (*term, *place) = (0, None),
             }
         }
+        assert!(self.leaders.len() >= table.positions.len(), "every slot has its leader's place");
         self.table = table;
     }
 }

@@ -415,6 +415,7 @@ impl Shard {
             sessions_live: self.live_count,
             slots_hosted: self.hosted.len(),
             slots_led: self.hosted.iter().filter(|hosted| hosted.slot.leads()).count(),
+            slots_waiting: self.slots_waiting(),
             channels: self.hosted.iter().map(|hosted| hosted.slot.channels().len()).sum(),
             homes: self.hosted.iter().map(|hosted| hosted.slot.home_count()).sum(),
             messages_indexed: self.hosted.iter().map(|hosted| hosted.slot.messages()).sum(),

@@ -179,6 +179,7 @@ impl Steward {
             commands.extend(self.prefer(now, cluster));
         }
         commands.truncate(self.limits.commands_max);
+        assert!(commands.len() <= self.limits.commands_max, "the rest comes with the next");
         self.proposed = (!commands.is_empty()).then_some((cluster.version, now));
         commands
     }
@@ -364,6 +365,7 @@ impl Steward {
             count += 1;
             moves.push((slot, row.epoch, to.clone()));
         }
+        assert!(moves.len() <= self.limits.moves_under_way_max, "a few at a time");
         (!moves.is_empty()).then_some(MetadataCommand::SetTargets { moves })
     }
 
@@ -413,6 +415,7 @@ impl Steward {
                 break;
             }
         }
+        assert!(choices.len() <= self.limits.choices_max, "the rest comes with the next");
         (!choices.is_empty()).then_some(MetadataCommand::Prefer { choices })
     }
 }

@@ -22,6 +22,7 @@ impl Cluster {
             return refuse(format!("the operator asks too much: slot {slot} is as small as slots can be"));
         }
         let (child, places) = (slot.sibling(row.depth + 1), places(row));
+        assert!(child > slot, "the child has the bit that the parent has not");
         self.check_numbers(places.len())?;
         let replicas = places.into_iter().map(|place| self.number(place)).collect();
         let plan = self.version + 1;
@@ -52,7 +53,7 @@ impl Cluster {
         });
         let row = SlotRow { depth, epoch: 1, replicas, preferred, target, founded: true, reshape: None };
         let before = self.rows.insert(child, row);
-        debug_assert!(before.is_none(), "rows never overlap");
+        assert!(before.is_none(), "rows never overlap");
         Ok(true)
     }
 
@@ -72,6 +73,7 @@ impl Cluster {
         if sibling.depth != depth {
             return refuse(format!("the operator is too early: slot {high} is split further than slot {low}"));
         }
+        assert!(low < high, "the lower one takes the upper one in");
         let (mut here, mut there) = (places(row), places(sibling));
         here.sort_unstable();
         there.sort_unstable();
@@ -109,6 +111,7 @@ impl Cluster {
         }
         self.rows.remove(&high);
         row_mut(self, low, |row| {
+            assert!(row.depth > 0, "only siblings are merged, and the only slot has none");
             row.depth -= 1;
             row.epoch += 1;
             row.reshape = None;
@@ -125,6 +128,31 @@ impl Cluster {
             row_mut(self, slot, |row| row.reshape = None);
         }
         Ok(true)
+    }
+
+    /// Children and siblings are who they must be, and both siblings speak of the same plan.
+    pub(super) fn reshape_is_sound(&self, slot: SlotId, row: &SlotRow) -> bool {
+        let partner = |depth: u8, sibling: SlotId| {
+            let other = self
+                .rows
+                .get(&sibling)
+                .filter(|other| depth > 0 && slot.sibling(depth) == sibling && other.depth == depth);
+            other.and_then(|other| other.reshape.as_ref())
+        };
+        match &row.reshape {
+            None => true,
+            Some(Reshape::Split { child, replicas, .. }) => {
+                row.depth < SLOT_DEPTH_MAX && *child == slot.sibling(row.depth + 1) && !replicas.is_empty()
+            }
+            Some(Reshape::Absorb { plan, sibling, .. }) => {
+                let other = partner(row.depth, *sibling);
+                matches!(other, Some(Reshape::Yield { plan: same, sibling: back }) if same == plan && *back == slot)
+            }
+            Some(Reshape::Yield { plan, sibling }) => {
+                let other = partner(row.depth, *sibling);
+                matches!(other, Some(Reshape::Absorb { plan: same, sibling: back, .. }) if same == plan && *back == slot)
+            }
+        }
     }
 
     fn absorbing(&self, low: SlotId, plan: u64) -> Result<(SlotId, Option<u64>), Refusal> {

@@ -229,6 +229,32 @@ fn siblings_merge_back() {
 }
 
 #[test]
+fn states_that_do_not_add_up_are_not_read() {
+    let good = spread(3);
+    let spoil: [&dyn Fn(&mut Cluster); 7] = [
+        &|cluster| drop(cluster.rows.remove(&SlotId(2))),
+        &|cluster| drop(cluster.rows.insert(SlotId(4), cluster.rows[&SlotId(0)].clone())),
+        &|cluster| cluster.rows.entry(SlotId(1)).or_insert_with(|| unreachable!()).replicas.clear(),
+        &|cluster| cluster.next_replica = 3,
+        &|cluster| cluster.members.clear(),
+        &|cluster| {
+            let reshape = Reshape::Absorb { plan: 3, sibling: SlotId(2), frozen_at: Some(1) };
+            cluster.rows.entry(SlotId(0)).and_modify(|row| row.reshape = Some(reshape));
+        },
+        &|cluster| {
+            let replicas = cluster.rows[&SlotId(0)].replicas.clone();
+            let reshape = Reshape::Split { plan: 3, child: SlotId(2), replicas };
+            cluster.rows.entry(SlotId(0)).and_modify(|row| row.reshape = Some(reshape));
+        },
+    ];
+    for (number, spoil) in spoil.iter().enumerate() {
+        let mut bad = good.clone();
+        spoil(&mut bad);
+        assert!(bad.fault().is_some() && Cluster::decode(&bad.encode()).is_err(), "number {number}");
+    }
+}
+
+#[test]
 fn depth_has_an_end() {
     let mut cluster = founded(0);
     for depth in 0..SLOT_DEPTH_MAX {

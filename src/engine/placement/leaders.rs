@@ -54,12 +54,14 @@ struct Flow {
 /// By row: who should lead. `places` are where each row will be, all equally many and none empty.
 pub fn choose(serving: &[NodeShape], places: &[Vec<Place>], rows: &[Holding]) -> Vec<Place> {
     let mut flow = Flow::new(serving, places);
+    assert_eq!(places.len(), rows.len(), "each row will be somewhere");
     let mut all = Vec::new();
     for shape in serving {
         all.extend((0..shape.shards).map(|shard| Place { node: shape.node, shard: ShardId(shard) }));
     }
     flow.begin(rows.iter().zip(places).map(|((.., preferred), places)| places.iter().position(|to| to == preferred)));
     flow.mend();
+    assert_eq!(flow.nodes.iter().map(|node| node.now).sum::<usize>(), rows.len(), "each slot has one leader");
     flow.leader.iter().map(|place| all[*place]).collect()
 }
 
@@ -121,7 +123,7 @@ impl Flow {
 
     fn hand_over(&mut self, slot: usize, to: usize) {
         let from = self.leader[slot];
-        debug_assert!(from != to && self.holders[slot].contains(&to));
+        assert!(from != to && self.holders[slot].contains(&to), "only who holds a slot can lead it");
         self.places[from].now -= 1;
         self.nodes[self.node_of[from]].now -= 1;
         self.put(slot, to);

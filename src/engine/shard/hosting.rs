@@ -62,6 +62,12 @@ impl Shard {
         }
     }
 
+    /// Slots hosted here that nobody is known to lead, and one more before the cluster is known.
+    pub(super) fn slots_waiting(&self) -> usize {
+        let unled = self.hosted.iter().filter(|hosted| self.routes.leader(hosted.slot.id()).is_none());
+        unled.count() + usize::from(self.cluster.is_none())
+    }
+
     /// A replica's life begins here: with its founders and an empty log, or knowing nobody until it is sent a snapshot.
     fn begin_replica(&mut self, now: Now, id: SlotId, replica: ReplicaId) {
         let Some(row) = self.routes.table().row(id).cloned() else { return };
@@ -127,7 +133,9 @@ impl Shard {
         let Some(row) = self.routes.table().row(slot).cloned() else { return };
         let group = self.hosted[place].slot.group();
         let standings: Vec<Standing> = standings_of(group);
-        let wanted = row.target.as_deref().unwrap_or(&row.replicas);
+        // Without a target the voters stay who they are: a move that was given up may have ended already, and whoever it removed has
+        // forgotten its log.
+        let wanted = row.target.as_deref().unwrap_or(&group.members().voters);
         let sight = Sight {
             leader: group.replica(),
             members: group.members(),

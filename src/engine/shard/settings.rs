@@ -162,8 +162,10 @@ pub struct ShardView<'a> {
     pub sessions_live: usize,
     /// Slots hosted here.
     pub slots_hosted: usize,
-    /// Slots led here. The shard is ready when it leads all it hosts.
+    /// Slots led here.
     pub slots_led: usize,
+    /// Slots hosted here of which nobody is known to lead. One more while the shard has not heard of its cluster: it is ready at zero.
+    pub slots_waiting: usize,
     /// Channels known here.
     pub channels: usize,
     /// Homes known here.

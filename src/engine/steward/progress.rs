@@ -115,6 +115,7 @@ impl Steward {
         waits.splice(0..0, cluster.members.keys().filter_map(|node| self.member_waits(*node, now, cluster)));
         let waits_omitted = waits.len().saturating_sub(self.limits.waits_max);
         waits.truncate(self.limits.waits_max);
+        assert!(waits.len() <= self.limits.waits_max, "the others are only counted");
         let moves: Vec<MoveProgress> =
             cluster.rows.iter().filter_map(|(slot, row)| self.move_progress(*slot, row, now, cluster)).collect();
         Progress {
@@ -194,6 +195,7 @@ impl Steward {
                 known.map_or(0, |(_, index)| *index)
             });
             let slowest = matched.min().unwrap_or(report.committed).min(report.committed);
+            assert!(slowest <= report.committed, "nobody is beyond the end");
             (u128::from(slowest) * 100 / u128::from(report.committed.max(1))) as u8
         });
         let under_way = self.begun.get(&slot).map_or(Duration::ZERO, |begun: &Begun| now.since(begun.at));
