@@ -97,6 +97,7 @@ impl World {
             place.shard.0 += 1;
         }
         let mut verdict = Ok(());
+        let changes = self.checkers.leaders.changes;
         for (slot, term) in target.shard.led() {
             verdict = verdict.and(self.checkers.leaders.leads(slot, term, place));
         }
@@ -107,6 +108,11 @@ impl World {
                 let logs = replica.logs() ^ u64::from(forged);
                 agreed = agreed.and(self.checkers.replicas.holds(place, replica.slot(), replica.applied(), logs));
             }
+        }
+        if self.checkers.leaders.changes != changes {
+            let led: Vec<_> = target.shard.led().collect();
+            let hosted = target.shard.replicas().count();
+            self.say(|| format!("{host} leads {led:?} of {hosted} (slot, term)"));
         }
         self.judge(Promise::OneLeader, verdict);
         self.judge(Promise::Replicas, agreed);

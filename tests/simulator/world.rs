@@ -327,8 +327,10 @@ impl World {
             self.at(at_ns, Action::Link(step));
         }
         for (host, event) in std::mem::take(&mut self.links.heard) {
-            if let Event::LinkBytes { bytes, .. } = &event {
-                self.trace.record(self.now_ns, "link", host.node as u64, bytes);
+            match &event {
+                Event::LinkBytes { bytes, .. } => self.trace.record(self.now_ns, "link", host.node as u64, bytes),
+                Event::Datagram { .. } => {}
+                other => self.trace.say(self.now_ns, || format!("{host} hears {other:?}")),
             }
             self.happen(host, event);
         }

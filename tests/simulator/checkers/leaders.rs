@@ -20,7 +20,7 @@ impl Leaders {
         if known != place {
             return Err(format!("slot {slot} is led in term {term} by {known:?} and by {place:?}"));
         }
-        let newest = self.newest.entry(slot).or_insert(term);
+        let newest = self.newest.entry(slot).or_default();
         if term > *newest {
             *newest = term;
             self.changes += 1;
