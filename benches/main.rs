@@ -6,6 +6,7 @@
 
 mod frames;
 mod journal;
+mod links;
 mod machines;
 mod one_shard;
 mod packets;
@@ -20,6 +21,7 @@ criterion_group!(
     frames::benches,
     machines::benches,
     placement::benches,
+    links::benches,
     journal::benches,
     step::benches
 );

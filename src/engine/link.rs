@@ -100,6 +100,8 @@ pub struct LinkLimits {
     pub silent_after: Duration,
     /// Nothing heard for so long: hung up.
     pub dead_after: Duration,
+    /// From the first bytes of a batch to its last. Over it: hung up. 4 MiB in that time is the slowest network that will do.
+    pub batch_timeout: Duration,
     /// Links. At it: no further one is made or let in.
     pub links_max: usize,
     /// Accepted sockets whose handshake is not over. At it: a further one is hung up.
@@ -121,6 +123,7 @@ impl LinkLimits {
         redial_most: Duration::from_secs(1),
         silent_after: Duration::from_secs(1),
         dead_after: Duration::from_secs(3),
+        batch_timeout: Duration::from_secs(10),
         links_max: 4096,
         handshakes_max: 256,
     };
@@ -318,7 +321,7 @@ pub struct LinkCounters {
     pub handshakes_over_limit: u64,
     /// Dials and handshakes that took too long.
     pub timed_out: u64,
-    /// Sockets hung up because nothing was heard.
+    /// Sockets hung up because nothing whole was heard.
     pub silent: u64,
     /// Sockets hung up because of bytes that make no sense.
     pub broken: u64,
@@ -454,12 +457,13 @@ impl Links {
     pub fn send_lossy(&mut self, to: Place, frame: Frame) {
         let limit = self.config.limits.lossy_queue_bytes;
         let weight = window::weight(&frame);
-        if let Ok(link) = self.link_to(to) {
-            if link.state == LinkState::Up && link.lossy.under_way() + weight <= limit {
-                link.lossy.pending.push(frame);
-                link.lossy.pending_weight += weight;
-                return self.mark(to);
-            }
+        if let Ok(link) = self.link_to(to)
+            && link.state == LinkState::Up
+            && link.lossy.under_way() + weight <= limit
+        {
+            link.lossy.pending.push(frame);
+            link.lossy.pending_weight += weight;
+            return self.mark(to);
         }
         self.counters.lossy_dropped += 1;
     }

@@ -21,6 +21,7 @@
 use std::fmt;
 
 use bytes::Bytes;
+use rkyv::api::low::access;
 use rkyv::api::serialize_using;
 use rkyv::rancor;
 use rkyv::ser::{Positional, Serializer, Writer};
@@ -42,6 +43,9 @@ pub const FRAMES_HEADER_BYTES: usize = 32;
 /// Largest body. A fetch answer is the largest frame: `fetch_bytes_max` and one message; a link batches far less than
 /// this. Over it: the link is broken off.
 pub const FRAMES_BODY_BYTES_MAX: usize = 4 << 20;
+
+/// What a batch takes beside its frames' weights, at most.
+pub const FRAMES_EMPTY_BYTES_MAX: usize = 64;
 
 /// Where an archive must lie. The widest fields are 64-bit.
 pub const ALIGN_BYTES: usize = 8;
@@ -165,12 +169,13 @@ pub fn decode(bytes: &Bytes) -> Result<FrameBatch, BadFrames> {
         return Err(BadFrames::Checksum);
     }
     let body = aligned(bytes.slice(FRAMES_HEADER_BYTES..FRAMES_HEADER_BYTES + body_bytes));
+    // Without what keeps track of shared values: there are none.
     let archive =
-        rkyv::access::<ArchivedVec<ArchivedWireFrame<'_>>, rancor::Failure>(&body).map_err(|_| BadFrames::Layout)?;
-    let frames = archive.iter().map(|wire| wire.read(&body)).collect::<Result<_, _>>();
+        access::<ArchivedVec<ArchivedWireFrame<'_>>, rancor::Failure>(&body).map_err(|_| BadFrames::Layout)?;
+    let frames = frame_wire::each(archive, |wire| wire.read(&body)).map_err(BadFrames::Value)?;
     Ok(FrameBatch {
         numbers: LinkNumbers { sequence: u64_at(bytes, 16), acknowledged: u64_at(bytes, 24) },
-        frames: frames.map_err(BadFrames::Value)?,
+        frames,
         batch_bytes,
     })
 }

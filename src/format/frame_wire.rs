@@ -202,7 +202,7 @@ impl ArchivedWireFrame<'_> {
             ArchivedWireFrame::Fetch(wire) => Frame::Fetch(wire.read()?),
             ArchivedWireFrame::Fetched(wire) => Frame::Fetched(wire.read(buffer)?),
             ArchivedWireFrame::Kick(wire) => Frame::Kick(wire.read()?),
-            ArchivedWireFrame::Raft(wire) => Frame::Raft(Box::new(wire.read(buffer)?)),
+            ArchivedWireFrame::Raft(wire) => Frame::Raft(wire.read(buffer)?),
             ArchivedWireFrame::Leaders(wire) => Frame::Leaders(wire.read()?),
             ArchivedWireFrame::WhoLeads(wire) => Frame::WhoLeads(wire.read()?),
             ArchivedWireFrame::Present(wire) => Frame::Present(Box::new(wire.read()?)),
@@ -483,7 +483,7 @@ impl ArchivedWireSocket {
 }
 
 /// Every item of a list, in order, or what is wrong with the first bad one.
-fn each<W, T>(list: &[W], read: impl Fn(&W) -> Result<T, BadValue>) -> Result<Vec<T>, BadValue> {
+pub(super) fn each<W, T>(list: &[W], read: impl Fn(&W) -> Result<T, BadValue>) -> Result<Vec<T>, BadValue> {
     // With room for all of them from the start, which a collected iterator of results would not make.
     let mut items = Vec::with_capacity(list.len());
     for wire in list {

@@ -2,6 +2,7 @@
 pub mod client_pipeline;
 pub mod frame;
 pub mod frame_codec;
+mod frame_weight;
 pub mod frame_wire;
 pub mod link_hello;
 pub mod message;

@@ -125,7 +125,8 @@ mod tests {
     fn shards_are_told_of_the_cluster_and_a_bad_secret_file_is_one_line() {
         let path = std::env::temp_dir().join(format!("jindou-cluster-{}", std::process::id()));
         let _ = fs::remove_dir_all(&path);
-        let wanted = Wanted { node_id: 1, shards: Some(2), shards_default: 1, slot_depth: 4, chance: [9; 32] };
+        let wanted =
+            Wanted { node_id: 1, shards: Some(2), shards_default: 1, slot_depth: 4, chance: [9; 32], unix_us: 1 };
         let directory = DataDirectory::open(&path, &wanted).unwrap();
         let mut config = Config::default();
         let clients = public_addresses(&config, &bound("0.0.0.0:5100"), &bound("0.0.0.0:5200"));

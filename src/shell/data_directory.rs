@@ -6,6 +6,7 @@
 //! ```text
 //! DIR/LOCK                          held (flock) as long as the process lives
 //! DIR/node.toml                     what was fixed when it was made; written once, last, whole or not at all
+//! DIR/boot                          number of the last process that used it
 //! DIR/shard-0/shard.toml            whose part it is: a shard's directory may lie on a disk of its own
 //! DIR/shard-0/journal/00000001.seg  the journal of shard 0
 //! DIR/shard-0/slots/0017.ckpt       the checkpoint of slot 17
@@ -31,6 +32,7 @@ const FORMAT: u32 = 2;
 const BLOCK_BYTES: u32 = 4096;
 
 const NODE_FILE: &str = "node.toml";
+const BOOT_FILE: &str = "boot";
 const SHARD_FILE: &str = "shard.toml";
 const LOCK_FILE: &str = "LOCK";
 
@@ -59,6 +61,8 @@ pub struct Wanted {
     pub slot_depth: u8,
     /// Unpredictable bytes for the names that a new directory gives itself.
     pub chance: [u8; 32],
+    /// The time: what a process is numbered by, unless the clock was set back.
+    pub unix_us: u64,
 }
 
 /// `node.toml`.
@@ -90,6 +94,7 @@ pub struct DataDirectory {
     node: NodeFile,
     identity: u64,
     journal: u64,
+    boot: u64,
     created: bool,
     _lock: File,
 }
@@ -123,7 +128,8 @@ impl DataDirectory {
         };
         let (identity, journal) = (number("identity", &node.identity)?, number("journal", &node.journal)?);
         (0..node.shards).try_for_each(|shard| check_shard(path, &node, shard))?;
-        Ok(DataDirectory { path: path.to_owned(), node, identity, journal, created, _lock: lock })
+        let boot = next_boot(path, wanted.unix_us)?;
+        Ok(DataDirectory { path: path.to_owned(), node, identity, journal, boot, created, _lock: lock })
     }
 
     /// Shards of this node, fixed when the directory was made.
@@ -142,6 +148,13 @@ impl DataDirectory {
     #[must_use]
     pub fn identity(&self) -> u64 {
         self.identity
+    }
+
+    /// Names this process: larger than at any earlier start with this directory, and, as far as the clock goes, with one that
+    /// this node has lost.
+    #[must_use]
+    pub fn boot(&self) -> u64 {
+        self.boot
     }
 
     /// Whether it was made just now.
@@ -182,11 +195,12 @@ fn refuse_foreign(path: &Path) -> Result<(), StartError> {
     if path.join(NODE_FILE).try_exists().map_err(unreadable)? {
         return Ok(());
     }
-    let temporary = format!("{NODE_FILE}.tmp");
+    let temporaries = [format!("{NODE_FILE}.tmp"), format!("{BOOT_FILE}.tmp")];
     for entry in fs::read_dir(path).map_err(unreadable)? {
         let entry = entry.map_err(unreadable)?;
         let name = entry.file_name();
-        let ours = name == LOCK_FILE || name == "lost+found" || *name == *temporary;
+        let ours = [LOCK_FILE, BOOT_FILE, "lost+found"].iter().any(|own| name == *own)
+            || temporaries.iter().any(|own| *name == **own);
         if !ours && !is_empty_shard(&entry.path()).map_err(unreadable)? {
             let name = name.to_string_lossy();
             return Err(StartError(format!(
@@ -235,6 +249,22 @@ fn check_shard(path: &Path, node: &NodeFile, shard: u16) -> Result<(), StartErro
         )));
     }
     Ok(())
+}
+
+/// Numbers this process. The number is on disk before it is used.
+fn next_boot(path: &Path, unix_us: u64) -> Result<u64, StartError> {
+    let file = path.join(BOOT_FILE);
+    let last = match fs::read_to_string(&file) {
+        Ok(text) => text.trim().parse::<u64>().map_err(|_| {
+            StartError(format!("{} is damaged: it is not a number; remove it if the clock is right", file.display()))
+        })?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+        Err(error) => return Err(StartError(format!("cannot read {}: {error}", file.display()))),
+    };
+    let boot = unix_us.max(last.saturating_add(1));
+    replace_file(&file, format!("{boot}\n").as_bytes())
+        .map_err(|error| StartError(format!("cannot write in the data directory {}: {error}", path.display())))?;
+    Ok(boot)
 }
 
 /// Takes the lock, which the kernel gives back when the process ends in whatever way.
@@ -356,7 +386,8 @@ fn hexadecimal(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    const WANTED: Wanted = Wanted { node_id: 3, shards: None, shards_default: 2, slot_depth: 8, chance: [0xab; 32] };
+    const WANTED: Wanted =
+        Wanted { node_id: 3, shards: None, shards_default: 2, slot_depth: 8, chance: [0xab; 32], unix_us: 1000 };
 
     struct Scratch(PathBuf);
 
@@ -398,6 +429,17 @@ mod tests {
         assert!(!again.created());
         assert_eq!((again.shards(), again.identity()), (2, 0xabab_abab_abab_abab));
         assert_eq!(again.geometry(ShardId(0), 1 << 20), zero);
+    }
+
+    #[test]
+    fn each_process_has_a_larger_number_also_when_the_clock_is_set_back() {
+        let scratch = Scratch::new("boot");
+        let boot = |unix_us| DataDirectory::open(&scratch.0, &Wanted { unix_us, ..WANTED }).map(|found| found.boot());
+        for (unix_us, expected) in [(1000, 1000), (2000, 2000), (2000, 2001), (5, 2002), (3000, 3000)] {
+            assert_eq!(boot(unix_us), Ok(expected));
+        }
+        fs::write(scratch.0.join("boot"), "soon").unwrap();
+        assert!(boot(4000).unwrap_err().to_string().contains("is damaged: it is not a number"));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::fmt::Write;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -86,7 +86,7 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     // Before the shards: their executors may need a beat already in their first pass.
     let metronome = Metronome::start(mesh.clone()).map_err(kernel_refused("the metronome's thread"))?;
     state.set_watch(metronome.watch());
-    let told = Told { config, directory: &directory, cluster, boot: boot()? };
+    let told = Told { config, directory: &directory, cluster };
     start_shards(&told, &processors, endpoints, Doors { tcp, ws, cluster: cluster_sockets }, &happenings.0)?;
 
     let node = Node { mesh, state, happenings: happenings.1, running: shards, _metronome: metronome, http };
@@ -212,16 +212,10 @@ fn seed() -> Result<[u8; 32], StartError> {
     kernel_seed().map_err(kernel_refused("random bytes"))
 }
 
-/// Names this process: the wall clock's milliseconds and chance below, so that a later start has a larger name unless the clock was set
-/// back, and two never the same.
-fn boot() -> Result<u64, StartError> {
-    let [a, b, c, ..] = seed()?;
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    Ok((since.as_millis() as u64) << 20 | u64::from(u32::from_le_bytes([a, b, c & 0x0f, 0])))
-}
-
 fn open_directory(config: &Config, processors: usize) -> Result<DataDirectory, StartError> {
     let slots_max = u16::try_from(config.node.slots).unwrap_or(u16::MAX);
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let unix_us = u64::try_from(since_1970.as_micros()).unwrap_or(0);
     let wanted = Wanted {
         node_id: config.node.id,
         shards: match config.node.shards {
@@ -231,6 +225,7 @@ fn open_directory(config: &Config, processors: usize) -> Result<DataDirectory, S
         shards_default: u16::try_from(processors).unwrap_or(u16::MAX).clamp(1, slots_max),
         slot_depth: config.slot_depth(),
         chance: seed()?,
+        unix_us,
     };
     DataDirectory::open(&config.node.data_dir, &wanted)
 }
@@ -267,7 +262,6 @@ struct Told<'a> {
     config: &'a Config,
     directory: &'a DataDirectory,
     cluster: ClusterSettings,
-    boot: u64,
 }
 
 /// Where the node can be reached.
@@ -318,7 +312,7 @@ fn start_shards(
 }
 
 fn shard_config(told: &Told<'_>, shard: ShardId) -> Result<ShardConfig, StartError> {
-    let &Told { config, directory, boot, .. } = told;
+    let &Told { config, directory, .. } = told;
     Ok(ShardConfig {
         place: Place { node: NodeId(config.node.id), shard },
         shard_count: directory.shards(),
@@ -330,7 +324,7 @@ fn shard_config(told: &Told<'_>, shard: ShardId) -> Result<ShardConfig, StartErr
         geometry: directory.geometry(shard, config.segment_bytes()),
         retention: config.retention(directory.shards()),
         seed: seed()?,
-        boot,
+        boot: directory.boot(),
         cluster: told.cluster.clone(),
     })
 }

@@ -95,6 +95,8 @@ pub(super) struct Link {
     pub boot: u64,
     /// Names the present run of reliable frames; 0: none.
     pub epoch: u64,
+    /// The run has begun here. Before, it is what we proposed as a dialer, and perhaps the peer never heard of it.
+    pub adopted: bool,
     pub window: Window,
     /// Last reliable batch that arrived in this run.
     pub received: u64,
@@ -104,6 +106,8 @@ pub(super) struct Link {
     pub heard: Instant,
     pub wrote: Instant,
     pub round_trip: Option<Duration>,
+    /// The beginning of a batch has come and its end has not.
+    pub cut_since: Option<Instant>,
     /// It is in the list of links to look at.
     pub dirty: bool,
     /// It is in the timers under this time.
@@ -121,6 +125,7 @@ impl Link {
             identity: 0,
             boot: 0,
             epoch: 0,
+            adopted: false,
             window: Window::new(limits.window_bytes, limits.batch_bytes),
             received: 0,
             ack: AckDue::default(),
@@ -128,6 +133,7 @@ impl Link {
             heard: now,
             wrote: now,
             round_trip: None,
+            cut_since: None,
             dirty: false,
             timer: None,
         }
@@ -139,16 +145,24 @@ impl Link {
             LinkState::Waiting => Some(self.dial_at),
             LinkState::Dialing => None,
             LinkState::Up => {
-                let kept = (self.wrote + limits.silent_after).min(self.heard + limits.dead_after);
+                let mut kept = (self.wrote + limits.silent_after).min(self.heard + limits.dead_after);
+                kept = self.cut_since.map_or(kept, |since| kept.min(since + limits.batch_timeout));
                 Some(self.ack.since.map_or(kept, |since| kept.min(since + limits.ack_after)))
             }
         }
+    }
+
+    /// Nothing comes any more, or nothing that comes to an end.
+    pub fn is_dead(&self, now: Instant, limits: &LinkLimits) -> bool {
+        let cut = self.cut_since.is_some_and(|since| now.since(since) >= limits.batch_timeout);
+        cut || now.since(self.heard) >= limits.dead_after
     }
 
     /// No run of reliable frames holds any more, and nothing waits.
     pub fn forget(&mut self) {
         self.window.reset();
         self.epoch = 0;
+        self.adopted = false;
         self.received = 0;
         self.ack = AckDue::default();
         self.lossy = Lossy::default();
@@ -156,7 +170,7 @@ impl Link {
 
     /// Something of the past or the future would be lost by forgetting.
     pub fn holds_state(&self) -> bool {
-        self.epoch != 0 || !self.window.is_empty()
+        self.adopted || !self.window.is_empty()
     }
 
     pub fn enter(&mut self, state: LinkState, now: Instant) {

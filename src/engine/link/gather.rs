@@ -119,8 +119,41 @@ impl Gather {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::frame::{Frame, Origin, SendBody, Submit};
     use crate::format::frame_codec::LinkNumbers;
     use crate::format::link_hello::{RefusedWhy, encode_refuse};
+    use crate::format::packet::{HeaderFlags, Setting};
+    use crate::ids::{ChannelKey, Uid};
+
+    #[test]
+    fn payloads_are_not_copied_from_whole_batches() {
+        let uid = Uid::parse("alice").unwrap();
+        let submit = Frame::Submit(Box::new(Submit {
+            origin: Origin::Nobody,
+            channel: ChannelKey::command(&uid),
+            from: uid.clone(),
+            to: uid,
+            device_tag: 0,
+            flags: HeaderFlags::default(),
+            setting: Setting::default(),
+            expire_s: 0,
+            body: SendBody::new("number", "", &[7; 1000]),
+        }));
+        let mut bytes = Vec::new();
+        for sequence in 1..3 {
+            frame_codec::encode(std::slice::from_ref(&submit), LinkNumbers { sequence, acknowledged: 0 }, &mut bytes);
+        }
+        let bytes = Bytes::from(bytes);
+        let range = bytes.as_ptr_range();
+        let mut gather = Gather::default();
+        gather.feed(bytes.clone());
+        for _ in 0..2 {
+            let batch = gather.next_frames().unwrap().expect("both are whole");
+            let [Frame::Submit(submit)] = &batch.frames[..] else { panic!("one frame went in") };
+            assert!(range.contains(&submit.body.bytes.as_ptr()), "it lies where it was read");
+        }
+        assert_eq!(gather.next_frames(), Ok(None));
+    }
 
     #[test]
     fn any_cut_gives_the_same_messages() {

@@ -3,8 +3,8 @@
 //! # Who goes on from where
 //! Both ends name the run of reliable frames (the epoch) they have with this process of the other. The dialer decides: the same
 //! run on both sides goes on; anything else begins a new one, and both forget what they had. The acceptor takes the new run when
-//! the Proof is right, the dialer when the first batch comes back, so a refusal leaves it as it was. If that batch is lost
-//! the ends differ, which the next handshake finds out: it begins yet another run.
+//! the Proof is right, the dialer when the first batch comes back. If that batch is lost the dialer still knows what it
+//! proposed, and the next handshake goes on with it.
 //!
 //! # Who dials
 //! Both may. While both do, the socket that the smaller place dialed wins: the smaller refuses the other as busy, the larger gives
@@ -144,10 +144,25 @@ impl Links {
         let proof = LinkProof { resume, fresh };
         self.write(conn, encode_proof(&self.key, hello, raw, proof));
         let received = if fresh { 0 } else { theirs.received };
+        if fresh {
+            self.propose(facts, resume.epoch);
+        }
         if let Some(connection) = self.connections.get_mut(&conn) {
             connection.stage = Stage::Proved { facts: Box::new(facts.clone()), proof, received };
         }
         Ok(())
+    }
+
+    /// A run that the peer does not know has come to its end, whatever becomes of the new one.
+    fn propose(&mut self, facts: &LinkFacts, epoch: u64) {
+        let Some(link) = self.links.get_mut(&facts.place) else { return };
+        if link.adopted {
+            link.forget();
+            self.counters.resets += 1;
+            self.news.push(LinkNews::Reset { peer: facts.place });
+        }
+        link.epoch = epoch;
+        (link.identity, link.boot) = (facts.identity, facts.boot);
     }
 
     fn judge_proof(
@@ -265,9 +280,10 @@ impl Links {
         let member = self.is_member(place, facts.identity);
         let known = self.nodes.contains_key(&place.node);
         let Some(link) = self.links.get_mut(&place) else { return Err(RefusedWhy::Full) };
-        if settled.proof.fresh {
+        let fresh = !link.adopted || link.epoch != settled.proof.resume.epoch;
+        if fresh {
             // What was never sent to anybody is still good, unless it was meant for another than this.
-            if link.epoch != 0 || (!link.window.is_empty() && known && !member) {
+            if link.adopted || (!link.window.is_empty() && known && !member) {
                 link.forget();
                 self.counters.resets += 1;
                 self.news.push(LinkNews::Reset { peer: place });
@@ -277,11 +293,13 @@ impl Links {
         let rewound = link.window.rewind(settled.received, now);
         debug_assert_eq!(rewound, Ok(()), "a new window covers 0, the present one was looked at");
         link.epoch = settled.proof.resume.epoch;
+        link.adopted = true;
         (link.identity, link.boot) = (facts.identity, facts.boot);
         link.conn = Some(conn);
         link.enter(LinkState::Up, now);
         (link.heard, link.wrote) = (now, now);
         link.lossy = Lossy::default();
+        link.cut_since = None;
         // The first batch of the acceptor is what the dialer waits for.
         link.ack = AckDue { now: true, ..AckDue::default() };
         self.leave_handshake(conn);
@@ -289,7 +307,7 @@ impl Links {
             connection.stage = Stage::Up;
             connection.link = Some(place);
         }
-        let (identity, boot, fresh) = (facts.identity, facts.boot, settled.proof.fresh);
+        let (identity, boot) = (facts.identity, facts.boot);
         self.news.push(LinkNews::Up { peer: place, member, identity, boot, fresh });
         self.mark(place);
         Ok(())

@@ -205,7 +205,9 @@ impl Network {
 
     /// Nothing from one side arrives for a while.
     pub fn hold(&mut self, wire: usize, from: usize, span: Duration) {
-        self.wires[wire].held[from] = self.now + span;
+        // Never less than before, or bytes would overtake others.
+        let held = &mut self.wires[wire].held[from];
+        *held = (*held).max(self.now + span);
     }
 
     /// Time passes, and what is due happens.
@@ -375,7 +377,8 @@ impl Network {
             for (peer, sent) in from.sent.iter().filter(|(_, sent)| sent.frames > 0) {
                 let to = self.ends.iter().find(|end| end.config.here == *peer).expect("frames go to somebody");
                 let got = to.got.get(&from.config.here).and_then(|got| got.run);
-                assert_eq!(got, Some((sent.tag, sent.frames)), "{} to {peer}", from.config.here);
+                let rows = (from.links.rows(), to.links.rows());
+                assert_eq!(got, Some((sent.tag, sent.frames)), "{} to {peer}: {rows:?}", from.config.here);
             }
         }
     }

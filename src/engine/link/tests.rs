@@ -332,7 +332,8 @@ fn strangers_are_bounded_and_change_nothing() {
     assert!(links.rows().is_empty() && links.take_news().is_empty());
     wishes.clear();
     links.flush(Instant(5) + TINY.handshake_timeout, &mut wishes);
-    assert_eq!((wishes.len(), links.next_deadline()), (4, None), "all are hung up");
+    let timed_out = links.counters().timed_out;
+    assert_eq!((wishes.len(), timed_out, links.next_deadline()), (4, 4, None), "all are hung up");
     let mut chance = Chance::new([4; 32], 0);
     for count in 10..2000 {
         let conn = LinkConn::accepted(count);
@@ -351,7 +352,7 @@ fn strangers_are_bounded_and_change_nothing() {
 }
 
 /// One schedule of everything at once, then peace.
-fn storm(seed: u64) {
+fn storm(seed: u64) -> Vec<super::LinkCounters> {
     let mut network = Network::members(seed, 2 + (seed % 2) as u16, TINY);
     let ends = network.ends.len() as u64;
     network.bend_one_in = if seed % 3 == 0 { 300 } else { 0 };
@@ -400,11 +401,19 @@ fn storm(seed: u64) {
     network.run(Duration::from_secs(20));
     let still: Vec<usize> = (0..network.ends.len()).map(|end| resets(&network, end)).collect();
     assert_eq!(quiet, still, "seed {seed}: no reset without a cause");
+    network.ends.iter().map(|end| end.links.counters()).collect()
 }
 
 #[test]
 fn storms_break_no_promise() {
-    for seed in 0..150 {
-        storm(seed);
-    }
+    let seeds = 0..300;
+    let counters: Vec<_> = seeds.flat_map(storm).collect();
+    let sum = |count: fn(&super::LinkCounters) -> u64| counters.iter().map(count).sum::<u64>();
+    // Weather worth the name: everything that can go wrong did.
+    assert!(sum(|counters| counters.frames_resent) > 100);
+    assert!(sum(|counters| counters.overflows) > 10);
+    assert!(sum(|counters| counters.resets) > 100);
+    assert!(sum(|counters| counters.broken) > 10);
+    assert!(sum(|counters| counters.silent) > 10);
+    assert!(sum(|counters| counters.lossy_dropped) > 10);
 }

@@ -20,11 +20,13 @@ impl Links {
             match connection.gather.next_frames() {
                 Ok(Some(batch)) => self.take_batch(place, batch),
                 Ok(None) => {
-                    // The beginning of a large batch is a sign of life too.
-                    if let Some(link) = self.links.get_mut(&place) {
-                        link.heard = self.now;
-                    }
-                    return;
+                    let cut = connection.gather.held_bytes() > 0;
+                    let Some(link) = self.links.get_mut(&place) else { return };
+                    // The beginning of a large batch is a sign of life too. But a length bent on the way would swallow
+                    // whatever follows, so a batch must come to its end in time.
+                    link.heard = self.now;
+                    link.cut_since = if cut { link.cut_since.or(Some(self.now)) } else { None };
+                    return self.set_timer(place);
                 }
                 Err(_) => return self.broken(conn),
             }
@@ -44,6 +46,7 @@ impl Links {
         let Some(link) = self.links.get_mut(&place) else { return };
         debug_assert_eq!(link.state, LinkState::Up, "{place}: batches come over a socket");
         link.heard = now;
+        link.cut_since = None;
         let LinkNumbers { sequence, acknowledged } = batch.numbers;
         let Ok(told) = link.window.acknowledge(acknowledged, now) else { return self.reset(place) };
         if let Some(arrived) = told.lossy_arrived {
@@ -82,7 +85,7 @@ impl Links {
         link.dirty = false;
         match (link.state, link.conn) {
             (LinkState::Waiting, _) if link.dial_at <= self.now => self.dial_link(place),
-            (LinkState::Up, Some(conn)) if self.now.since(link.heard) >= self.config.limits.dead_after => {
+            (LinkState::Up, Some(conn)) if link.is_dead(self.now, &self.config.limits) => {
                 self.counters.silent += 1;
                 self.wishes.push(LinkWish::Hangup { conn });
                 self.lost(conn);

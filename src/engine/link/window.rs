@@ -17,37 +17,13 @@ use crate::time::Instant;
 /// What a batch weighs beside its frames.
 const BATCH_WEIGHT: usize = 64;
 
-/// Fixed part of a frame, on the wire and in memory.
-const FRAME_WEIGHT: usize = 192;
-
 /// A frame above this could burst a batch that holds nothing else.
 const FRAME_WEIGHT_MAX: usize = FRAMES_BODY_BYTES_MAX - FRAMES_BODY_BYTES_MAX / 16;
 
-/// About how many bytes a frame takes; rather more than less, because the codec must never meet a batch over its limit.
+/// How many bytes a frame takes at most.
 #[must_use]
 pub fn weight(frame: &Frame) -> usize {
-    let variable = match frame {
-        Frame::Submit(submission) => {
-            let submit = &submission.submit;
-            submit.body.bytes.len() + submit.channel.id.len() + submit.from.as_str().len() + submit.to.as_str().len()
-        }
-        Frame::Notify(notify) => {
-            let message = notify.message.as_ref().map_or(0, |message| message.bytes().len());
-            notify.uid.as_str().len() + notify.channel.id.len() + message
-        }
-        Frame::Deliver(deliver) => {
-            deliver.channel.id.len() + deliver.message.as_ref().map_or(0, |message| message.bytes().len())
-        }
-        Frame::Register(register) => register.uid.as_str().len() + register.device_id.len() + register.token.len(),
-        Frame::Backlog(backlog) => backlog.rows.iter().map(|row| 32 + row.channel.id.len()).sum(),
-        Frame::Fetched(fetched) => {
-            let messages: usize = fetched.messages.iter().map(|(_, message)| 32 + message.bytes().len()).sum();
-            fetched.channel.id.len() + messages
-        }
-        Frame::Kick(kick) => kick.notice.as_ref().map_or(0, |notice| notice.text.len()),
-        _ => 128,
-    };
-    FRAME_WEIGHT + variable
+    frame.weight()
 }
 
 /// No room, or a frame that no batch can hold.

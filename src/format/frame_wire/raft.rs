@@ -103,25 +103,32 @@ impl<'a> From<&'a SnapshotHead> for WireSnapshotHead<'a> {
 
 impl ArchivedWireRaft<'_> {
     /// What `kind` may be and what a message of it must have is its receiver's to say: it knows raft.
-    pub(super) fn read(&self, buffer: &Bytes) -> Result<RaftMessage, BadValue> {
-        Ok(RaftMessage {
-            slot: slot(self.slot.to_native())?,
+    pub(super) fn read(&self, buffer: &Bytes) -> Result<Box<RaftMessage>, BadValue> {
+        // Made in its box at once, and what can fail is read before: a message is large, and most have no snapshot.
+        let (slot, from, to) = (slot(self.slot.to_native())?, self.from.read()?, self.to.read()?);
+        let entries = self.read_entries(buffer)?;
+        let mut message = Box::new(RaftMessage {
+            slot,
             kind: self.kind,
-            from: self.from.read()?,
-            to: self.to.read()?,
+            from,
+            to,
             term: self.term.to_native(),
             log_term: self.log_term.to_native(),
             index: self.index.to_native(),
             commit: self.commit.to_native(),
             commit_term: self.commit_term.to_native(),
-            entries: self.read_entries(buffer)?,
+            entries,
             reject: self.reject,
             reject_hint: self.reject_hint.to_native(),
             request_snapshot: self.request_snapshot.to_native(),
             priority: self.priority.to_native(),
             context: buffer.slice_ref(&self.context),
-            snapshot: self.snapshot.as_ref().map(|head| head.read(buffer)).transpose()?,
-        })
+            snapshot: None,
+        });
+        if let Some(head) = self.snapshot.as_ref() {
+            message.snapshot = Some(head.read(buffer)?);
+        }
+        Ok(message)
     }
 
     fn read_entries(&self, buffer: &Bytes) -> Result<Vec<RaftEntry>, BadValue> {
@@ -172,7 +179,7 @@ impl<'a> From<&'a SnapshotOffer> for WireSnapshotOffer<'a> {
 impl ArchivedWireSnapshotOffer<'_> {
     pub(super) fn read(&self, buffer: &Bytes) -> Result<SnapshotOffer, BadValue> {
         Ok(SnapshotOffer {
-            message: self.message.read(buffer)?,
+            message: *self.message.read(buffer)?,
             transfer: self.transfer.to_native(),
             messages: self.messages.to_native(),
         })
