@@ -443,7 +443,8 @@ impl World {
             }
         };
         let index = self.connections.len();
-        let node = if self.nodes.len() > 1 { self.chances.workload.below(u64::from(self.plan.nodes)) as usize } else { 0 };
+        let node =
+            if self.nodes.len() > 1 { self.chances.workload.below(u64::from(self.plan.nodes)) as usize } else { 0 };
         self.connections.push(Connection::new(None, node, 0, transport));
         let latency_ns = self.client_latency_ns();
         let at_ns = self.connections[index].arrives_at_server(self.now_ns, latency_ns);

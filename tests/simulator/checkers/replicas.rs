@@ -21,6 +21,8 @@ impl Replicas {
         if known == logs {
             return Ok(());
         }
-        Err(format!("after entry {applied} of slot {slot}, {first:?} held {known:016x} and {place:?} holds {logs:016x}"))
+        Err(format!(
+            "after entry {applied} of slot {slot}, {first:?} held {known:016x} and {place:?} holds {logs:016x}"
+        ))
     }
 }
