@@ -14,6 +14,7 @@ mod clients;
 mod cluster;
 mod frames;
 mod hosting;
+mod inspect;
 mod links;
 mod membership;
 mod settings;
@@ -50,6 +51,7 @@ use membership::Office;
 use transfers::Transfers;
 
 pub use super::recovery::Recovery;
+pub use inspect::ReplicaView;
 pub use settings::{ClusterSettings, Durability, JournalGeometry, OfflineMode, Retention, ShardConfig, ShardView};
 
 /// Rounds of talk between the machines in one step. A message needs four (submit, apply, notify, deliver); what is not at

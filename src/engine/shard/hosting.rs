@@ -90,7 +90,10 @@ impl Shard {
     fn add_hosted(&mut self, hosted: Hosted) {
         let slot = hosted.slot.id();
         assert!(self.place_of(slot).is_none(), "one replica of a slot on a shard");
-        self.places[usize::from(slot.0)] = self.hosted.len() as u32;
+        let place = self.hosted.len() as u32;
+        self.places[usize::from(slot.0)] = place;
+        // It is born with work to do.
+        self.dirty_slots.push(place);
         self.hosted.push(hosted);
     }
 

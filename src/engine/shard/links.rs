@@ -46,7 +46,13 @@ impl Shard {
 
     /// From somebody who is no member nothing is taken but the wish to become one.
     fn take_frames(&mut self, from: Place, member: bool, frames: Vec<Frame>) {
-        let welcome = |frame: &Frame| member || matches!(frame, Frame::Join(_) | Frame::Joined(_));
+        // A newcomer knows no members yet: it hears who they are from the metadata's leader, who has proved that it knows the secret.
+        let newcomer = self.cluster.is_none();
+        let welcome = |frame: &Frame| match frame {
+            Frame::Join(_) | Frame::Joined(_) => true,
+            Frame::Raft(message) => member || (newcomer && message.slot == SlotId::METADATA),
+            _ => member,
+        };
         for frame in frames {
             if welcome(&frame) {
                 self.out.counters.frames_received += 1;

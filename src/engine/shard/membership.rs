@@ -9,7 +9,7 @@
 //!  on disk ──► follows ──► member, says where it is now if that has changed
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::engine::chance::Chance;
@@ -55,6 +55,8 @@ pub(super) struct Office {
     ask_at: Instant,
     decide_at: Instant,
     refused: Option<Box<str>>,
+    /// First shards of other nodes that this newcomer has a link with: a further dial to them would be refused.
+    met: BTreeSet<Place>,
     founded: bool,
     pub(super) checkpoint_mark: u64,
 }
@@ -113,6 +115,7 @@ impl Office {
             ask_at: Instant(0),
             decide_at: Instant(0),
             refused: None,
+            met: BTreeSet::new(),
             founded: false,
             checkpoint_mark: 0,
         })
@@ -242,10 +245,13 @@ impl Shard {
         let Some(office) = &mut self.office else { return };
         if office.council.is_none() && now.instant >= office.ask_at {
             office.ask_at = now.instant + self.config.limits.join_every;
+            let met = office.met.clone();
+            met.into_iter().for_each(|peer| self.ask_to_join(peer));
             for seed in self.config.cluster.seeds.clone() {
                 self.links.dial_address(now.instant, seed);
             }
-            if let Some(why) = office.refused.take() {
+            let refused = self.office.as_mut().and_then(|office| office.refused.take());
+            if let Some(why) = refused {
                 effects.push(Effect::Report { warning: true, line: format!("not let into the cluster: {why}") });
             }
         }
@@ -418,17 +424,22 @@ impl Shard {
         let Some(office) = &mut self.office else { return };
         if office.council.is_none() && peer.shard == ShardId(0) {
             office.ask_at = now.instant + self.config.limits.join_every;
-            let member = self.describe();
-            let join = Join {
-                node: member.node.0,
-                identity: member.identity,
-                boot: self.config.boot,
-                shards: member.shards,
-                addresses: member.addresses,
-                version: env!("CARGO_PKG_VERSION").into(),
-            };
-            self.out.frame(peer, Frame::Join(Box::new(join)));
+            office.met.insert(peer);
+            self.ask_to_join(peer);
         }
+    }
+
+    fn ask_to_join(&mut self, peer: Place) {
+        let member = self.describe();
+        let join = Join {
+            node: member.node.0,
+            identity: member.identity,
+            boot: self.config.boot,
+            shards: member.shards,
+            addresses: member.addresses,
+            version: env!("CARGO_PKG_VERSION").into(),
+        };
+        self.out.frame(peer, Frame::Join(Box::new(join)));
     }
 
     // ---- joining ----
