@@ -30,7 +30,7 @@ use super::chance::{Chance, MapState};
 use super::delivery::Push;
 use super::effect::{Effect, Effects, ServerPacket};
 use super::event::{Event, EventBatch};
-use super::journal::Journal;
+use super::journal::{Journal, Position};
 use super::link::{LinkWish, Links};
 use super::metadata::Cluster;
 use super::outbox::Outbox;
@@ -127,6 +127,8 @@ pub struct Shard {
     office: Option<Office>,
     /// Who leads the metadata group, as far as known, and in which term.
     metadata_leader: (u64, Option<Place>),
+    /// Replicas that have ended here, and where the journal says so.
+    ended: Vec<(Position, SlotId)>,
     links: Links,
     link_wishes: Vec<LinkWish>,
     /// What raft wants said to other nodes.
@@ -196,6 +198,7 @@ impl Shard {
             cluster: None,
             office,
             metadata_leader: (0, None),
+            ended: Vec::new(),
             links: Links::new(config.links(), Chance::new(config.seed, 3)),
             link_wishes: Vec::new(),
             raft_out: Vec::new(),
@@ -281,7 +284,7 @@ impl Shard {
             Event::LinkBytes { conn, bytes } => self.links.handle_bytes(now.instant, conn, bytes),
             Event::LinkClosed { conn } => self.links.handle_closed(now.instant, conn),
             Event::Datagram { from, bytes } => self.handle_datagram(now, from, &bytes),
-            Event::Cluster(cluster) => self.adopt_cluster(now, cluster, effects),
+            Event::Cluster(cluster) => self.adopt_cluster(now, cluster),
         }
     }
 

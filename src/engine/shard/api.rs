@@ -17,7 +17,7 @@ use super::Shard;
 
 impl Shard {
     pub(super) fn handle_api(&mut self, now: Now, ticket: u64, request: ApiRequest, effects: &mut Effects) {
-        if self.api_open >= self.config.limits.api_requests_max || self.stopping {
+        if self.api_open >= self.config.limits.api_requests_max || self.stopping || self.cluster.is_none() {
             effects.push(Effect::Answer { ticket, answer: ApiAnswer::Busy });
             return;
         }

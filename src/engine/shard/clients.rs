@@ -68,6 +68,11 @@ impl Shard {
                 return;
             }
         };
+        if self.cluster.is_none() {
+            // No key has a place before the table is known; nodes let nobody in so early unless they are told to.
+            self.refuse_connect(now, id, connect.client_timestamp_ms, Reason::SystemError, effects);
+            return;
+        }
         let slot = self.routes.slot(uid.key_hash());
         let home = self.routes.guess(slot);
         if home.node == here.node && home.shard != here.shard && !handed_over {

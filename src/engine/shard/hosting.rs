@@ -8,29 +8,38 @@ use crate::engine::raft_group::{GroupState, MemberChange};
 use crate::engine::routes::Table;
 use crate::engine::slot::{Slot, SlotState};
 use crate::engine::steering::{Sight, Standing, Step};
-use crate::format::frame::{Frame, SlotReport, SlotReports};
+use crate::format::frame::{Frame, SlotReport, SlotReports, WhoLeads};
 use crate::format::raft_message::GroupMembers;
-use crate::ids::{Place, ReplicaId, ShardId, SlotId};
+use crate::ids::{NodeId, Place, ReplicaId, ShardId, SlotId};
 use crate::time::Now;
 
 use super::{Hosted, Shard, chance_of};
 
 impl Shard {
     /// The cluster has changed: keys, nodes and replicas follow.
-    pub(super) fn adopt_cluster(&mut self, now: Now, cluster: Arc<Cluster>, effects: &mut Effects) {
+    pub(super) fn adopt_cluster(&mut self, now: Now, cluster: Arc<Cluster>) {
         if self.cluster.as_ref().is_some_and(|known| known.version >= cluster.version) {
             return;
         }
         self.routes.update(Arc::new(Table::new(&cluster)));
         let members = cluster.members.iter();
+        let newcomers: Vec<NodeId> =
+            cluster.members.keys().filter(|node| !self.node_shards.contains_key(node)).copied().collect();
         self.node_shards = members.clone().map(|(node, member)| (*node, member.shards)).collect();
         self.nodes_down.retain(|node| cluster.members.contains_key(node));
         self.tell_links(&cluster);
         self.cluster = Some(cluster);
-        self.host_what_is_ours(now, effects);
+        let own = self.config.place.node;
+        for node in newcomers.into_iter().filter(|node| *node != own) {
+            // Makes the link by which both hear who leads what.
+            let asked = WhoLeads { slot: SlotId::METADATA, place: self.config.place };
+            self.out.frame(self.partner_on(node), Frame::WhoLeads(asked));
+            self.announce_to_node(node);
+        }
+        self.host_what_is_ours(now);
     }
 
-    fn host_what_is_ours(&mut self, now: Now, effects: &mut Effects) {
+    fn host_what_is_ours(&mut self, now: Now) {
         let Some(cluster) = self.cluster.clone() else { return };
         let here = self.config.place;
         // Another data directory has this node's number now: nothing here is ours any more.
@@ -45,7 +54,7 @@ impl Shard {
             match self.place_of(slot).map(|place| self.hosted[place].slot.replica()) {
                 Some(hosted) if hosted.number() >= replica.number() => {}
                 Some(_) => {
-                    self.end_replica(now, slot, effects);
+                    self.end_replica(now, slot);
                     self.begin_replica(now, slot, replica);
                 }
                 None => self.begin_replica(now, slot, replica),
@@ -58,7 +67,7 @@ impl Shard {
         // One that is newer than the table stays: the table catches up.
         let gone = gone.filter(|(slot, replica)| replica.number() < cluster.next_replica && !named(*slot, *replica));
         for (slot, _) in gone.collect::<Vec<_>>() {
-            self.end_replica(now, slot, effects);
+            self.end_replica(now, slot);
         }
     }
 
@@ -83,7 +92,6 @@ impl Shard {
         self.add_hosted(Hosted::new(slot, row.depth, segment));
         let place = self.hosted.len() - 1;
         self.hosted[place].checkpoint_mark = self.journal_mark();
-        self.dirty_slots.push(place as u32);
         self.with_slot(place, now, |_, _, _| {});
     }
 
@@ -98,11 +106,12 @@ impl Shard {
     }
 
     /// A replica's life ends here: nothing of it is found again.
-    pub(super) fn end_replica(&mut self, now: Now, id: SlotId, effects: &mut Effects) {
+    pub(super) fn end_replica(&mut self, now: Now, id: SlotId) {
         let Some(place) = self.place_of(id) else { return };
         let replica = self.hosted[place].slot.replica();
         self.journal.append_end(id, replica);
-        effects.push(Effect::RemoveCheckpoint { slot: id });
+        // Not before its end is on disk: a restart that finds neither checkpoint nor end would not know what the records are about.
+        self.ended.push((self.journal.position(), id));
         let last = self.hosted.len() - 1;
         self.with_slot(place, now, |slot, _, around| slot.dismiss(around));
         self.hosted.swap_remove(place);
@@ -121,6 +130,16 @@ impl Shard {
         self.awaiting.retain(|(_, slot)| *slot != id);
         self.leadership_changes.retain(|(slot, _)| *slot != id);
         self.forget_transfers(id);
+    }
+
+    /// Checkpoints of replicas that have ended go once that is on disk. Where another replica of the slot has begun since, its own checkpoint
+    /// takes the file's place.
+    pub(super) fn remove_checkpoints(&mut self, effects: &mut Effects) {
+        let written = self.journal.written();
+        let due: Vec<SlotId> = self.ended.extract_if(.., |(at, _)| *at <= written).map(|(_, slot)| slot).collect();
+        for slot in due.into_iter().filter(|slot| self.place_of(*slot).is_none()) {
+            effects.push(Effect::RemoveCheckpoint { slot });
+        }
     }
 
     /// Leaders see to it that their groups become as the table wants them.

@@ -183,7 +183,7 @@ impl Shard {
         }
         let Some(office) = &mut self.office else { return };
         let Some(council) = &mut office.council else { return };
-        let before = (council.led_term(), council.leader());
+        let before = council.led_term();
         if council.has_work() {
             let waits_for = council.turn(&mut self.journal, &mut self.raft_out, &mut self.out);
             if let Some(flush) = waits_for {
@@ -200,9 +200,11 @@ impl Shard {
         let published = council.take_published(self.journal.durable_flush());
         let (led, leader, term) = (council.led_term(), council.leader(), council.group().term());
         let unfounded = led.is_some() && council.cluster().members.is_empty();
-        if (led, leader) != before {
+        if led != before {
             office.steward = led.map(|_| Steward::new(self.config.cluster.steward, now.instant));
             office.founded = false;
+        }
+        if (term, leader) != self.metadata_leader {
             self.tell_metadata_leader(term, leader);
         }
         if let Some(cluster) = published {
@@ -227,7 +229,7 @@ impl Shard {
         if let Some(gossip) = self.office.as_mut().and_then(|office| office.gossip.as_mut()) {
             gossip.set_members(&nodes);
         }
-        self.adopt_cluster(now, cluster, effects);
+        self.adopt_cluster(now, cluster);
     }
 
     /// What the first shard does by the clock.

@@ -45,6 +45,7 @@ impl Shard {
             self.note_closed_segments(now);
             self.make_checkpoints(effects);
             self.checkpoint_council(effects);
+            self.remove_checkpoints(effects);
             self.apply_retention(now, effects);
         }
     }
