@@ -9,7 +9,7 @@ use jindou::engine::home::Home;
 use jindou::engine::journal::Position;
 use jindou::engine::slot_table::SlotTable;
 use jindou::format::message::StoredMessage;
-use jindou::ids::{ChannelKey, NodeId, Place, ShardId, Uid};
+use jindou::ids::{ChannelKey, NodeId, Uid};
 use jindou::limits::Limits;
 
 use crate::packets::stored;
@@ -71,20 +71,19 @@ pub fn benches(criterion: &mut Criterion) {
     });
 
     let map_state = Chance::new([1; 32], 1).map_state();
-    let place = Place { node: NodeId(1), shard: ShardId(0) };
     let rows: Vec<ChannelKey> = (0..100).map(|number| ChannelKey::pair(&alice, &uid(number + 10))).collect();
     group.throughput(Throughput::Elements(rows.len() as u64));
     group.bench_function("home update, 100 rows", |bencher| {
         let home = || {
             let mut home = Home::new(map_state);
             for channel in &rows {
-                home.notice(channel, 1, place, 1000);
+                home.notice(channel, 1, 1000);
             }
             home
         };
         let update = |mut home: Home| {
             for channel in &rows {
-                home.notice(black_box(channel), 2, place, 1000);
+                home.notice(black_box(channel), 2, 1000);
             }
             home
         };

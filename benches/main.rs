@@ -6,12 +6,23 @@
 
 mod frames;
 mod journal;
+mod links;
 mod machines;
 mod one_shard;
 mod packets;
+mod placement;
 mod step;
 
 use criterion::{criterion_group, criterion_main};
 
-criterion_group!(all, packets::benches, frames::benches, machines::benches, journal::benches, step::benches);
+criterion_group!(
+    all,
+    packets::benches,
+    frames::benches,
+    machines::benches,
+    placement::benches,
+    links::benches,
+    journal::benches,
+    step::benches
+);
 criterion_main!(all);

@@ -4,7 +4,7 @@
 use jindou::engine::effect::{Effect, Effects, ServerPacket};
 use jindou::engine::event::{ClientKey, ClientPacket, ConnectPacket, Event, EventBatch, Opened, SendPacket};
 use jindou::engine::shard::{
-    Durability, JournalGeometry, OfflineMode, Recovery, Retention, Shard, ShardConfig, ShardView,
+    ClusterSettings, Durability, JournalGeometry, OfflineMode, Recovery, Retention, Shard, ShardConfig, ShardView,
 };
 use jindou::format::frame::SendBody;
 use jindou::format::packet::{HeaderFlags, Setting};
@@ -50,6 +50,8 @@ fn config() -> ShardConfig {
         geometry: JournalGeometry { identity: 1, block_bytes: 4096, segment_bytes: 16 << 20 },
         retention: Retention { bytes: 128 << 20, age_ms: 0 },
         seed: [3; 32],
+        boot: 1,
+        cluster: ClusterSettings::alone(1),
     }
 }
 

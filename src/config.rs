@@ -13,7 +13,7 @@ use crate::engine::shard::{Durability, OfflineMode, Retention};
 use crate::ids::SLOT_COUNT_MAX;
 use crate::limits::Limits;
 
-pub use value::{ByteSize, ListenMode, LogFormat, ShardCount, Span};
+pub use value::{ByteSize, ListenMode, LogFormat, ShardCount, Span, is_secret};
 
 mod value;
 
@@ -22,6 +22,7 @@ mod value;
 #[allow(missing_docs)] // each field is a key of `SETTINGS`, which says what it means
 pub struct Config {
     pub node: Node,
+    pub cluster: Cluster,
     pub listen: Listen,
     pub external: External,
     pub http: Http,
@@ -40,6 +41,20 @@ pub struct Node {
     pub data_dir: PathBuf,
     pub shards: ShardCount,
     pub slots: u32,
+}
+
+/// Section `[cluster]`.
+#[derive(Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Cluster {
+    pub name: String,
+    pub listen: Option<SocketAddr>,
+    pub advertise: Option<SocketAddr>,
+    pub seeds: Vec<SocketAddr>,
+    pub secret: String,
+    pub secret_file: PathBuf,
+    pub replicas: u8,
+    pub replace_after: Span,
 }
 
 /// Section `[listen]`.
@@ -126,6 +141,16 @@ impl Default for Config {
         let limits = Limits::PRODUCTION;
         Config {
             node: Node { id: 1, data_dir: PathBuf::from("./data"), shards: ShardCount::Auto, slots: 256 },
+            cluster: Cluster {
+                name: "jindou".to_owned(),
+                listen: None,
+                advertise: None,
+                seeds: Vec::new(),
+                secret: String::new(),
+                secret_file: PathBuf::new(),
+                replicas: 3,
+                replace_after: Span(Duration::from_secs(300)),
+            },
             listen: Listen {
                 tcp: any(5100),
                 ws: any(5200),
@@ -211,16 +236,24 @@ macro_rules! settings {
 }
 
 settings! {
-    node.id, "1 to 65535", "Number of this node; it stays with the data directory.", |v| *v >= 1;
+    node.id, "1 to 65535", "Number of this node; it stays with the data directory, and no other node of the cluster may have it. `cluster.node_id` is another name for it.", |v| *v >= 1;
     node.data_dir, "a directory; made when missing", "Where everything is kept. One process per directory.", |v: &PathBuf| !v.as_os_str().is_empty();
     node.shards, "\"auto\" or 1 to 256", "Shards, one pinned thread each. `auto` is one per core.", |_| true;
     node.slots, "a power of two from 1 to 16384", "Slots of the key space. Fixed when the data directory is made.", |v| v.is_power_of_two() && *v as usize <= SLOT_COUNT_MAX;
+    cluster.name, "1 to 64 bytes", "Name of the cluster. Nodes of one with another name are not let in.", |v: &String| (1..=64).contains(&v.len());
+    cluster.listen, "ADDRESS:PORT or \"\"", "Where other nodes reach this one over TCP and UDP; shard n listens at PORT + n. Empty: this node is alone.", |v| v.is_none_or(|v: SocketAddr| v.port() != 0);
+    cluster.advertise, "ADDRESS:PORT or \"\"", "Where other nodes dial that address. Empty: `cluster.listen`, which then must not be a wildcard.", |v| v.is_none_or(|v: SocketAddr| v.port() != 0 && !v.ip().is_unspecified());
+    cluster.seeds, "a list of ADDRESS:PORT", "Members to ask to be let in, as they advertise themselves; this node's own address among them is left out. None: this node founds the cluster at its first start.", |v: &Vec<SocketAddr>| v.iter().all(|v| v.port() != 0 && !v.ip().is_unspecified());
+    cluster.secret, "16 to 256 bytes, or \"\"", "What nodes prove to each other that they know; the same on all. Needed with `cluster.listen`.", |v: &String| v.is_empty() || value::is_secret(v);
+    cluster.secret_file, "a file or \"\"", "Where the secret is read from instead; white space around it is left out.", |_| true;
+    cluster.replicas, "1 to 7", "Nodes that keep each slot, when there are as many.", |v| (1..=7).contains(v);
+    cluster.replace_after, "10s to 7d", "A node that is gone for so long is given up: its share is rebuilt on others.", |v| value::between(v, 10, 7 * 86_400);
     listen.tcp, "ADDRESS:PORT", "Where clients connect over TCP. Port 0 takes a free one.", |_| true;
     listen.ws, "ADDRESS:PORT", "Where clients connect over WebSocket. Port 0 takes a free one.", |_| true;
     listen.http, "ADDRESS:PORT", "Where backends call the HTTP API. It has no users and no roles: keep it inside.", |_| true;
     listen.tcp_mode, "\"cipher\" or \"plain\"", "`plain` leaves out WKProto's key agreement and cipher: for trusted networks and measuring.", |_| true;
     listen.ws_mode, "\"cipher\" or \"plain\"", "The same for WebSocket.", |_| true;
-    external.tcp_addr, "\"HOST:PORT\" or \"\"", "TCP address that `/route` gives to clients. Empty: that of `listen.tcp`, with 127.0.0.1 in place of a wildcard.", |_| true;
+    external.tcp_addr, "\"HOST:PORT\" or \"\"", "TCP address that `/route` gives to clients. Empty: that of `listen.tcp`; in place of a wildcard that of `cluster.advertise`, or 127.0.0.1.", |_| true;
     external.ws_addr, "\"ws://HOST:PORT\" or \"\"", "The same for WebSocket.", |v| v.is_empty() || v.starts_with("ws://");
     external.wss_addr, "\"wss://HOST:PORT\" or \"\"", "The same for WebSocket over TLS, which a proxy in front ends. Empty: none.", |v| v.is_empty() || v.starts_with("wss://");
     http.token, "text", "When not empty, every API call must carry it in the header `token`; probes and metrics need none.", |_| true;
@@ -245,6 +278,23 @@ settings! {
     limits.api_requests, "1 to 1000000", "API requests under way on one shard. Beyond it HTTP answers 503.", |v| (1..=1_000_000).contains(v);
     log.level, "off, error, warn, info, debug, trace; by module: warn,jindou::shell=debug", "What is logged to standard error. RUST_LOG wins over it.", |v| value::is_log_filter(v);
     log.format, "\"auto\", \"plain\" or \"colour\"", "`auto` colours the log when it goes to a terminal.", |_| true;
+}
+
+/// Other names for settings, each with the one in the table.
+const ALIASES: &[(&str, &str)] = &[("cluster.node_id", "node.id")];
+
+/// Without the secret: a configuration may be shown.
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cluster")
+            .field("name", &self.name)
+            .field("listen", &self.listen)
+            .field("advertise", &self.advertise)
+            .field("seeds", &self.seeds)
+            .field("replicas", &self.replicas)
+            .field("replace_after", &self.replace_after)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What is wrong with a configuration, in one line.
@@ -285,11 +335,13 @@ impl Config {
 
     /// Sets one key from text.
     fn put(&mut self, key: &str, text: &str, place: &str) -> Result<(), BadConfig> {
-        let setting = SETTINGS.iter().find(|s| s.key == key).ok_or_else(|| unknown_key(key, place))?;
+        let named = ALIASES.iter().find(|(alias, _)| *alias == key).map_or(key, |(_, named)| named);
+        let setting = SETTINGS.iter().find(|s| s.key == named).ok_or_else(|| unknown_key(key, place))?;
         if (setting.put)(self, text) {
             Ok(())
         } else {
-            Err(BadConfig(format!("{place}: {key} = {text:?} is not allowed; allowed: {}", setting.allowed)))
+            let shown = if named == "cluster.secret" { "…" } else { text };
+            Err(BadConfig(format!("{place}: {key} = {shown:?} is not allowed; allowed: {}", setting.allowed)))
         }
     }
 
@@ -331,6 +383,10 @@ impl Config {
                 continue;
             }
             let lower = name["JINDOU_".len()..].to_lowercase();
+            if let Some((alias, _)) = ALIASES.iter().find(|(alias, _)| alias.replace('.', "_") == lower) {
+                self.put(alias, &value, &place)?;
+                continue;
+            }
             if let Some((section, key)) = lower.split_once('_')
                 && SETTINGS.iter().any(|s| section_of(s.key) == section)
             {
@@ -358,7 +414,66 @@ impl Config {
                 ByteSize(least)
             )));
         }
+        self.cluster_holds_together()
+    }
+
+    fn cluster_holds_together(&self) -> Result<(), BadConfig> {
+        let cluster = &self.cluster;
+        let Some(listen) = cluster.listen else {
+            if !cluster.seeds.is_empty() {
+                return Err(BadConfig(
+                    "cluster.seeds is set and cluster.listen is not; set the address where other nodes reach this one"
+                        .to_owned(),
+                ));
+            }
+            return Ok(());
+        };
+        match (cluster.secret.is_empty(), cluster.secret_file.as_os_str().is_empty()) {
+            (true, true) => {
+                return Err(BadConfig(
+                    "cluster.listen is set and no secret is; set cluster.secret or cluster.secret_file, the same on all \
+                     nodes"
+                        .to_owned(),
+                ));
+            }
+            (false, false) => {
+                return Err(BadConfig("cluster.secret and cluster.secret_file are both set; set one".to_owned()));
+            }
+            _ => {}
+        }
+        let Some(advertise) = self.cluster_address() else {
+            return Err(BadConfig(format!(
+                "cluster.advertise is not set, and cluster.listen = {listen} is no address that other nodes can dial; \
+                 set cluster.advertise to one"
+            )));
+        };
+        if let ShardCount::Exactly(shards) = self.node.shards {
+            Config::check_cluster_ports("cluster.listen", listen, shards)?;
+            Config::check_cluster_ports("cluster.advertise", advertise, shards)?;
+        }
         Ok(())
+    }
+
+    /// Where other nodes dial this node's first shard, when it is not alone.
+    #[must_use]
+    pub fn cluster_address(&self) -> Option<SocketAddr> {
+        let listen = self.cluster.listen?;
+        self.cluster.advertise.or_else(|| (!listen.ip().is_unspecified()).then_some(listen))
+    }
+
+    /// Each shard needs a port of its own, from this one on.
+    ///
+    /// # Errors
+    /// When there are not so many.
+    pub fn check_cluster_ports(key: &str, address: SocketAddr, shards: u16) -> Result<(), BadConfig> {
+        let highest = u16::MAX - (shards.max(1) - 1);
+        if address.port() <= highest {
+            return Ok(());
+        }
+        Err(BadConfig(format!(
+            "{key} = {address} is not allowed: {shards} shards need a port each from there on; allowed: a port of at most \
+             {highest}"
+        )))
     }
 
     /// The engine's limits.
@@ -520,7 +635,7 @@ mod tests {
         ] {
             assert_eq!(error_of(file), wanted);
         }
-        assert!(error_of("[nodes]\nid = 1").contains("unknown section [nodes]; known: node, listen"));
+        assert!(error_of("[nodes]\nid = 1").contains("unknown section [nodes]; known: node, cluster, listen"));
         assert!(error_of("[nodes]").contains("unknown section [nodes]"));
         assert!(error_of("[node]\nid = ").starts_with("f.toml: line 2: "));
         assert!(error_of("[journal]\nretention_bytes = \"1MiB\"").contains("at least four segments, 256MiB"));
@@ -543,6 +658,63 @@ mod tests {
         let environment = [variable("JINDOU_NODE_ID", "3")];
         let flags = [variable("node.id", "4")];
         assert_eq!(Config::load(None, environment, &flags).unwrap().node.id, 4);
+    }
+
+    const SECRET: &str = "secret = \"0123456789abcdef\"";
+
+    #[test]
+    fn a_cluster_is_told_whole() {
+        let mut config = Config::default();
+        let file = format!(
+            "[cluster]\nnode_id = 7\nlisten = \"10.0.0.7:5300\"\nseeds = [\"10.0.0.8:5300\", \"[::1]:5300\"]\n\
+             replace_after = \"1m\"\n{SECRET}"
+        );
+        config.apply_file(&file, "f").and_then(|()| config.hold_together()).unwrap();
+        assert_eq!((config.node.id, config.cluster.seeds.len()), (7, 2));
+        assert_eq!(config.cluster_address(), Some("10.0.0.7:5300".parse().unwrap()));
+        assert!(!format!("{config:?}").contains("0123456789abcdef"), "the secret is not shown");
+        let variable = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let environment = [
+            variable("JINDOU_CLUSTER_NODE_ID", "9"),
+            variable("JINDOU_CLUSTER_SECRET", "another secret of enough bytes"),
+            variable("JINDOU_CLUSTER_SEEDS", "10.0.0.9:5300, 10.0.0.8:5300"),
+            variable("JINDOU_CLUSTER_LISTEN", "0.0.0.0:5300"),
+            variable("JINDOU_CLUSTER_ADVERTISE", "10.0.0.7:5400"),
+        ];
+        config.apply_environment(environment).and_then(|()| config.hold_together()).unwrap();
+        assert_eq!(config.node.id, 9);
+        assert_eq!(config.cluster.seeds[0], SocketAddr::from(([10, 0, 0, 9], 5300)));
+        assert_eq!(config.cluster_address(), Some("10.0.0.7:5400".parse().unwrap()));
+    }
+
+    #[test]
+    fn half_a_cluster_is_refused_with_what_is_missing() {
+        for (file, wanted) in [
+            ("seeds = [\"10.0.0.8:5300\"]".to_owned(), "cluster.seeds is set and cluster.listen is not"),
+            ("seeds = [1]".to_owned(), "is not allowed; allowed: a list of ADDRESS:PORT"),
+            ("seeds = [\"db1:5300\"]".to_owned(), "is not allowed; allowed: a list of ADDRESS:PORT"),
+            ("listen = \"10.0.0.7:5300\"".to_owned(), "no secret is; set cluster.secret or cluster.secret_file"),
+            ("secret = \"too short\"".to_owned(), "is not allowed; allowed: 16 to 256 bytes"),
+            ("listen = \"10.0.0.7:0\"".to_owned(), "is not allowed; allowed: ADDRESS:PORT"),
+            ("advertise = \"0.0.0.0:5300\"".to_owned(), "is not allowed; allowed: ADDRESS:PORT"),
+            ("replicas = 0".to_owned(), "is not allowed; allowed: 1 to 7"),
+            (
+                format!("listen = \"0.0.0.0:5300\"\n{SECRET}"),
+                "cluster.advertise is not set, and cluster.listen = 0.0.0.0:5300 is no address that other nodes can dial",
+            ),
+            (
+                format!("listen = \"10.0.0.7:5300\"\nsecret_file = \"s\"\n{SECRET}"),
+                "cluster.secret and cluster.secret_file are both set",
+            ),
+            (
+                format!("listen = \"10.0.0.7:65500\"\n{SECRET}\n[node]\nshards = 64"),
+                "64 shards need a port each from there on; allowed: a port of at most 65472",
+            ),
+        ] {
+            let line = error_of(&format!("[cluster]\n{file}"));
+            assert!(line.contains(wanted) && line.lines().count() == 1, "{line}");
+            assert!(!line.contains("too short"), "a secret is not shown: {line}");
+        }
     }
 
     #[test]

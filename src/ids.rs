@@ -26,6 +26,20 @@ pub const SLOT_COUNT_MAX: usize = 1 << 14;
 impl SlotId {
     /// The group that decides about the cluster itself. Outside every slot count, so it shares the slots' journal and frames.
     pub const METADATA: SlotId = SlotId(u16::MAX);
+
+    /// The slot that has this one's keys where slots have only so many bits of the hash.
+    #[must_use]
+    pub fn at(self, depth: u8) -> SlotId {
+        debug_assert!(depth <= 14);
+        SlotId(self.0 & ((1u16 << depth) - 1))
+    }
+
+    /// The slot that differs in the last of so many bits: both were one before a split.
+    #[must_use]
+    pub fn sibling(self, depth: u8) -> SlotId {
+        debug_assert!((1..=14).contains(&depth));
+        SlotId(self.0 ^ 1 << (depth - 1))
+    }
 }
 
 /// Where something lives: one shard of one node.

@@ -25,6 +25,10 @@ pub const PAYLOAD_BYTES_MAX: usize = 32_767;
 /// packet is at most base64(32 767 + padding) = 43 704 bytes and strings of about 1 KiB.
 pub const PACKET_BYTES_MAX: usize = 64 * 1024;
 
+/// Longest text for people, and longest address, in a frame between nodes. Texts over it are cut when they are sent; an address over it,
+/// or a text that a peer did not cut: the link is broken off.
+pub const FRAME_TEXT_BYTES_MAX: usize = 1024;
+
 /// Bounds of one shard. Two instances exist: what runs, and what the simulator runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -99,6 +103,14 @@ pub struct Limits {
     pub answer_patience: Duration,
     /// How often what waits for a leader is looked after, should the word of one have been lost.
     pub chase_every: Duration,
+    /// How often a node says that it is alive.
+    pub alive_every: Duration,
+    /// How often a newcomer asks to be let in.
+    pub join_every: Duration,
+    /// How often every slot led here is reported to whoever leads the metadata group; those that change are more often.
+    pub report_every: Duration,
+    /// How long leadership stays where it is before it is handed over again.
+    pub hand_over_every: Duration,
     /// How long a message waits for its slot to have a leader that takes it. Over it: SENDACK 1, outcome unknown.
     pub submit_give_up_after: Duration,
     /// How long a new leader waits for gateways to name their sessions before it answers who is online. A gateway of a node that is
@@ -168,6 +180,10 @@ impl Limits {
         sweep_every: Duration::from_secs(1),
         answer_patience: Duration::from_secs(2),
         chase_every: Duration::from_millis(200),
+        alive_every: Duration::from_millis(500),
+        join_every: Duration::from_secs(1),
+        report_every: Duration::from_secs(5),
+        hand_over_every: Duration::from_secs(2),
         submit_give_up_after: Duration::from_secs(10),
         rollcall_patience: Duration::from_secs(3),
         present_sessions_max: 1024,
@@ -220,6 +236,10 @@ impl Limits {
         sweep_every: Duration::from_millis(250),
         answer_patience: Duration::from_millis(500),
         chase_every: Duration::from_millis(200),
+        alive_every: Duration::from_millis(500),
+        join_every: Duration::from_secs(1),
+        report_every: Duration::from_secs(2),
+        hand_over_every: Duration::from_secs(1),
         submit_give_up_after: Duration::from_secs(10),
         rollcall_patience: Duration::from_secs(2),
         present_sessions_max: 2,

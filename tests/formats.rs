@@ -171,6 +171,8 @@ mod round_trips;
 #[path = "formats/conversations.rs"]
 mod conversations;
 
+#[path = "formats/frame_strategies.rs"]
+mod frame_strategies;
 #[path = "formats/frames.rs"]
 mod frames;
 

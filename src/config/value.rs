@@ -55,7 +55,39 @@ macro_rules! plain_values {
     };
 }
 
-plain_values!(u16, u32, usize, bool);
+plain_values!(u8, u16, u32, usize, bool);
+
+/// Bytes of a cluster's secret.
+const SECRET_BYTES: std::ops::RangeInclusive<usize> = 16..=256;
+
+/// Whether this can be a cluster's secret.
+#[must_use]
+pub fn is_secret(text: &str) -> bool {
+    SECRET_BYTES.contains(&text.len())
+}
+
+/// Empty is none.
+impl Value for Option<SocketAddr> {
+    fn parse(text: &str) -> Option<Self> {
+        if text.is_empty() { Some(None) } else { text.parse().ok().map(Some) }
+    }
+    fn show(&self) -> String {
+        quoted(&self.map(|address| address.to_string()).unwrap_or_default())
+    }
+}
+
+/// Separated by commas; a file may also write a list.
+impl Value for Vec<SocketAddr> {
+    fn parse(text: &str) -> Option<Self> {
+        let list = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+        let parts = list.split(',').map(|part| part.trim().trim_matches('"')).filter(|part| !part.is_empty());
+        parts.map(|part| part.parse().ok()).collect()
+    }
+    fn show(&self) -> String {
+        let parts: Vec<String> = self.iter().map(|address| quoted(&address.to_string())).collect();
+        format!("[{}]", parts.join(", "))
+    }
+}
 
 impl Value for SocketAddr {
     fn parse(text: &str) -> Option<Self> {
@@ -232,6 +264,20 @@ mod tests {
         for text in ["", "inof", "info,", "jindou=loud", "=info", "a b=info"] {
             assert!(!is_log_filter(text), "{text}");
         }
+    }
+
+    #[test]
+    fn addresses_are_read_and_written() {
+        let list = |text: &str| Vec::<SocketAddr>::parse(text);
+        let (four, six): (SocketAddr, SocketAddr) = ("10.0.0.1:1".parse().unwrap(), "[::1]:2".parse().unwrap());
+        for text in ["10.0.0.1:1,[::1]:2", "[\"10.0.0.1:1\", \"[::1]:2\"]", " 10.0.0.1:1 , [::1]:2,"] {
+            assert_eq!(list(text), Some(vec![four, six]), "{text}");
+        }
+        assert_eq!(list("[::1]:2"), Some(vec![six]));
+        assert_eq!((list(""), list("[]")), (Some(vec![]), Some(vec![])));
+        assert_eq!((list("[1]"), list("db1:5300"), list("10.0.0.1")), (None, None, None));
+        assert_eq!(vec![four, six].show(), "[\"10.0.0.1:1\", \"[::1]:2\"]");
+        assert_eq!((Option::<SocketAddr>::parse(""), Option::<SocketAddr>::parse("x")), (Some(None), None));
     }
 
     #[test]

@@ -20,10 +20,13 @@ use super::raft_group::{CommittedEntry, GroupState, MemberChange, NotTaken, Prop
 use super::steering::{Sight, Standing, Step};
 use crate::format::frame::{self, Frame, ProposeOutcome};
 use crate::format::raft_message::RaftMessage;
-use crate::ids::{Place, ReplicaId, SlotId};
+use crate::ids::{NodeId, Place, ReplicaId, SlotId};
 
 /// Commands that wait for their agreement. At it: further ones are sent back.
 const WAITING_MAX: usize = 1024;
+
+/// Applied commands kept for members that lack them.
+const LOG_TAIL_BYTES_MAX: usize = 1 << 20;
 
 /// Who waits for a command.
 type Asker = Option<(Place, u64)>;
@@ -47,7 +50,7 @@ impl Council {
     #[must_use]
     pub fn restore(group: GroupState, cluster: Cluster, chance: Chance) -> Council {
         Council {
-            group: RaftGroup::restore(SlotId::METADATA, group, chance),
+            group: RaftGroup::restore(SlotId::METADATA, group, LOG_TAIL_BYTES_MAX, chance),
             changed: cluster.version > 0,
             cluster: Arc::new(cluster),
             pending: VecDeque::new(),
@@ -114,8 +117,8 @@ impl Council {
     }
 
     /// A node is said to be down.
-    pub fn hurry(&mut self, place: Place) {
-        self.group.hurry(place);
+    pub fn hurry(&mut self, node: NodeId) {
+        self.group.hurry(node);
     }
 
     /// The journal is durable up to here.
@@ -129,11 +132,11 @@ impl Council {
         while let Some((command, asker)) = self.pending.pop_front() {
             match self.group.propose(command) {
                 Ok(proposed) => self.waiting.push_back((proposed, asker)),
-                Err((NotTaken::Later, command)) => {
+                Err(NotTaken::Later(command)) => {
                     self.pending.push_front((command, asker));
                     break;
                 }
-                Err((NotTaken::NotLeader, _)) => tell(asker, ProposeOutcome::NotLeader, out),
+                Err(NotTaken::NotLeader | NotTaken::Senseless) => tell(asker, ProposeOutcome::NotLeader, out),
             }
         }
         let mut committed = std::mem::take(&mut self.committed);
@@ -212,6 +215,35 @@ impl Council {
         Some(Arc::clone(&self.cluster))
     }
 
+    /// True when [`Council::take_published`] has something.
+    #[must_use]
+    pub fn is_publishable(&self, durable_flush: u64) -> bool {
+        self.changed && durable_flush >= self.publish_after
+    }
+
+    /// What became of a snapshot that was sent.
+    pub fn report_snapshot(&mut self, replica: ReplicaId, arrived: bool) {
+        self.group.report_snapshot(replica, arrived);
+    }
+
+    /// A snapshot is complete: what its checkpoint is to say of the group. `None`: there is no need of it.
+    pub fn prepare_install(&mut self, message: &RaftMessage, journal: &mut Journal) -> Option<GroupState> {
+        self.group.prepare_install(message.snapshot.as_ref()?, journal)
+    }
+
+    /// Its checkpoint could not be written.
+    pub fn abandon_install(&mut self) {
+        self.group.abandon_install();
+    }
+
+    /// Its checkpoint is on disk: the state is the snapshot's.
+    pub fn install(&mut self, message: RaftMessage, cluster: Cluster) {
+        if self.group.install(message).is_ok() && cluster.version > self.cluster.version {
+            self.cluster = Arc::new(cluster);
+            self.changed = true;
+        }
+    }
+
     /// Commands that were agreed on and refused, for the operator's log.
     pub fn take_refusals(&mut self) -> Vec<String> {
         std::mem::take(&mut self.refusals)
@@ -258,7 +290,12 @@ impl Council {
     fn standings(&self) -> Vec<Standing> {
         let progress = self.group.progress().into_iter();
         progress
-            .map(|p| Standing { replica: p.replica, matched: p.matched, active: p.active, snapshot: p.snapshot_pending })
+            .map(|p| Standing {
+                replica: p.replica,
+                matched: p.matched,
+                active: p.active,
+                snapshot: p.snapshot_pending,
+            })
             .collect()
     }
 

@@ -86,6 +86,10 @@ counters! {
     frames_sent,
     /// Frames from other shards.
     frames_received,
+    /// Frames from somebody who is no member, other than the wish to become one.
+    frames_unwelcome,
+    /// Raft messages for replicas that are not here.
+    raft_stray,
     /// API requests.
     api_requests,
     /// Conversation rows dropped at their limit.

@@ -19,6 +19,8 @@ pub struct Outbox {
     /// Totals.
     pub counters: Counters,
     elsewhere: Vec<(Place, Vec<Frame>)>,
+    /// Of those, what is for other nodes; between flush and take.
+    remote: Vec<(Place, Vec<Frame>)>,
     answers: Vec<(u64, ApiAnswer)>,
 }
 
@@ -31,6 +33,7 @@ impl Outbox {
             loopback: VecDeque::new(),
             counters: Counters::default(),
             elsewhere: Vec::new(),
+            remote: Vec::new(),
             answers: Vec::new(),
         }
     }
@@ -53,10 +56,19 @@ impl Outbox {
         self.answers.push((ticket, answer));
     }
 
-    /// Turns everything but the loopback into effects: one batch per shard. `api_open` falls by the requests answered.
+    /// What the last flush found for other nodes: it goes through links.
+    pub fn take_remote(&mut self) -> Vec<(Place, Vec<Frame>)> {
+        std::mem::take(&mut self.remote)
+    }
+
+    /// Turns everything but the loopback and what is for other nodes into effects: one batch per shard. `api_open` falls by the requests answered.
     pub fn flush(&mut self, api_open: &mut usize, effects: &mut Effects) {
         for (to, frames) in self.elsewhere.drain(..) {
-            effects.push(Effect::Frames { to, frames });
+            if to.node == self.here.node {
+                effects.push(Effect::Frames { to, frames });
+            } else {
+                self.remote.push((to, frames));
+            }
         }
         *api_open -= self.answers.len();
         for (ticket, answer) in self.answers.drain(..) {

@@ -20,6 +20,8 @@
 //!   later is acknowledged, and raft does not stand for election before it has applied such a change;
 //! * a change of members counts from the moment its entry is applied, in step with the slot's own state;
 //! * raft's messages about snapshots are kept aside ([`RaftGroup::take_snapshot_wishes`]): state travels by other means;
+//! * messages with entries are not merged: several may be stepped between two Readies, and then raft-rs 0.7 may merge what does not
+//!   follow on each other, so that a follower acknowledges entries that it does not have;
 //! * a message is for exactly one replica, of a kind that travels; a proposal is never forwarded.
 
 mod change;
@@ -172,7 +174,8 @@ fn new_node(replica: ReplicaId, applied: u64, log: Log) -> RawNode<Log> {
         heartbeat_tick: HEARTBEAT_TICKS,
         pre_vote: true,
         check_quorum: true,
-        batch_append: true,
+        // raft-rs 0.7 would put entries behind an empty message that is not sent yet without looking whether they follow it.
+        batch_append: false,
         skip_bcast_commit: true,
         max_size_per_msg: MESSAGE_BYTES_MAX,
         max_inflight_msgs: MESSAGES_IN_FLIGHT_MAX,
@@ -194,7 +197,7 @@ impl RaftGroup {
     pub fn restore(slot: SlotId, state: GroupState, log_tail_bytes_max: usize, chance: Chance) -> RaftGroup {
         let GroupState { replica, members, applied, applied_term, vote, .. } = state;
         let term = state.term.max(applied_term);
-        let commit = state.commit.max(applied);
+        let commit = state.commit.max(applied).min(applied + state.tail.len() as u64);
         let hard_state = HardState { term, vote, commit, ..HardState::default() };
         let log = Log::new((applied, applied_term), members.clone(), hard_state, state.tail);
         let mut group = RaftGroup {
@@ -326,6 +329,7 @@ impl RaftGroup {
             vote: self.journalled.1,
             commit: self.journalled_commit,
             tail: VecDeque::new(),
+            hole: None,
         }
     }
 
@@ -606,9 +610,10 @@ impl RaftGroup {
     /// Everything up to `flush` is durable: what waited for it may be said.
     pub fn handle_durable(&mut self, flush: u64, out: &mut Vec<RaftMessage>) {
         let mut newest = None;
-        while let Some(mut first) = self.awaiting.pop_front_if(|first| first.flush <= flush) {
+        while let Some(first) = self.awaiting.front_mut().filter(|first| first.flush <= flush) {
             newest = Some(first.ready);
             out.append(&mut first.messages);
+            self.awaiting.pop_front();
         }
         if let Some(number) = newest {
             self.node.on_persist_ready(number);
@@ -616,12 +621,22 @@ impl RaftGroup {
         }
     }
 
+    /// Remembers on disk that everything applied is agreed on, for a state that a restart must not show older than it was seen. Returns
+    /// the flush that carries it.
+    pub fn write_commit(&mut self, journal: &mut Journal) -> u64 {
+        let (term, vote) = self.journalled;
+        journal.append_hard_state(self.slot, term, vote, self.applied);
+        self.journalled_commit = self.journalled_commit.max(self.applied);
+        journal.next_flush()
+    }
+
     /// The slot has applied everything up to this entry. Changes of members count from now on.
     pub fn applied_to(&mut self, index: u64, term: u64) {
         assert!(index > self.applied, "entries are applied once, in order");
         (self.applied, self.applied_term) = (index, term);
         self.node.mut_store().set_applied(index, term);
-        while let Some((_, change)) = self.changes.pop_front_if(|(at, _)| *at <= index) {
+        while self.changes.front().is_some_and(|(at, _)| *at <= index) {
+            let change = self.changes.pop_front().and_then(|(_, change)| change);
             // One that does not fit is refused by every member alike.
             if let Some(Ok(state)) = change.map(|change| self.node.apply_conf_change(&change)) {
                 self.members = group_members(&state);
@@ -672,7 +687,6 @@ impl RaftGroup {
         let known = [&members.voters, &members.learners, &members.voters_outgoing].into_iter().flatten();
         let raft = &self.node.raft;
         known.into_iter().any(|member| *member == self.replica)
-            && raft.state != StateRole::Leader
             && head.index > raft.raft_log.committed
             && !raft.raft_log.match_term(head.index, head.term)
     }
@@ -683,10 +697,17 @@ impl RaftGroup {
     /// The checkpoint is to be asked for when [`Journal::written`] has reached what was [`Journal::position`] after this call.
     /// A crash before it is on disk leaves the old state, one after it the new one.
     ///
-    /// `None`: the log has no need of it (any more).
+    /// `None`: the log has no need of it (any more), or entries have just come in that were not drained.
     pub fn prepare_install(&mut self, head: &SnapshotHead, journal: &mut Journal) -> Option<GroupState> {
-        if self.installing.is_some() || !self.needs(head) {
+        let undrained = !self.node.raft.raft_log.unstable_entries().is_empty();
+        if self.installing.is_some() || undrained || !self.needs(head) {
             return None;
+        }
+        if self.node.raft.state != StateRole::Follower {
+            // Others have agreed on what this replica does not have: it leads nobody.
+            let term = self.node.raft.term;
+            self.node.raft.become_follower(term, 0);
+            self.set_election_timeout();
         }
         self.installing = Some(head.index);
         journal.append_install(self.slot, self.replica, head.index);
@@ -708,6 +729,7 @@ impl RaftGroup {
             vote,
             commit: applied,
             tail: VecDeque::new(),
+            hole: None,
         }
     }
 

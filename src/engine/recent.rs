@@ -49,14 +49,13 @@ impl Recent {
         Some((body.slot, body.channel))
     }
 
-    /// A slot's channels have lost all their bodies.
+    /// A slot's bodies are gone.
     pub fn forget_slot(&mut self, slot: SlotId) {
         let bytes = &mut self.bytes;
         self.order.retain(|body| {
-            if body.slot == slot {
-                *bytes -= body.bytes as usize + OVERHEAD_BYTES;
-            }
-            body.slot != slot
+            let stays = body.slot != slot;
+            *bytes -= if stays { 0 } else { body.bytes as usize + OVERHEAD_BYTES };
+            stays
         });
     }
 

@@ -18,9 +18,8 @@ use super::chance::{Chance, MapState};
 use super::checkpoint::{self, Checkpoint, CheckpointState, Cover};
 use super::journal::{Journal, Replay};
 use super::raft_group::GroupState;
-use super::shard::{Hosted, Shard, ShardConfig, chance_of};
+use super::shard::{Shard, ShardConfig, chance_of};
 use super::slot::{Slot, SlotState};
-use super::slot_table::SlotTable;
 use crate::format::record::{Position, Record};
 use crate::ids::{ReplicaId, SlotId};
 use crate::time::Now;
@@ -35,14 +34,12 @@ struct Life {
     at_first: (u64, u64, u64),
     /// It has a checkpoint.
     checkpointed: bool,
-    /// What is wrong with its records; they may turn out to be those of an earlier life.
-    problem: Option<String>,
 }
 
 impl Life {
     fn of(checkpoint: Checkpoint, checkpointed: bool) -> Life {
         let Checkpoint { cover: Cover { depth, replay_segment }, state } = checkpoint;
-        let mut life = Life { depth, replay_segment, state, at_first: (0, 0, 0), checkpointed, problem: None };
+        let mut life = Life { depth, replay_segment, state, at_first: (0, 0, 0), checkpointed };
         let group = life.group();
         life.at_first = (group.term, group.vote, group.commit);
         life
@@ -70,8 +67,7 @@ impl Life {
         let (term, vote, commit) = self.at_first;
         let group = self.group();
         (group.term, group.vote, group.commit) = (term, vote, commit);
-        group.tail.clear();
-        self.problem = None;
+        group.forget_tail();
     }
 }
 
@@ -185,14 +181,9 @@ impl Recovery {
     /// # Errors
     /// A checkpoint that names things that cannot be, or records that contradict it.
     pub fn finish(self, now: Now, first_segment: Option<u32>) -> Result<Shard, String> {
-        let (config, map_state, had_checkpoints) = (self.config.clone(), self.map_state, self.first_segment.is_some());
-        let table = SlotTable::alone(config.place.node, config.shard_count, config.slot_depth);
-        let mut recovered = self.settle(first_segment)?;
-        if !had_checkpoints {
-            found_alone(&mut recovered, &table, &config, map_state)?;
-        }
-        let hosted = recovered.slots.into_iter().map(|found| Hosted::new(found.slot, found.replay_segment)).collect();
-        Ok(Shard::assemble(config, table, hosted, recovered.journal, now))
+        let (config, map_state) = (self.config.clone(), self.map_state);
+        let recovered = self.settle(first_segment)?;
+        Shard::assemble(config, recovered, map_state, now)
     }
 
     /// Everything is read: what lives here.
@@ -218,10 +209,7 @@ impl Recovery {
             let Some(life) = found.current.or(found.later) else {
                 continue;
             };
-            let Life { depth, replay_segment, state, problem, .. } = life;
-            if let Some(problem) = problem {
-                return Err(format!("slot {id}{problem}"));
-            }
+            let Life { depth, replay_segment, state, .. } = life;
             match state {
                 CheckpointState::Metadata(group, state) => {
                     group.check().map_err(|what| format!("the metadata group: {what}"))?;
@@ -270,42 +258,12 @@ fn take_record(
     };
     match record {
         Record::Entry { term, index, kind, data, .. } => {
-            if let Err(what) = life.group().replay_entry(index, term, kind, data, position) {
-                life.problem.get_or_insert_with(|| format!(", at {position}: {what}"));
-            }
+            life.group().replay_entry(index, term, kind, data, position);
         }
         Record::HardState { term, vote, commit, .. } => life.group().replay_hard_state(term, vote, commit),
         Record::Install { replica, index, .. } if life.group().replica == replica => {
             life.group().replay_install(index);
-            if life.group().applied >= index {
-                // What does not fit before it was replaced by it.
-                life.problem = None;
-            }
         }
         _ => {}
     }
-}
-
-/// A node that is alone and has just got its disk founds its slots, each with the only vote. Also what a power cut left over of that.
-fn found_alone(
-    recovered: &mut Recovered,
-    table: &SlotTable,
-    config: &ShardConfig,
-    map_state: MapState,
-) -> Result<(), String> {
-    for slot in table.led_by(config.place) {
-        if recovered.slots.iter().any(|found| found.slot.id() == slot) {
-            continue;
-        }
-        let (depth, replica) = (config.slot_depth, ReplicaId::new(config.place, u32::from(slot.0) + 1));
-        let replay_segment = recovered.journal.written_segment();
-        recovered.journal.append_begin(slot, depth, replica, &[replica]);
-        let group = GroupState::begin(replica, &[replica]);
-        let state = SlotState { group, message_ids_last: 0, channels: Vec::new(), homes: Vec::new() };
-        let (tail_max, chance) = (config.limits.log_tail_bytes_max, chance_of(config, slot));
-        let slot = Slot::restore(slot, state, map_state, tail_max, chance)?;
-        recovered.slots.push(RecoveredSlot { slot, depth, replay_segment });
-    }
-    recovered.slots.sort_by_key(|found| found.slot.id());
-    Ok(())
 }

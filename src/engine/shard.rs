@@ -13,6 +13,11 @@ mod api;
 mod clients;
 mod cluster;
 mod frames;
+mod hosting;
+mod inspect;
+mod links;
+mod membership;
+mod settings;
 mod mending;
 mod transfers;
 mod upkeep;
@@ -21,28 +26,33 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::asks::Asks;
-use super::chance::Chance;
-use super::counters::Counters;
+use super::chance::{Chance, MapState};
 use super::delivery::Push;
 use super::effect::{Effect, Effects, ServerPacket};
 use super::event::{Event, EventBatch};
 use super::journal::Journal;
+use super::link::{LinkWish, Links};
+use super::metadata::Cluster;
 use super::outbox::Outbox;
 use super::reads::Reads;
 use super::recent::Recent;
+use super::recovery::Recovered;
 use super::repairs::Repairs;
 use super::rollcall::Rollcall;
-use super::routes::Routes;
+use super::routes::{Routes, Table};
 use super::session::Session;
 use super::slot::{Slot, Surroundings};
-use super::slot_table::SlotTable;
 use super::submits::Submits;
-use crate::ids::{NodeId, Place, SessionId, ShardId, SlotId, Uid};
-use crate::limits::Limits;
+use crate::format::raft_message::RaftMessage;
+use crate::ids::{NodeId, Place, SLOT_COUNT_MAX, SessionId, ShardId, SlotId, Uid};
 use crate::time::{Instant, Now};
 
-pub use super::recovery::Recovery;
+use membership::Office;
 use transfers::Transfers;
+
+pub use super::recovery::Recovery;
+pub use inspect::ReplicaView;
+pub use settings::{ClusterSettings, Durability, JournalGeometry, OfflineMode, Retention, ShardConfig, ShardView};
 
 /// Rounds of talk between the machines in one step. A message needs four (submit, apply, notify, deliver); what is not at
 /// rest after this many goes on in the next step.
@@ -51,105 +61,13 @@ const ROUNDS_MAX: usize = 16;
 /// Frames to this shard taken in one round, so that a step stays short.
 const LOOPBACK_PER_ROUND_MAX: usize = 65_536;
 
-/// What a shard is told once.
-#[derive(Clone, Debug)]
-pub struct ShardConfig {
-    /// Which shard this is.
-    pub place: Place,
-    /// Shards of this node.
-    pub shard_count: u16,
-    /// log2 of the slot count.
-    pub slot_depth: u8,
-    /// Bounds.
-    pub limits: Limits,
-    /// Whether CONNECT needs the stored token.
-    pub token_auth: bool,
-    /// Whether what was missed is pushed at CONNECT.
-    pub offline: OfflineMode,
-    /// What a SENDACK promises.
-    pub durability: Durability,
-    /// Shape of the journal.
-    pub geometry: JournalGeometry,
-    /// How much history is kept.
-    pub retention: Retention,
-    /// Root of all chance in this shard.
-    pub seed: [u8; 32],
-    /// Names this process.
-    pub boot: u64,
-}
-
-/// What happens with messages that came while a device was away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OfflineMode {
-    /// Pushed at CONNECT, in order, inside the session's window.
-    Push,
-    /// Only over HTTP.
-    Sync,
-}
-
-/// What a SENDACK promises.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Durability {
-    /// On disk on a majority.
-    Fsync,
-    /// In memory on a majority; a power cut of all loses the last moments.
-    Memory,
-}
-
-/// Shape of the journal on disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct JournalGeometry {
-    /// Names this journal: a segment of another one is never taken for one of this.
-    pub identity: u64,
-    /// Unit of writing, a power of two from 512 to 4096.
-    pub block_bytes: u32,
-    /// Size of a segment, a multiple of the block, at most 1 GiB.
-    pub segment_bytes: u32,
-}
-
-/// How much history is kept; whole segments at a time. Zero means no bound.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Retention {
-    /// Journal bytes per shard.
-    pub bytes: u64,
-    /// Age of the newest message of a segment, milliseconds. A restart counts as a message.
-    pub age_ms: u64,
-}
-
-/// What others may see of a shard.
-#[derive(Clone, Copy, Debug)]
-pub struct ShardView<'a> {
-    /// Totals.
-    pub counters: &'a Counters,
-    /// Live connections, in whatever state.
-    pub sessions: usize,
-    /// Connections that passed CONNECT.
-    pub sessions_live: usize,
-    /// Slots hosted here.
-    pub slots_hosted: usize,
-    /// Slots led here. The shard is ready when it leads all it hosts.
-    pub slots_led: usize,
-    /// Channels known here.
-    pub channels: usize,
-    /// Homes known here.
-    pub homes: usize,
-    /// Messages that can be read back.
-    pub messages_indexed: u64,
-    /// Bytes of message bodies in memory.
-    pub recent_bytes: usize,
-    /// Bytes waiting for the journal.
-    pub journal_pending_bytes: usize,
-    /// Segments of the journal, first and last.
-    pub journal_segments: (u32, u32),
-    /// Ranges being read or waiting to be.
-    pub reads_waiting: usize,
-    /// False while the disk refuses writes.
-    pub writable: bool,
-}
-
 /// A hosted slot and what the shard keeps beside it.
 pub(super) struct Hosted {
     pub(super) slot: Slot,
+    /// Bits of the hash that name it.
+    pub(super) depth: u8,
+    /// Not before then is leadership handed over (again).
+    hand_over_at: Instant,
     /// In the list of slots with work.
     dirty: bool,
     /// In the queue of slots with changed rows.
@@ -158,25 +76,27 @@ pub(super) struct Hosted {
     checkpoint_mark: u64,
     /// First segment that replay needs beside the checkpoint on disk.
     pub(super) replay_segment: u32,
+    /// Who has said which sessions are there, since this replica leads.
+    pub(super) rollcall: Rollcall,
     /// First segment that the checkpoint on disk asks a restart to begin with, for others' sake too.
     kept_segment: u32,
     /// Being written: both segments and its mark.
     checkpointing: Option<(u32, u32, u64)>,
-    /// Who has said which sessions are there, since this replica leads.
-    pub(super) rollcall: Rollcall,
 }
 
 impl Hosted {
-    pub(super) fn new(slot: Slot, replay_segment: u32) -> Hosted {
+    pub(super) fn new(slot: Slot, depth: u8, replay_segment: u32) -> Hosted {
         Hosted {
             slot,
+            depth,
+            hand_over_at: Instant(0),
             dirty: true,
             rows_listed: false,
             checkpoint_mark: 0,
             replay_segment,
+            rollcall: Rollcall::default(),
             kept_segment: replay_segment,
             checkpointing: None,
-            rollcall: Rollcall::default(),
         }
     }
 }
@@ -195,12 +115,24 @@ pub struct Shard {
     live_count: usize,
     journal: Journal,
     /// (flush, hosted slot) that waits for it; flushes rise.
-    awaiting: VecDeque<(u64, u32)>,
+    awaiting: VecDeque<(u64, SlotId)>,
     dirty_slots: Vec<u32>,
     /// Slots that are led here since this term, or no longer.
     leadership_changes: Vec<(SlotId, Option<u64>)>,
     /// Slots whose leaders are to hear which sessions are here.
     to_greet: BTreeSet<SlotId>,
+    /// As last agreed and published on this node.
+    cluster: Option<Arc<Cluster>>,
+    /// Of the node's first shard: what it does for the whole node.
+    office: Option<Office>,
+    /// Who leads the metadata group, as far as known, and in which term.
+    metadata_leader: (u64, Option<Place>),
+    links: Links,
+    link_wishes: Vec<LinkWish>,
+    /// What raft wants said to other nodes.
+    raft_out: Vec<RaftMessage>,
+    map_state: MapState,
+    chance: Chance,
     /// The cluster's nodes and their shards.
     node_shards: BTreeMap<NodeId, u16>,
     /// Those that are said to be down.
@@ -220,6 +152,8 @@ pub struct Shard {
     sweep_at: Instant,
     retry_at: Instant,
     chase_at: Instant,
+    /// When every slot led here is reported again.
+    report_at: Instant,
     /// Not everything was done in the last step.
     restless: bool,
     stopping: bool,
@@ -232,20 +166,26 @@ impl Shard {
     /// Everything recovered; see [`Recovery::finish`].
     pub(super) fn assemble(
         config: ShardConfig,
-        table: SlotTable,
-        hosted: Vec<Hosted>,
-        journal: Journal,
+        recovered: Recovered,
+        map_state: MapState,
         now: Now,
-    ) -> Shard {
-        let mut places = vec![u32::MAX; table.slot_count()];
+    ) -> Result<Shard, String> {
+        let Recovered { slots, metadata, journal } = recovered;
+        let hosted = slots.into_iter().map(|found| Hosted::new(found.slot, found.depth, found.replay_segment));
+        let hosted: Vec<Hosted> = hosted.collect();
+        let mut places = vec![u32::MAX; SLOT_COUNT_MAX];
         for (place, hosted) in hosted.iter().enumerate() {
             places[usize::from(hosted.slot.id().0)] = place as u32;
         }
         let (first, last) = journal.segments();
+        let first_shard = config.place.shard == ShardId(0);
+        let office = if first_shard { Some(Office::open(&config, metadata)?) } else { None };
         let mut shard = Shard {
             places,
             dirty_slots: (0..hosted.len() as u32).collect(),
             hosted,
+            map_state,
+            chance: Chance::new(config.seed, 2),
             sessions: Vec::new(),
             session_count: 0,
             live_count: 0,
@@ -253,6 +193,12 @@ impl Shard {
             awaiting: VecDeque::new(),
             leadership_changes: Vec::new(),
             to_greet: BTreeSet::new(),
+            cluster: None,
+            office,
+            metadata_leader: (0, None),
+            links: Links::new(config.links(), Chance::new(config.seed, 3)),
+            link_wishes: Vec::new(),
+            raft_out: Vec::new(),
             node_shards: BTreeMap::new(),
             nodes_down: BTreeSet::new(),
             row_slots: VecDeque::new(),
@@ -269,20 +215,22 @@ impl Shard {
             sweep_at: now.instant + config.limits.sweep_every,
             retry_at: now.instant + config.limits.announce_retry_after,
             chase_at: now.instant + config.limits.chase_every,
+            report_at: now.instant,
             restless: true,
             stopping: false,
             stopped: false,
             segment_times: (first..last).map(|segment| (segment, now.unix.0)).collect(),
-            config,
-            routes: Routes::new(Arc::new(table)),
+            routes: Routes::new(Arc::new(Table::new(&Cluster::default()))),
             submits: Submits::default(),
             asks: Asks::default(),
+            config,
         };
         let mark = shard.journal_mark();
         for hosted in &mut shard.hosted {
             hosted.checkpoint_mark = mark;
         }
-        shard
+        shard.found_or_wait();
+        Ok(shard)
     }
 
     /// One turn: takes everything that happened, says everything to be done. Never waits; bounded by the batch and the
@@ -291,6 +239,7 @@ impl Shard {
         for event in events.drain(..) {
             self.handle_event(now, event, effects);
         }
+        self.take_link_news(now, effects);
         self.fire_timers(now, effects);
         self.come_to_rest(now, effects);
         while let Some((slot, channel)) = self.recent.pop_excess(self.journal.written()) {
@@ -299,6 +248,7 @@ impl Shard {
             }
         }
         self.out.flush(&mut self.api_open, effects);
+        self.flush_links(now, effects);
         let settled = self.row_slots.is_empty() && self.journal.pending_bytes() == 0;
         if self.stopping && !self.stopped && self.session_count == 0 && settled {
             self.stopped = true;
@@ -326,7 +276,12 @@ impl Shard {
             }
             Event::Api { ticket, request } => self.handle_api(now, ticket, request, effects),
             Event::Stop => self.handle_stop(effects),
-            other => unreachable!("{other:?}"),
+            Event::LinkDialed { conn, made } => self.links.handle_dialed(now.instant, conn, made),
+            Event::LinkAccepted { conn } => self.links.handle_accepted(now.instant, conn),
+            Event::LinkBytes { conn, bytes } => self.links.handle_bytes(now.instant, conn, bytes),
+            Event::LinkClosed { conn } => self.links.handle_closed(now.instant, conn),
+            Event::Datagram { from, bytes } => self.handle_datagram(now, from, &bytes),
+            Event::Cluster(cluster) => self.adopt_cluster(now, cluster, effects),
         }
     }
 
@@ -337,11 +292,15 @@ impl Shard {
             self.take_loopback(now, effects);
             self.settle_sessions(effects);
             self.turn_slots(now);
+            self.turn_council(now, effects);
             self.follow_leaderships(now, effects);
             self.greet_leaders(now);
             self.start_queued_reads(effects);
             self.turn_transfers(now, effects);
-            let at_rest = self.out.loopback.is_empty() && self.dirty_slots.is_empty() && self.dirty_sessions.is_empty();
+            let at_rest = self.out.loopback.is_empty()
+                && self.dirty_slots.is_empty()
+                && self.dirty_sessions.is_empty()
+                && !self.council_has_work();
             if at_rest {
                 self.journal.flush(now.instant, effects);
                 if !self.take_durable() {
@@ -368,7 +327,7 @@ impl Shard {
             self.hosted[place as usize].dirty = false;
             let waits_for = self.with_slot(place as usize, now, |slot, journal, around| slot.turn(journal, around));
             if let Some(flush) = waits_for {
-                self.awaiting.push_back((flush, place));
+                self.awaiting.push_back((flush, self.hosted[place as usize].slot.id()));
             }
             self.start_transfers(place as usize, now);
             if let Some(led) = self.hosted[place as usize].slot.take_leadership_change() {
@@ -393,6 +352,7 @@ impl Shard {
             limits: &self.config.limits,
             routes: &self.routes,
             out: &mut self.out,
+            raft_out: &mut self.raft_out,
             recent: &mut self.recent,
         };
         let hosted = &mut self.hosted[place];
@@ -409,7 +369,7 @@ impl Shard {
     }
 
     fn place_of(&self, slot: SlotId) -> Option<usize> {
-        let place = self.places[usize::from(slot.0)];
+        let place = *self.places.get(usize::from(slot.0))?;
         (place != u32::MAX).then_some(place as usize)
     }
 
@@ -434,7 +394,7 @@ impl Shard {
         }
         let rows = self.row_slots.front().and_then(|place| self.hosted[*place as usize].slot.rows_due());
         let fixed = self.tick_at.min(self.sweep_at).min(self.retry_at).min(self.chase_at);
-        let others = [rows, self.journal.deadline(), self.transfers_deadline()];
+        let others = [rows, self.journal.deadline(), self.links.next_deadline(), self.office_deadline(), self.transfers_deadline()];
         Some(others.into_iter().flatten().fold(fixed, Instant::min))
     }
 
@@ -475,6 +435,7 @@ impl Shard {
             sessions_live: self.live_count,
             slots_hosted: self.hosted.len(),
             slots_led: self.hosted.iter().filter(|hosted| hosted.slot.leads()).count(),
+            slots_waiting: self.slots_waiting(),
             channels: self.hosted.iter().map(|hosted| hosted.slot.channels().len()).sum(),
             homes: self.hosted.iter().map(|hosted| hosted.slot.home_count()).sum(),
             messages_indexed: self.hosted.iter().map(|hosted| hosted.slot.messages()).sum(),

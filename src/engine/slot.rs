@@ -20,7 +20,7 @@ use super::home::{Home, Noticed, Row};
 use super::journal::Journal;
 use super::message_ids::MessageIds;
 use super::outbox::Outbox;
-use super::raft_group::{CommittedEntry, GroupState, Proposed, RaftGroup};
+use super::raft_group::{CommittedEntry, GroupState, MemberChange, NotTaken, Proposed, RaftGroup};
 use super::recent::Recent;
 use super::routes::Routes;
 use crate::format::frame::{Answered, Frame, Notified, Notify, Register, Registered, Submission, Submit, Submitted};
@@ -29,7 +29,7 @@ use crate::format::packet::{HeaderFlags, Reason};
 use crate::format::raft_message::RaftMessage;
 use crate::format::record::Position;
 use crate::ids::{
-    ChannelKey, ChannelKind, DeviceFlag, DeviceLevel, KeyHash, NodeId, Place, SessionAddress, SlotId, Uid,
+    ChannelKey, ChannelKind, DeviceFlag, DeviceLevel, KeyHash, NodeId, Place, ReplicaId, SessionAddress, SlotId, Uid,
 };
 use crate::limits::Limits;
 use crate::time::{Instant, Now};
@@ -49,6 +49,8 @@ pub struct Surroundings<'a> {
     pub routes: &'a Routes,
     /// What is to be said.
     pub out: &'a mut Outbox,
+    /// What raft wants said.
+    pub raft_out: &'a mut Vec<RaftMessage>,
     /// Bodies in memory.
     pub recent: &'a mut Recent,
 }
@@ -145,6 +147,8 @@ pub struct Slot {
     /// What the group wants said to its other replicas.
     raft_messages: Vec<RaftMessage>,
     repeats: Vec<RepeatCheck>,
+    /// What is pending waits for the next beat.
+    held_back: bool,
     messages: u64,
 }
 
@@ -191,6 +195,7 @@ impl Slot {
             committed: Vec::new(),
             raft_messages: Vec::new(),
             repeats: Vec::new(),
+            held_back: false,
             messages: 0,
         };
         slot.message_ids.resume(state.message_ids_last);
@@ -332,7 +337,7 @@ impl Slot {
     /// True when something waits to be proposed or the group has work.
     #[must_use]
     pub fn has_work(&self) -> bool {
-        !self.pending.is_empty() || self.group.has_work()
+        (!self.pending.is_empty() && !self.held_back) || self.group.has_work()
     }
 
     /// Takes a message in: stored after the group agreed, or passed on at once when it is not to be stored.
@@ -454,13 +459,20 @@ impl Slot {
     /// Proposes what is pending and hands new entries to the journal; applies what was agreed. Returns the flush whose
     /// durability is now waited for.
     pub fn turn(&mut self, journal: &mut Journal, around: &mut Surroundings<'_>) -> Option<u64> {
+        self.held_back = false;
         while let Some(pending) = self.pending.pop_front() {
             match self.group.propose(pending.bytes) {
                 Ok(proposed) => {
                     around.out.counters.proposals += 1;
                     self.in_flight.push_back((proposed, pending.waiters));
                 }
-                Err(_) => self.refuse(pending.waiters, around),
+                Err(NotTaken::Later(bytes)) => {
+                    // Leadership is being handed over, or too much is under way: it stays first in line until the next beat.
+                    self.pending.push_front(Pending { bytes, waiters: pending.waiters });
+                    self.held_back = true;
+                    break;
+                }
+                Err(NotTaken::NotLeader | NotTaken::Senseless) => self.refuse(pending.waiters, around),
             }
         }
         let mut committed = std::mem::take(&mut self.committed);
@@ -473,9 +485,7 @@ impl Slot {
             waits_for = self.group.drain(journal, &mut committed, &mut self.raft_messages).or(waits_for);
         }
         self.committed = committed;
-        for message in self.raft_messages.drain(..) {
-            around.out.frame(message.to.place(), Frame::Raft(Box::new(message)));
-        }
+        around.raft_out.append(&mut self.raft_messages);
         self.follow_leadership(around);
         waits_for
     }
@@ -526,7 +536,36 @@ impl Slot {
 
     /// One beat of raft's clock.
     pub fn tick(&mut self) {
+        self.held_back = false;
         self.group.tick();
+    }
+
+    /// Another replica says something.
+    pub fn step(&mut self, message: RaftMessage) {
+        // One that no honest replica says, or that was meant for another life, is as good as lost.
+        let _ = self.group.step(message);
+    }
+
+    /// Another replica is to lead.
+    pub fn hand_over(&mut self, heir: ReplicaId) {
+        self.group.transfer(heir);
+    }
+
+    /// The group's members are to change.
+    pub fn change_members(&mut self, change: &MemberChange) {
+        // Not taken now: asked again when they are looked at next.
+        let _ = self.group.propose_members(change);
+    }
+
+    /// This replica's life ends: whoever waits for it asks elsewhere.
+    pub fn dismiss(&mut self, around: &mut Surroundings<'_>) {
+        self.cease_leading(around);
+    }
+
+    /// Which replica it is.
+    #[must_use]
+    pub fn replica(&self) -> ReplicaId {
+        self.group.replica()
     }
 
     fn refuse(&mut self, waiters: Vec<Waiter>, around: &mut Surroundings<'_>) {

@@ -11,7 +11,9 @@ use super::message::StoredMessage;
 use super::packet::{HeaderFlags, Setting};
 use super::raft_message::RaftMessage;
 use super::request::{ApiAnswer, ApiRequest};
-use crate::ids::{ChannelKey, DeviceFlag, DeviceLevel, Place, ReplicaId, SessionAddress, SessionId, SlotId, Uid};
+use crate::ids::{
+    ChannelKey, DeviceFlag, DeviceLevel, NodeId, Place, ReplicaId, SessionAddress, SessionId, SlotId, Uid,
+};
 
 /// Everything one shard can ask of another.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +70,8 @@ pub enum Frame {
     SlotReports(SlotReports),
     /// Node's first shard → leader of the metadata group, again and again: alive.
     Alive(Alive),
+    /// Node's first shard → its other shards: a node is said to be up or down.
+    Rumour(Rumour),
     /// Slot's leader → replica that is too far behind: here comes the state, in parts.
     SnapshotOffer(Box<SnapshotOffer>),
     /// Replica → leader: go on, I have this much already.
@@ -586,6 +590,15 @@ pub struct Alive {
     pub sessions: u32,
     /// It is about to stop: its leaderships go elsewhere.
     pub stopping: bool,
+}
+
+/// What gossip says of a node. A hint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rumour {
+    /// Who.
+    pub node: NodeId,
+    /// It seems to be there.
+    pub up: bool,
 }
 
 /// A snapshot is about to be sent.

@@ -21,12 +21,15 @@
 use std::fmt;
 
 use bytes::Bytes;
+use rkyv::api::low::access;
+use rkyv::api::serialize_using;
 use rkyv::rancor;
-use rkyv::ser::{Positional, Writer};
-use rkyv::util::AlignedVec;
+use rkyv::ser::{Positional, Serializer, Writer};
+use rkyv::util::{AlignedVec, with_arena};
+use rkyv::vec::ArchivedVec;
 
 use super::frame::Frame;
-use super::frame_wire::{ArchivedWireFrame, BadValue, WireFrame};
+use super::frame_wire::{self, ArchivedWireFrame, BadValue};
 
 /// First bytes of every batch.
 pub const FRAMES_MAGIC: u32 = u32::from_le_bytes(*b"jdF\x01");
@@ -40,6 +43,9 @@ pub const FRAMES_HEADER_BYTES: usize = 32;
 /// Largest body. A fetch answer is the largest frame: `fetch_bytes_max` and one message; a link batches far less than
 /// this. Over it: the link is broken off.
 pub const FRAMES_BODY_BYTES_MAX: usize = 4 << 20;
+
+/// What a batch takes beside its frames' weights, at most.
+pub const FRAMES_EMPTY_BYTES_MAX: usize = 64;
 
 /// Where an archive must lie. The widest fields are 64-bit.
 pub const ALIGN_BYTES: usize = 8;
@@ -98,11 +104,7 @@ impl fmt::Display for BadFrames {
             BadFrames::TooLarge => f.write_str("peer sends a batch of frames over the limit"),
             BadFrames::Checksum => f.write_str("frames fail their checksum"),
             BadFrames::Layout => f.write_str("peer sends frames with an impossible layout"),
-            BadFrames::Value(BadValue::Uid(bad)) => write!(f, "peer sends a frame with a bad uid: {bad}"),
-            BadFrames::Value(BadValue::ChannelKind) => f.write_str("peer sends a frame for an unknown kind of channel"),
-            BadFrames::Value(BadValue::DeviceLevel) => f.write_str("peer sends a frame with an unknown device level"),
-            BadFrames::Value(BadValue::SendBody) => f.write_str("peer sends a SEND whose texts are out of bounds"),
-            BadFrames::Value(BadValue::Message) => f.write_str("peer sends a stored message that fails its checks"),
+            BadFrames::Value(value) => write!(f, "peer sends a frame with {value}"),
         }
     }
 }
@@ -119,8 +121,8 @@ impl Positional for Body<'_> {
     }
 }
 
-impl Writer<rancor::Error> for Body<'_> {
-    fn write(&mut self, bytes: &[u8]) -> Result<(), rancor::Error> {
+impl Writer<rancor::Failure> for Body<'_> {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), rancor::Failure> {
         self.out.extend_from_slice(bytes);
         Ok(())
     }
@@ -133,9 +135,13 @@ impl Writer<rancor::Error> for Body<'_> {
 pub fn encode(frames: &[Frame], numbers: LinkNumbers, out: &mut Vec<u8>) {
     let start = out.len();
     out.extend_from_slice(&[0; FRAMES_HEADER_BYTES]);
-    let mirror: Vec<WireFrame<'_>> = frames.iter().map(WireFrame::from).collect();
     let body = Body { start: out.len(), out };
-    rkyv::api::high::to_bytes_in::<_, rancor::Error>(&mirror, body).expect("a vector takes every byte");
+    with_arena(|arena| {
+        // Nothing is shared within an archive, so nothing keeps track of what is.
+        let mut serializer = Serializer::new(body, arena.acquire(), ());
+        serialize_using::<_, rancor::Failure>(&frame_wire::batch(frames), &mut serializer)
+            .expect("a vector takes every byte");
+    });
     let body_bytes = out.len() - start - FRAMES_HEADER_BYTES;
     assert!(body_bytes <= FRAMES_BODY_BYTES_MAX, "a batch of frames is over the limit");
     out.resize(start + batch_bytes(body_bytes), 0);
@@ -163,12 +169,13 @@ pub fn decode(bytes: &Bytes) -> Result<FrameBatch, BadFrames> {
         return Err(BadFrames::Checksum);
     }
     let body = aligned(bytes.slice(FRAMES_HEADER_BYTES..FRAMES_HEADER_BYTES + body_bytes));
-    let archive = rkyv::access::<rkyv::vec::ArchivedVec<ArchivedWireFrame<'_>>, rancor::Failure>(&body)
-        .map_err(|_| BadFrames::Layout)?;
-    let frames = archive.iter().map(|wire| wire.read(&body)).collect::<Result<_, _>>();
+    // Without what keeps track of shared values: there are none.
+    let archive =
+        access::<ArchivedVec<ArchivedWireFrame<'_>>, rancor::Failure>(&body).map_err(|_| BadFrames::Layout)?;
+    let frames = frame_wire::each(archive, |wire| wire.read(&body)).map_err(BadFrames::Value)?;
     Ok(FrameBatch {
         numbers: LinkNumbers { sequence: u64_at(bytes, 16), acknowledged: u64_at(bytes, 24) },
-        frames: frames.map_err(BadFrames::Value)?,
+        frames,
         batch_bytes,
     })
 }

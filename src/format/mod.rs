@@ -2,7 +2,9 @@
 pub mod client_pipeline;
 pub mod frame;
 pub mod frame_codec;
+mod frame_weight;
 pub mod frame_wire;
+pub mod link_hello;
 pub mod message;
 pub mod packet;
 pub mod packet_cipher;

@@ -75,6 +75,29 @@ pub enum Reason {
     IdempotencyConflict = 28,
 }
 
+impl Reason {
+    /// The reason of a byte, if it is one that we give.
+    #[must_use]
+    pub fn from_byte(byte: u8) -> Option<Reason> {
+        Some(match byte {
+            1 => Reason::Success,
+            2 => Reason::AuthFailed,
+            9 => Reason::PayloadDecodeError,
+            11 => Reason::NotAllowedToSend,
+            12 => Reason::Kicked,
+            15 => Reason::SystemError,
+            16 => Reason::BadChannelId,
+            18 => Reason::NodeNotMatch,
+            19 => Reason::Banned,
+            21 => Reason::ClientKeyEmpty,
+            22 => Reason::RateLimit,
+            23 => Reason::ChannelTypeNotSupported,
+            28 => Reason::IdempotencyConflict,
+            _ => return None,
+        })
+    }
+}
+
 /// Any packet of either direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // each variant is the struct of its name

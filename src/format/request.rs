@@ -1,6 +1,8 @@
 //! What backends ask and get, as values: the HTTP thread asks a shard, and a shard that does not lead the key asks the one that does.
 //! Decides nothing.
 
+use std::borrow::Cow;
+
 use super::frame::SendBody;
 use super::message::StoredMessage;
 use super::packet::{HeaderFlags, Setting};
@@ -90,7 +92,7 @@ pub enum ApiAnswer {
         /// Reason code.
         reason: u8,
         /// One line, naming whose fault.
-        text: &'static str,
+        text: Cow<'static, str>,
     },
     /// Too much under way; try later.
     Busy,

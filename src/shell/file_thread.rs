@@ -100,6 +100,8 @@ pub(super) enum FileTask {
     Trim { first: u32 },
     /// Write a checkpoint under its name.
     Checkpoint { slot: SlotId, bytes: Vec<u8>, answer: flume::Sender<io::Result<()>> },
+    /// Remove a slot's checkpoint, if there is one.
+    RemoveCheckpoint { slot: SlotId },
 }
 
 /// The running thread. Dropping it waits for the step under way, a few milliseconds, and forgets what is queued.
@@ -198,6 +200,15 @@ impl Files {
                     tracing::warn!("checkpoint {} cannot be written: {error}", path.display());
                 }
                 let _ = answer.send(result);
+            }
+            FileTask::RemoveCheckpoint { slot } => {
+                let path = checkpoint_path(&self.slots, slot);
+                match fs::remove_file(&path).and_then(|()| sync_directory(&self.slots)) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        tracing::warn!("checkpoint {} cannot be removed: {error}", path.display());
+                    }
+                    _ => {}
+                }
             }
         }
     }

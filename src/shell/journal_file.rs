@@ -210,6 +210,11 @@ impl JournalFiles {
         async move { outcome(&answered).await }
     }
 
+    /// Removes a slot's checkpoint, after what was asked of it before. One that stays behind after a fault is reported in the log.
+    pub fn remove_checkpoint(&self, slot: SlotId) {
+        self.inner.thread.send(FileTask::RemoveCheckpoint { slot });
+    }
+
     /// Retires the segments below `first`, as soon as nobody reads them. From now on they cannot be read.
     pub fn trim(&self, first: u32) {
         let inner = &self.inner;

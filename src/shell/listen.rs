@@ -2,16 +2,16 @@
 //! the kernel spreads connections over them), which would also let a second node slip in beside the first: so each
 //! address is first taken without sharing, to see that it is free.
 //!
-//! Nothing listens yet when these functions return: a client that comes before the shards have their data back is
-//! refused and tries again.
+//! They all listen when these functions return: who comes before the shards have their data back waits in the kernel.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::data_directory::StartError;
+use super::link_sockets::ClusterSockets;
 
 /// A port in use is tried again for so long: the kernel takes back the ring of a process that was killed, and with it the
 /// sockets that it listened on, a moment after the process is gone.
@@ -54,6 +54,27 @@ pub fn bind_shared(key: &str, wanted: SocketAddr, shards: u16) -> Result<BoundAd
 pub fn listen_alone(key: &str, wanted: SocketAddr) -> Result<std::net::TcpListener, StartError> {
     let socket = patiently(|| socket(wanted, false).and_then(|socket| socket.listen(BACKLOG).map(|()| socket)));
     Ok(socket.map_err(|error| cannot_listen(key, wanted, &error))?.into())
+}
+
+/// Takes the cluster's address: the port for the first shard, over TCP and UDP, and one more port for each further shard.
+///
+/// # Errors
+/// As [`bind_shared`].
+pub fn bind_cluster(wanted: SocketAddr, shards: u16) -> Result<Vec<ClusterSockets>, StartError> {
+    let key = "cluster.listen";
+    let gossip = patiently(|| UdpSocket::bind(wanted)).map_err(|error| cannot_listen(key, wanted, &error))?;
+    let mut gossip = Some(gossip);
+    let bind = |shard| {
+        let port = wanted.port().checked_add(shard).ok_or_else(|| {
+            StartError(format!("cannot listen on {wanted} ({key}): there is no port for shard {shard}"))
+        })?;
+        let address = SocketAddr::new(wanted.ip(), port);
+        // Shared with nobody: another node dials this very shard.
+        let listener = patiently(|| socket(address, false).and_then(|socket| socket.listen(BACKLOG).map(|()| socket)))
+            .map_err(|error| cannot_listen(key, address, &error))?;
+        Ok(ClusterSockets { listener: listener.into(), gossip: gossip.take() })
+    };
+    (0..shards).map(bind).collect()
 }
 
 /// Again while the address is in use, for as long as [`PATIENCE`] lasts.
@@ -99,19 +120,10 @@ fn local_address(socket: &Socket) -> io::Result<SocketAddr> {
     address.as_socket().ok_or_else(|| io::Error::other("the socket has no IP address"))
 }
 
-/// An address as somebody on this machine can dial it.
-#[must_use]
-pub fn dialable(address: SocketAddr) -> SocketAddr {
-    if address.ip().is_unspecified() {
-        SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), address.port())
-    } else {
-        address
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::Ipv4Addr;
 
     fn loopback(port: u16) -> SocketAddr {
         SocketAddr::from((Ipv4Addr::LOCALHOST, port))
@@ -143,9 +155,22 @@ mod tests {
     }
 
     #[test]
-    fn wildcards_are_dialled_on_this_machine() {
-        assert_eq!(dialable("0.0.0.0:5100".parse().unwrap()), loopback(5100));
-        assert_eq!(dialable("[::]:5100".parse().unwrap()), loopback(5100));
-        assert_eq!(dialable("[::1]:1".parse().unwrap()).to_string(), "[::1]:1");
+    fn each_shard_has_a_port_of_the_cluster_and_strangers_are_seen() {
+        let address = SocketAddr::from(([127, 0, 13, 1], 15_300));
+        let ours = bind_cluster(address, 3).unwrap();
+        let addresses: Vec<_> =
+            ours.iter().map(|sockets| local_address_of(&sockets.listener)).map(|found| found.port()).collect();
+        assert_eq!(addresses, [15_300, 15_301, 15_302]);
+        assert_eq!(ours.iter().filter(|sockets| sockets.gossip.is_some()).count(), 1);
+        assert_eq!(ours[0].gossip.as_ref().unwrap().local_addr().unwrap(), address);
+        let next = SocketAddr::from(([127, 0, 13, 1], 15_302));
+        let line = bind_cluster(next, 1).unwrap_err().to_string();
+        assert_eq!(line, "cannot listen on 127.0.13.1:15302 (cluster.listen): port 15302 is in use by another process");
+        let line = bind_cluster(SocketAddr::from(([127, 0, 13, 1], 65_535)), 2).unwrap_err().to_string();
+        assert!(line.ends_with("there is no port for shard 1"), "{line}");
+    }
+
+    fn local_address_of(fd: &std::os::fd::OwnedFd) -> SocketAddr {
+        socket2::SockRef::from(fd).local_addr().unwrap().as_socket().unwrap()
     }
 }

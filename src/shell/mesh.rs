@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering, fence};
 
 use crate::engine::event::{ApiAnswer, ApiRequest};
+use crate::engine::metadata::Cluster;
 use crate::format::frame::Frame;
 use crate::ids::{Place, ShardId};
 
@@ -64,6 +65,8 @@ pub enum MeshMessage {
         /// Where to.
         reply: flume::Sender<Box<ShardSnapshot>>,
     },
+    /// The cluster as the node's first shard knows it now. Only the newest counts.
+    Cluster(Arc<Cluster>),
     /// Every shard of the node leads its slots: listen. Not sooner, as a user may be served by one shard and talk to
     /// somebody whose slot is another's.
     Serve {
@@ -287,19 +290,31 @@ pub fn build_mesh(shard_count: u16) -> io::Result<Vec<MeshEndpoint>> {
         .collect())
 }
 
-/// Frames that are on their way out of a shard, by destination shard. Bounded by the engine's windows (un-acked sends,
+/// Frames, and news of the cluster, that are on their way out of a shard, by destination shard. Frames are bounded by the engine's windows (un-acked sends,
 /// deliveries and announcements), not by a number of its own: what is in here is work that somebody has been promised.
 #[derive(Debug)]
 pub struct Outbox {
     here: Place,
     waiting: Vec<Vec<Frame>>,
+    /// One at a time: what is newer replaces what has not left.
+    news: Vec<Option<Arc<Cluster>>>,
 }
 
 impl Outbox {
     /// For the shard `here` of a node with `shard_count`.
     #[must_use]
     pub fn new(here: Place, shard_count: u16) -> Outbox {
-        Outbox { here, waiting: (0..shard_count).map(|_| Vec::new()).collect() }
+        let waiting = (0..shard_count).map(|_| Vec::new()).collect();
+        Outbox { here, waiting, news: vec![None; usize::from(shard_count)] }
+    }
+
+    /// Tells every other shard of the node of the cluster as it is now.
+    pub fn tell_others(&mut self, cluster: &Arc<Cluster>) {
+        for (index, news) in self.news.iter_mut().enumerate() {
+            if index != usize::from(self.here.shard.0) {
+                *news = Some(Arc::clone(cluster));
+            }
+        }
     }
 
     /// Adds frames behind those that wait for the same shard.
@@ -315,10 +330,10 @@ impl Outbox {
     /// True when nothing waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.waiting.iter().all(Vec::is_empty)
+        self.waiting.iter().all(Vec::is_empty) && self.news.iter().all(Option::is_none)
     }
 
-    /// Sends one batch to each shard for which frames wait. True when nothing is left; what met a full inbox stays, in
+    /// Sends one batch to each shard for which frames wait, and the news behind it. True when nothing is left; what met a full inbox stays, in
     /// order, for the next turn.
     pub fn flush(&mut self, mesh: &MeshSender, clock: Clock) -> bool {
         let mut all_gone = true;
@@ -337,6 +352,14 @@ impl Outbox {
                 }
                 // The shard has ended, so the node is stopping: its clients will be told by their closed sockets.
                 Err(_) => {}
+            }
+        }
+        for (index, news) in self.news.iter_mut().enumerate() {
+            let Some(cluster) = news.take() else { continue };
+            let to = ShardId(u16::try_from(index).expect("counted from a u16"));
+            if let Err(NotSent::Full(MeshMessage::Cluster(cluster))) = mesh.send(to, MeshMessage::Cluster(cluster)) {
+                *news = Some(cluster);
+                all_gone = false;
             }
         }
         all_gone
@@ -390,6 +413,33 @@ mod tests {
             }
         }
         assert_eq!(seen, (0..total).collect::<Vec<_>>());
+    }
+
+    fn cluster(version: u64) -> Arc<Cluster> {
+        let nobody = (Default::default(), Default::default());
+        let (members, rows) = nobody;
+        Arc::new(Cluster { id: 1, name: "c".into(), version, replicas_wanted: 3, members, rows, next_replica: 1 })
+    }
+
+    #[test]
+    fn news_reach_the_others_and_only_the_newest_counts() {
+        let endpoints = build_mesh(3).unwrap();
+        let here = Place { node: NodeId(1), shard: ShardId(0) };
+        let (mut outbox, clock) = (Outbox::new(here, 3), Clock::start());
+        for _ in 0..INBOX_BATCHES_MAX {
+            endpoints[0].sender.send(ShardId(1), MeshMessage::Tick).unwrap();
+        }
+        for version in 1..=3 {
+            outbox.tell_others(&cluster(version));
+            assert!(!outbox.flush(&endpoints[0].sender, clock) && !outbox.is_empty(), "shard 1 is full");
+        }
+        let versions = |shard: usize| -> Vec<u64> {
+            let messages = endpoints[shard].inbox.try_iter();
+            messages.filter_map(|m| if let MeshMessage::Cluster(c) = m { Some(c.version) } else { None }).collect()
+        };
+        assert!(versions(1).is_empty());
+        assert!(outbox.flush(&endpoints[0].sender, clock) && outbox.is_empty());
+        assert_eq!((versions(0), versions(1), versions(2)), (vec![], vec![3], vec![1, 2, 3]));
     }
 
     /// A sleeper that follows the protocol is never left asleep with a message in its inbox. The bell is read with a

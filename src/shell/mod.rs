@@ -3,11 +3,14 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)] // Not pure: see .ci/clippy.toml.
 
 pub mod clock;
+pub mod cluster_settings;
 pub mod data_directory;
 mod file_thread;
 pub mod gateway;
+pub mod gossip_socket;
 pub mod http;
 pub mod journal_file;
+pub mod link_sockets;
 pub mod listen;
 pub mod machine;
 pub mod mesh;

@@ -12,23 +12,25 @@ use std::fmt::Write;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::clock::Clock;
+use super::cluster_settings::{cluster_settings, public_addresses};
 use super::data_directory::{DataDirectory, StartError, Wanted};
 use super::gateway::Listener;
-use super::http::{Api, HttpThread, NodeState, PublicAddresses};
-use super::listen::{BoundAddress, bind_shared, dialable, listen_alone};
+use super::http::{Api, HttpThread, NodeState};
+use super::link_sockets::ClusterSockets;
+use super::listen::{BoundAddress, bind_cluster, bind_shared, listen_alone};
 use super::machine;
 use super::mesh::{MeshEndpoint, MeshMessage, MeshSender, build_mesh};
 use super::metronome::Metronome;
 use super::seed::{Secrets, kernel_seed};
-use super::shard_loop::{Ready, ShardRuntimeConfig, run_shard};
+use super::shard_loop::{Ready, ShardRuntimeConfig, ShardSockets, run_shard};
 use crate::config::{Config, ListenMode, ShardCount};
-use crate::engine::shard::{Durability, ShardConfig};
+use crate::engine::shard::{ClusterSettings, Durability, ShardConfig};
 use crate::format::pipeline::Transport;
 use crate::ids::{NodeId, Place, ShardId};
 
@@ -70,6 +72,8 @@ pub fn run(config: &Config) -> Result<(), StartError> {
 
     let state = Arc::new(NodeState::new(shards));
     let addresses = public_addresses(config, &tcp, &ws);
+    let cluster = cluster_settings(config, &directory, &addresses, http_address)?;
+    let cluster_sockets = config.cluster.listen.map(|listen| bind_cluster(listen, shards)).transpose()?;
     let secrets = Secrets::from_kernel().map_err(kernel_refused("random bytes"))?;
     let api =
         Api::new(mesh.clone(), state.clone(), directory.slot_depth(), addresses, config.http.token.clone(), secrets);
@@ -82,7 +86,8 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     // Before the shards: their executors may need a beat already in their first pass.
     let metronome = Metronome::start(mesh.clone()).map_err(kernel_refused("the metronome's thread"))?;
     state.set_watch(metronome.watch());
-    start_shards(config, &directory, &processors, endpoints, [tcp, ws], &happenings.0)?;
+    let told = Told { config, directory: &directory, cluster };
+    start_shards(&told, &processors, endpoints, Doors { tcp, ws, cluster: cluster_sockets }, &happenings.0)?;
 
     let node = Node { mesh, state, happenings: happenings.1, running: shards, _metronome: metronome, http };
     let outcome = node.serve(|messages| {
@@ -209,7 +214,10 @@ fn seed() -> Result<[u8; 32], StartError> {
 
 fn open_directory(config: &Config, processors: usize) -> Result<DataDirectory, StartError> {
     let slots_max = u16::try_from(config.node.slots).unwrap_or(u16::MAX);
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let unix_us = u64::try_from(since_1970.as_micros()).unwrap_or(0);
     let wanted = Wanted {
+        node_id: config.node.id,
         shards: match config.node.shards {
             ShardCount::Auto => None,
             ShardCount::Exactly(shards) => Some(shards),
@@ -217,6 +225,7 @@ fn open_directory(config: &Config, processors: usize) -> Result<DataDirectory, S
         shards_default: u16::try_from(processors).unwrap_or(u16::MAX).clamp(1, slots_max),
         slot_depth: config.slot_depth(),
         chance: seed()?,
+        unix_us,
     };
     DataDirectory::open(&config.node.data_dir, &wanted)
 }
@@ -248,22 +257,37 @@ fn watch_signals(happenings: &flume::Sender<Happening>) -> Result<(), StartError
         .map_err(kernel_refused("the signals' thread"))
 }
 
+/// What every shard is made from.
+struct Told<'a> {
+    config: &'a Config,
+    directory: &'a DataDirectory,
+    cluster: ClusterSettings,
+}
+
+/// Where the node can be reached.
+struct Doors {
+    tcp: BoundAddress,
+    ws: BoundAddress,
+    cluster: Option<Vec<ClusterSockets>>,
+}
+
 fn start_shards(
-    config: &Config,
-    directory: &DataDirectory,
+    told: &Told<'_>,
     processors: &[usize],
     endpoints: Vec<MeshEndpoint>,
-    addresses: [BoundAddress; 2],
+    doors: Doors,
     happenings: &flume::Sender<Happening>,
 ) -> Result<(), StartError> {
     let clock = Clock::start();
-    let [tcp, ws] = addresses;
+    let &Told { config, directory, .. } = told;
+    let Doors { tcp, ws, cluster } = doors;
+    let mut cluster = cluster.into_iter().flatten();
     // Pinned only when each has a core of its own: two pinned to one would wait for each other.
     let pinned = endpoints.len() <= processors.len();
     for ((endpoint, tcp), ws) in endpoints.into_iter().zip(tcp.sockets).zip(ws.sockets) {
         let shard = endpoint.shard;
         let runtime = ShardRuntimeConfig {
-            engine: shard_config(config, directory, shard)?,
+            engine: shard_config(told, shard)?,
             sessions_per_address_max: config.limits.connections_per_address,
             cpu: pinned.then(|| processors[usize::from(shard.0)]),
             io_memory_bytes: machine::IO_MEMORY_BYTES,
@@ -275,18 +299,20 @@ fn start_shards(
             transport,
             plain: mode == ListenMode::Plain,
         };
-        let listeners = vec![
+        let clients = vec![
             listener(tcp, Transport::Tcp, config.listen.tcp_mode),
             listener(ws, Transport::WebSocket, config.listen.ws_mode),
         ];
+        let sockets = ShardSockets { clients, cluster: cluster.next() };
         let (ready, readiness) = flume::bounded(1);
-        let thread = run_shard(runtime, endpoint, listeners, ready).map_err(kernel_refused("a shard's thread"))?;
+        let thread = run_shard(runtime, endpoint, sockets, ready).map_err(kernel_refused("a shard's thread"))?;
         watch_shard(shard, thread, readiness, happenings.clone())?;
     }
     Ok(())
 }
 
-fn shard_config(config: &Config, directory: &DataDirectory, shard: ShardId) -> Result<ShardConfig, StartError> {
+fn shard_config(told: &Told<'_>, shard: ShardId) -> Result<ShardConfig, StartError> {
+    let &Told { config, directory, .. } = told;
     Ok(ShardConfig {
         place: Place { node: NodeId(config.node.id), shard },
         shard_count: directory.shards(),
@@ -298,7 +324,8 @@ fn shard_config(config: &Config, directory: &DataDirectory, shard: ShardId) -> R
         geometry: directory.geometry(shard, config.segment_bytes()),
         retention: config.retention(directory.shards()),
         seed: seed()?,
-        boot: 0,
+        boot: directory.boot(),
+        cluster: told.cluster.clone(),
     })
 }
 
@@ -323,15 +350,6 @@ fn watch_shard(
         .map_err(kernel_refused("a shard's watcher"))
 }
 
-fn public_addresses(config: &Config, tcp: &BoundAddress, ws: &BoundAddress) -> PublicAddresses {
-    let or = |given: &String, own: String| if given.is_empty() { own } else { given.clone() };
-    PublicAddresses {
-        tcp: or(&config.external.tcp_addr, dialable(tcp.address).to_string()),
-        ws: or(&config.external.ws_addr, format!("ws://{}", dialable(ws.address))),
-        wss: config.external.wss_addr.clone(),
-    }
-}
-
 fn mode_name(mode: ListenMode) -> &'static str {
     match mode {
         ListenMode::Cipher => "cipher",
@@ -354,10 +372,12 @@ impl Banner {
             Durability::Memory => "memory: a power cut loses the last moments",
         };
         let shards = format!("{}, {} slots", directory.shards(), 1u32 << directory.slot_depth());
-        let lines: [(&str, &str); 6] = [
+        let cluster = config.cluster_address().map(|address| format!("{address} ({})", config.cluster.name));
+        let lines: [(&str, &str); 7] = [
             ("tcp", &self.tcp),
             ("websocket", &self.ws),
             ("http", &self.http),
+            ("cluster", cluster.as_deref().unwrap_or_default()),
             ("shards", &shards),
             ("data", &format!("{} ({contents})", directory.path().display())),
             ("durability", durability),
@@ -368,33 +388,10 @@ impl Banner {
             config.node.id,
             took.as_secs_f64()
         );
-        for (name, value) in lines {
+        for (name, value) in lines.into_iter().filter(|(_, value)| !value.is_empty()) {
             // Writing into a string cannot fail.
             let _ = write!(text, "\n  {name:<11}{value}");
         }
         text
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn bound(address: &str) -> BoundAddress {
-        BoundAddress { address: address.parse().unwrap(), sockets: Vec::new() }
-    }
-
-    #[test]
-    fn route_names_what_is_configured_or_else_where_the_node_listens() {
-        let mut config = Config::default();
-        let (tcp, ws) = (bound("0.0.0.0:5100"), bound("192.0.2.7:5200"));
-        let own = public_addresses(&config, &tcp, &ws);
-        assert_eq!((own.tcp.as_str(), own.ws.as_str()), ("127.0.0.1:5100", "ws://192.0.2.7:5200"));
-        assert_eq!(own.wss, "");
-        config.external.tcp_addr = "im.example:5100".to_owned();
-        config.external.wss_addr = "wss://im.example".to_owned();
-        let told = public_addresses(&config, &tcp, &ws);
-        assert_eq!((told.tcp.as_str(), told.wss.as_str()), ("im.example:5100", "wss://im.example"));
-        assert_eq!(told.ws, "ws://192.0.2.7:5200");
     }
 }

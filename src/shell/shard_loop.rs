@@ -1,7 +1,7 @@
 //! One shard's thread: an executor pinned to its core whose main future is the shard's loop. A turn takes what has come from
-//! sockets, mesh and disk, steps the engine once, and carries out what it wants. It sleeps only when all three are silent.
+//! clients, other nodes, mesh and disk, steps the engine once, and carries out what it wants. It sleeps only when all are silent.
 //!
-//! It decides nothing about messages (the engine) and holds no sockets (the gateway). The executor's own tasks are few: the reader of
+//! It decides nothing about messages (the engine) and holds no sockets (the gateway, and the link sockets in a cluster). The executor's own tasks are few: the reader of
 //! the bell, and one per disk operation.
 //!
 //! ```text
@@ -9,7 +9,7 @@
 //!    └── one line why not                └── panic, here and later ──→ the process ends: the journal is the truth
 //! ```
 //!
-//! How it sleeps. The bell (an eventfd) rings for completions of the socket ring, for mesh messages, and for deadlines, which are
+//! How it sleeps. The bell (an eventfd) rings for completions of the socket rings, for mesh messages, and for deadlines, which are
 //! timeouts on the socket ring. A task of the executor always has a read of the bell in the kernel; disk operations
 //! complete on the executor's rings. Each of these sets the alarm, and the alarm wakes the loop. Before sleeping the loop says that it
 //! lies down, and looks at every source once more.
@@ -25,11 +25,12 @@ use std::time::Duration;
 
 use crate::engine::effect::{Effect, Effects};
 use crate::engine::event::{ApiAnswer, Event, EventBatch};
-use crate::engine::shard::{Shard, ShardConfig};
+use crate::engine::shard::{Shard, ShardConfig, ShardView};
 use crate::ids::{Place, ShardId};
 
 use super::clock::Clock;
 use super::gateway::{Gateway, Listener};
+use super::link_sockets::{ClusterSockets, LinkSockets};
 use super::mesh::{MeshEndpoint, MeshMessage, NotSent, Outbox};
 use super::metronome::BEAT;
 use super::stages::{EngineSnapshot, ShardSnapshot, ShellCounters, Stage, Stages};
@@ -75,6 +76,15 @@ pub struct ShardRuntimeConfig {
     pub clock: Clock,
 }
 
+/// Sockets that one shard is to serve, all bound.
+#[derive(Debug)]
+pub struct ShardSockets {
+    /// For its clients.
+    pub clients: Vec<Listener>,
+    /// For other nodes; `None` when this node is alone.
+    pub cluster: Option<ClusterSockets>,
+}
+
 /// A shard has read its disk and serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ready {
@@ -88,8 +98,8 @@ pub struct Ready {
     pub took: Duration,
 }
 
-/// Starts a shard's thread. It recovers from its directory, says `ready` (once: either that it serves, or one line
-/// why it cannot), listens after [`super::mesh::MeshMessage::Serve`], serves until [`super::mesh::MeshMessage::Stop`], and ends within five seconds after it.
+/// Starts a shard's thread. It recovers from its directory, talks to other nodes, says `ready` (once: either that it serves, or
+/// one line why it cannot), listens to clients after [`super::mesh::MeshMessage::Serve`], serves until [`super::mesh::MeshMessage::Stop`], and ends within five seconds after it.
 /// A panic in it ends the process: the journal is the truth, a limping shard is not.
 ///
 /// # Errors
@@ -97,7 +107,7 @@ pub struct Ready {
 pub fn run_shard(
     config: ShardRuntimeConfig,
     mesh: MeshEndpoint,
-    listeners: Vec<Listener>,
+    sockets: ShardSockets,
     ready: flume::Sender<Result<Ready, String>>,
 ) -> std::io::Result<JoinHandle<()>> {
     let shard = config.engine.place.shard;
@@ -106,7 +116,7 @@ pub fn run_shard(
         doorbell.enter_thread();
         let outcome = guarded(shard, || {
             let executor = start::executor(&config)?;
-            executor.run(serve(config, mesh, listeners, &ready))
+            executor.run(serve(config, mesh, sockets, &ready))
         });
         doorbell.leave_thread();
         if let Err(line) = outcome {
@@ -131,11 +141,12 @@ fn die(shard: ShardId) -> ! {
 async fn serve(
     config: ShardRuntimeConfig,
     mesh: MeshEndpoint,
-    listeners: Vec<Listener>,
+    sockets: ShardSockets,
     ready: &flume::Sender<Result<Ready, String>>,
 ) -> Result<(), String> {
     let (shard, files, facts) = start::recover(&config.engine, &config.directory, config.clock).await?;
     let gateway = start::gateway(&config, &mesh)?;
+    let links = sockets.cluster.map(|sockets| start::links(sockets, &mesh)).transpose()?;
     let alarm = Rc::new(Alarm::default());
     let bell = glommio::spawn_local(listen_to_bell(mesh.doorbell.raw(), Rc::clone(&alarm)));
     let here = config.engine.place;
@@ -146,7 +157,8 @@ async fn serve(
         events_max: config.engine.limits.events_per_step_max,
         shard,
         gateway,
-        listeners,
+        links,
+        listeners: sockets.clients,
         outbox: Outbox::new(here, config.engine.shard_count),
         mesh,
         disk: DiskDesk::new(files, Rc::clone(&alarm)),
@@ -186,6 +198,8 @@ struct Loop {
     events_max: usize,
     shard: Shard,
     gateway: Gateway,
+    /// `None`: this node is alone.
+    links: Option<LinkSockets>,
     /// Bound, until the node says that clients may come.
     listeners: Vec<Listener>,
     mesh: MeshEndpoint,
@@ -236,14 +250,17 @@ impl Loop {
 
     /// A client that is let in before the slots have leaders would be turned away.
     fn is_ready(&self, began_nanos: u64) -> bool {
-        let view = self.shard.view();
-        view.slots_led == view.slots_hosted || self.clock.nanos() - began_nanos > LEADERS_WITHIN.as_nanos() as u64
+        slots_waiting(&self.shard.view()) == 0 || self.clock.nanos() - began_nanos > LEADERS_WITHIN.as_nanos() as u64
     }
 
     fn turn(&mut self) {
         let began = self.clock.nanos();
         self.counters.turns += 1;
         self.mesh.doorbell.count_turn();
+        if let Some(links) = &mut self.links {
+            // Before the clients, whose number must not keep other nodes waiting.
+            links.gather(&mut self.events);
+        }
         self.gateway.gather(&mut self.events, self.clock, &mut self.stages);
         self.take_messages();
         self.disk.collect(&mut self.events, self.clock, &mut self.stages);
@@ -251,6 +268,7 @@ impl Loop {
         if began >= self.sweep_at {
             self.sweep_at = began + BEAT.as_nanos() as u64;
             self.gateway.sweep();
+            self.with_links(LinkSockets::sweep);
         }
         let due = self.shard.next_deadline().is_some_and(|deadline| deadline <= now.instant);
         if self.events.is_empty() && !due {
@@ -296,6 +314,7 @@ impl Loop {
                 MeshMessage::Snapshot { reply } => {
                     let _ = reply.try_send(Box::new(self.snapshot()));
                 }
+                MeshMessage::Cluster(cluster) => self.events.push(Event::Cluster(cluster)),
                 MeshMessage::Serve { reply } => {
                     let _ = reply.try_send(self.listen());
                 }
@@ -321,7 +340,8 @@ impl Loop {
 
     fn carry_out(&mut self, now_nanos: u64) {
         let mut sent = false;
-        for effect in self.effects.list.drain(..) {
+        let mut effects = std::mem::take(&mut self.effects.list);
+        for effect in effects.drain(..) {
             match effect {
                 Effect::Send { session, packet } => {
                     sent = true;
@@ -347,12 +367,29 @@ impl Loop {
                         let _ = reply.try_send(answer);
                     }
                 }
-                Effect::Stopped => self.stopped = true,
-                other => tracing::warn!(?other, "not carried out yet"),
+                Effect::Stopped => {
+                    self.stopped = true;
+                    self.with_links(LinkSockets::close_all);
+                }
+                Effect::RemoveCheckpoint { slot } => self.disk.remove_checkpoint(slot),
+                Effect::Cluster(cluster) => self.outbox.tell_others(&cluster),
+                Effect::Report { warning, line } => report(self.here, warning, &line),
+                Effect::Dial { conn, to } => self.with_links(|links| links.dial(conn, to)),
+                Effect::LinkWrite { conn, bytes } => self.with_links(|links| links.write(conn, bytes)),
+                Effect::Hangup { conn } => self.with_links(|links| links.hang_up(conn)),
+                Effect::Datagram { to, bytes } => self.with_links(|links| links.send_datagram(to, &bytes)),
             }
         }
+        self.effects.list = effects;
         if sent {
             self.stages.record(Stage::Encode, self.clock.nanos() - now_nanos);
+        }
+    }
+
+    /// A node that is alone has no links, and its engine asks for none.
+    fn with_links(&mut self, work: impl FnOnce(&mut LinkSockets)) {
+        if let Some(links) = &mut self.links {
+            work(links);
         }
     }
 
@@ -373,6 +410,7 @@ impl Loop {
     fn has_work(&mut self) -> bool {
         let now = Clock::instant(self.clock.nanos());
         self.gateway.has_work()
+            || self.links.as_mut().is_some_and(LinkSockets::has_work)
             || self.disk.has_outcomes()
             || !self.mesh.inbox.is_empty()
             || self.shard.next_deadline().is_some_and(|deadline| deadline <= now)
@@ -386,8 +424,13 @@ impl Loop {
         self.mesh.doorbell.lie_down();
         let rung = self.alarm.take();
         if !rung && self.mesh.inbox.is_empty() && self.gateway.ring().prepare_sleep() {
-            self.counters.sleeps += 1;
-            self.alarm.wait().await;
+            if self.links.as_mut().is_none_or(|links| links.ring().prepare_sleep()) {
+                self.counters.sleeps += 1;
+                self.alarm.wait().await;
+                if let Some(links) = &mut self.links {
+                    links.ring().awake();
+                }
+            }
             self.gateway.ring().awake();
         }
         self.mesh.doorbell.awake();
@@ -410,7 +453,9 @@ impl Loop {
 
     fn has_ended(&mut self) -> bool {
         let Some(give_up_at) = self.give_up_at else { return false };
-        if self.stopped && self.gateway.sockets() == 0 && self.disk.under_way() == 0 && self.outbox.is_empty() {
+        let links = self.links.as_ref().map_or(0, LinkSockets::sockets);
+        let sockets = self.gateway.sockets() + links;
+        if self.stopped && sockets == 0 && self.disk.under_way() == 0 && self.outbox.is_empty() {
             return true;
         }
         let late = self.clock.nanos() >= give_up_at;
@@ -418,6 +463,7 @@ impl Loop {
             tracing::warn!(
                 shard = %self.here.shard,
                 sockets = self.gateway.sockets(),
+                links,
                 disk_under_way = self.disk.under_way(),
                 stopped = self.stopped,
                 "the shard did not come to rest in time and ends anyway"
@@ -429,6 +475,9 @@ impl Loop {
     fn snapshot(&mut self) -> ShardSnapshot {
         let mut shell = self.counters;
         self.gateway.count_into(&mut shell);
+        if let Some(links) = &self.links {
+            links.count_into(&mut shell);
+        }
         shell.disk_under_way = self.disk.under_way();
         ShardSnapshot {
             shard: self.here.shard,
@@ -436,5 +485,18 @@ impl Loop {
             shell,
             stages: self.stages.summaries(),
         }
+    }
+}
+
+/// Slots hosted here for which nobody could speak now.
+fn slots_waiting(view: &ShardView<'_>) -> usize {
+    view.slots_waiting
+}
+
+fn report(here: Place, warning: bool, line: &str) {
+    if warning {
+        tracing::warn!(shard = %here.shard, "{line}");
+    } else {
+        tracing::info!(shard = %here.shard, "{line}");
     }
 }

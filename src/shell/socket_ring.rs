@@ -1,13 +1,16 @@
-//! All TCP sockets of one shard on one io_uring of its own: multishot accept, multishot recv into shared read buffers, one
-//! SEND in flight per socket with everything appended meanwhile going into the next, one `io_uring_enter` per turn.
+//! TCP sockets of one shard on an io_uring of their own: multishot accept, connect, multishot recv into shared read buffers, one
+//! SEND in flight per socket with everything appended meanwhile going into the next, one `io_uring_enter` per turn. A shard
+//! has one ring for its clients and, in a cluster, one for its links.
 //! The caller says what it wants of a socket; [`SocketRing::turn`] tells the kernel and reports what happened.
 //!
-//! It deliberately knows nothing of packets, sessions or time (what must end is counted in sweeps), and opens no connections yet.
+//! It deliberately knows nothing of packets, frames, sessions or time (what must end is counted in sweeps).
 //! One thread only. Sockets are named by [`Token`]s; an index is used again only after the kernel has answered the last
 //! request for it, so no completion can reach the wrong socket.
 //!
 //! ```text
-//! adopt ─→ Open ── close ──→ Flushing ── all written: FIN ──→ Lingering ── peer's FIN, or too long ──┐
+//! dial ─→ Connecting ── refused, too long, close ─────────────────────────────────────────────────────────→ Draining
+//!             └─ made ─┐
+//! adopt ────────────→ Open ── close ──→ Flushing ── all written: FIN ──→ Lingering ── peer's FIN, or too long ──┐
 //!           │ │                  └───────── error ────────────────────────────────────────────────────┤
 //!           │ └─ end of stream, error, too much unsent ──────────────────────────────────────────────→ Draining ─→ Ended
 //!           └── detach ──→ Leaving ── read cancelled, all written ──→ Detached (the caller owns the socket)
@@ -15,6 +18,7 @@
 //! Reading is paused by cancelling the multishot recv; what it had taken is still reported.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
@@ -22,20 +26,25 @@ use std::time::Duration;
 use io_uring::types::{CancelBuilder, Fd, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
-use read_buffers::{GROUP, ReadBuffers};
+use read_buffers::ReadBuffers;
 use socket::{GENERATION_MASK, Phase, Reading, Request, Socket, request_of, user_data};
 
 pub use event::{EndReason, RingConfig, RingCounters, RingEvent, Token};
 
+mod answers;
 mod event;
 mod read_buffers;
 mod socket;
 #[cfg(test)]
 mod tests;
+mod wishes;
 
 /// Sweeps that a closed socket may take to write what is queued, and again to wait for the peer's FIN. At the metronome's
 /// 50 ms that is two seconds each.
 const LINGER_SWEEPS: u8 = 40;
+
+/// Sweeps that a connect may take: three seconds.
+const DIAL_SWEEPS: u8 = 60;
 
 /// Unsent bytes that are kept for reuse after a send, and how many such buffers.
 const SPARE_BYTES_MAX: usize = 64 * 1024;
@@ -44,6 +53,13 @@ const SPARE_COUNT_MAX: usize = 128;
 #[derive(Debug)]
 struct ListenerSocket {
     fd: Option<OwnedFd>,
+    armed: bool,
+}
+
+/// A descriptor of which only it is to be known when it can be read.
+#[derive(Debug)]
+struct Watched {
+    fd: OwnedFd,
     armed: bool,
 }
 
@@ -68,6 +84,9 @@ pub struct SocketRing {
     attending: Vec<u32>,
     /// Closed sockets whose time is limited.
     lingering: Vec<Token>,
+    /// Sockets that may still be connecting, whose time is limited too.
+    dialing: Vec<Token>,
+    watched: Vec<Watched>,
     /// Reaped and not yet handled.
     completed: Vec<Completion>,
     handled: usize,
@@ -139,6 +158,8 @@ impl SocketRing {
             attention: Vec::new(),
             attending: Vec::new(),
             lingering: Vec::new(),
+            dialing: Vec::new(),
+            watched: Vec::new(),
             completed: Vec::new(),
             handled: 0,
             spare: Vec::new(),
@@ -189,6 +210,40 @@ impl SocketRing {
         Token { index, generation }
     }
 
+    /// Takes a socket in and connects it. [`RingEvent::Connected`] follows, or [`RingEvent::Ended`] within a few seconds. What is
+    /// appended or asked for meanwhile is done when it stands.
+    pub fn dial(&mut self, fd: OwnedFd, to: SocketAddr) -> Token {
+        let token = self.adopt(fd);
+        let socket = &mut self.sockets[token.index as usize];
+        socket.phase = Phase::Connecting;
+        socket.sweeps_left = DIAL_SWEEPS;
+        socket.dialed = Some(Box::new(to.into()));
+        self.dialing.push(token);
+        self.connect(token.index as usize);
+        token
+    }
+
+    /// Reports [`RingEvent::Readable`] once something can be read from this descriptor; its number is the count of those before
+    /// it.
+    pub fn watch(&mut self, fd: OwnedFd) -> u16 {
+        self.watched.push(Watched { fd, armed: false });
+        let number = u16::try_from(self.watched.len() - 1).expect("a shard watches few descriptors");
+        self.watch_again(number);
+        number
+    }
+
+    /// Reports it once more: to be called after everything was read.
+    pub fn watch_again(&mut self, number: u16) {
+        let watched = &mut self.watched[usize::from(number)];
+        if !watched.armed {
+            watched.armed = true;
+            let entry = opcode::PollAdd::new(Fd(watched.fd.as_raw_fd()), libc::POLLIN as u32)
+                .build()
+                .user_data(user_data(Request::Watch, 0, u32::from(number)));
+            self.push(&entry);
+        }
+    }
+
     /// Sockets that have not ended.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -231,7 +286,7 @@ impl SocketRing {
     /// Where to append what shall be sent with the next turn. `None` when the socket is gone or takes nothing more.
     pub fn outbound(&mut self, token: Token) -> Option<&mut Vec<u8>> {
         let index = self.find(token)?;
-        if self.sockets[index].phase != Phase::Open {
+        if !matches!(self.sockets[index].phase, Phase::Open | Phase::Connecting) {
             return None;
         }
         self.attend_to(index);
@@ -242,11 +297,25 @@ impl SocketRing {
         Some(&mut socket.queue)
     }
 
+    /// Appends what is already in a vector of its own; a long one is not copied when nothing waits before it.
+    pub fn append(&mut self, token: Token, bytes: Vec<u8>) {
+        // A socket that is gone takes nothing, and its end is reported.
+        let Some(queue) = self.outbound(token) else { return };
+        if queue.is_empty() && bytes.len() > SPARE_BYTES_MAX {
+            *queue = bytes;
+        } else {
+            queue.extend_from_slice(&bytes);
+        }
+    }
+
     /// Closes after everything queued is written, or when that takes too long. [`RingEvent::Ended`] follows.
     pub fn close(&mut self, token: Token) {
         let Some(index) = self.find(token) else {
             return;
         };
+        if self.sockets[index].phase == Phase::Connecting {
+            return self.abort(token);
+        }
         if matches!(self.sockets[index].phase, Phase::Open | Phase::Leaving) {
             self.sockets[index].phase = Phase::Flushing;
             self.sockets[index].why = EndReason::Closed;
@@ -302,7 +371,7 @@ impl SocketRing {
         self.submit();
     }
 
-    /// To be called once per beat of the metronome: closes what lingers too long, accepts again after an error.
+    /// To be called once per beat of the metronome: closes what lingers or connects too long, accepts again after an error.
     pub fn sweep(&mut self) {
         for number in 0..self.listeners.len() {
             if !self.listeners[number].armed && self.listeners[number].fd.is_some() {
@@ -323,6 +392,20 @@ impl SocketRing {
             socket_lingers(&self.sockets[index])
         });
         self.lingering = lingering;
+        let mut dialing = std::mem::take(&mut self.dialing);
+        dialing.retain(|&token| {
+            let Some(index) = self.find(token).filter(|index| self.sockets[*index].phase == Phase::Connecting) else {
+                return false;
+            };
+            let socket = &mut self.sockets[index];
+            socket.sweeps_left = socket.sweeps_left.saturating_sub(1);
+            if socket.sweeps_left == 0 {
+                socket.drain(EndReason::Failed(libc::ETIMEDOUT));
+                self.attend_to(index);
+            }
+            true
+        });
+        self.dialing = dialing;
     }
 
     /// True when a turn has something to do without waiting for the kernel.
@@ -418,7 +501,8 @@ impl SocketRing {
     fn submit(&mut self) {
         let to_submit = self.ring.submission().len() as u32;
         // SAFETY: no argument is passed, so there is no pointer to be wrong. What the queued requests point to lives in
-        // `sockets` (send buffers, unchanged while `sending`), `timer` and `buffers`, until they have completed.
+        // `sockets` (send buffers, unchanged while `sending`, and addresses in boxes, kept while connecting), `timer` and
+        // `buffers`, until they have completed.
         let outcome = unsafe { self.ring.submitter().enter::<libc::sigset_t>(to_submit, 0, ENTER_GETEVENTS, None) };
         if let Err(error) = outcome {
             // Busy: completions must be taken first. Again, interrupted: the next turn submits the rest.
@@ -452,288 +536,6 @@ impl SocketRing {
             .user_data(user_data(Request::Accept, 0, number as u32));
         self.listeners[number].armed = true;
         self.push(&entry);
-    }
-
-    fn attend_all(&mut self, sink: &mut impl FnMut(RingEvent<'_>) -> bool) -> bool {
-        if self.attention.is_empty() {
-            return true;
-        }
-        let mut attending = std::mem::replace(&mut self.attention, std::mem::take(&mut self.attending));
-        let mut go_on = true;
-        for index in attending.drain(..) {
-            self.sockets[index as usize].attention = false;
-            // What is reported here is bounded by the sockets that the caller touched; none is left out.
-            go_on &= self.attend(index as usize, sink);
-        }
-        self.attending = attending;
-        go_on
-    }
-
-    /// Brings what the kernel does for a socket in line with what is wanted of it.
-    fn attend(&mut self, index: usize, sink: &mut impl FnMut(RingEvent<'_>) -> bool) -> bool {
-        let config = self.config;
-        let socket = &mut self.sockets[index];
-        if socket.fd.is_none() {
-            return true;
-        }
-        let token = Token { index: index as u32, generation: socket.generation };
-        let unsent_bytes = socket.unsent_bytes();
-        if unsent_bytes > config.outbound_bytes_max && socket.phase != Phase::Draining {
-            socket.drain(EndReason::TooSlow);
-            self.counters.closed_slow += 1;
-        }
-        let mut go_on = true;
-        if socket.phase == Phase::Open {
-            if !socket.full && unsent_bytes >= config.outbound_high_bytes {
-                socket.full = true;
-                go_on = sink(RingEvent::Backlogged { token, full: true });
-            } else if socket.full && unsent_bytes <= config.outbound_low_bytes {
-                socket.full = false;
-                go_on = sink(RingEvent::Backlogged { token, full: false });
-            }
-        }
-        self.attend_sending(index);
-        self.attend_reading(index);
-        self.attend_end(index, token, sink) && go_on
-    }
-
-    fn attend_sending(&mut self, index: usize) {
-        let socket = &mut self.sockets[index];
-        if socket.sending || socket.phase == Phase::Draining {
-            return;
-        }
-        if !socket.queue.is_empty() {
-            socket.flight = std::mem::take(&mut socket.queue);
-            socket.sent = 0;
-            self.send(index);
-        } else if socket.phase == Phase::Flushing {
-            if let Some(fd) = &socket.fd {
-                // An error means that the connection is gone; the read below will say so.
-                let _ = socket2::SockRef::from(fd).shutdown(std::net::Shutdown::Write);
-            }
-            socket.phase = Phase::Lingering;
-            socket.sweeps_left = LINGER_SWEEPS;
-            if socket.end_of_stream {
-                socket.drain(EndReason::Closed);
-            }
-        }
-    }
-
-    fn attend_reading(&mut self, index: usize) {
-        let socket = &mut self.sockets[index];
-        let desired = match socket.phase {
-            Phase::Open => socket.wanted,
-            // Read and thrown away: a close with unread bytes would be a reset, which may cost the peer our last ones.
-            Phase::Flushing | Phase::Lingering if !socket.end_of_stream => Reading::Many,
-            _ => Reading::Nothing,
-        };
-        match (socket.in_flight, desired) {
-            (Reading::Nothing, Reading::Nothing) => {}
-            (Reading::Nothing, _) => self.recv(index, desired),
-            (_, Reading::Nothing) if !socket.cancelling && socket.phase != Phase::Draining => {
-                socket.cancelling = true;
-                let target = user_data(Request::Recv, socket.generation, index as u32);
-                self.cancel(target);
-            }
-            _ => {}
-        }
-    }
-
-    fn attend_end(&mut self, index: usize, token: Token, sink: &mut impl FnMut(RingEvent<'_>) -> bool) -> bool {
-        let socket = &mut self.sockets[index];
-        if socket.in_flight != Reading::Nothing || socket.sending {
-            return true;
-        }
-        let why = socket.why;
-        match socket.phase {
-            Phase::Draining => {
-                drop(self.remove(index));
-                sink(RingEvent::Ended { token, why })
-            }
-            Phase::Leaving if socket.queue.is_empty() => {
-                let fd = self.remove(index).expect("a socket that leaves is open");
-                sink(RingEvent::Detached { token, fd })
-            }
-            _ => true,
-        }
-    }
-
-    fn remove(&mut self, index: usize) -> Option<OwnedFd> {
-        let socket = &mut self.sockets[index];
-        let fd = socket.fd.take();
-        let generation = (socket.generation + 1) & GENERATION_MASK;
-        *socket = Socket { generation, ..Socket::vacant() };
-        self.free.push(index as u32);
-        fd
-    }
-
-    fn recv(&mut self, index: usize, how: Reading) {
-        let length = self.buffers().each_bytes();
-        let socket = &mut self.sockets[index];
-        let Some(fd) = &socket.fd else { return };
-        let fd = Fd(fd.as_raw_fd());
-        let entry = match how {
-            Reading::Many => opcode::RecvMulti::new(fd, GROUP).build(),
-            _ => opcode::Recv::new(fd, std::ptr::null_mut(), length)
-                .buf_group(GROUP)
-                .build()
-                .flags(squeue::Flags::BUFFER_SELECT),
-        };
-        socket.in_flight = how;
-        socket.cancelling = false;
-        let entry = entry.user_data(user_data(Request::Recv, socket.generation, index as u32));
-        self.push(&entry);
-    }
-
-    fn send(&mut self, index: usize) {
-        let socket = &mut self.sockets[index];
-        let Some(fd) = &socket.fd else { return };
-        let rest = &socket.flight[socket.sent as usize..];
-        let entry = opcode::Send::new(Fd(fd.as_raw_fd()), rest.as_ptr(), rest.len() as u32)
-            .flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL)
-            .build()
-            .user_data(user_data(Request::Send, socket.generation, index as u32));
-        socket.sending = true;
-        self.counters.writes += 1;
-        self.push(&entry);
-    }
-
-    fn handle(&mut self, completion: Completion, sink: &mut impl FnMut(RingEvent<'_>) -> bool) -> bool {
-        if !cqueue::more(completion.flags) {
-            self.outstanding -= 1;
-        }
-        let (request, generation, index) = request_of(completion.user_data);
-        match request {
-            Request::Accept => self.handle_accept(completion, index as usize, sink),
-            Request::Recv => self.handle_recv(completion, Token { index, generation }, sink),
-            Request::Send => self.handle_send(completion, Token { index, generation }, sink),
-            Request::Cancel => true,
-            Request::Timer => {
-                if generation == self.timer.generation {
-                    self.timer.armed_nanos = None;
-                }
-                true
-            }
-        }
-    }
-
-    fn handle_accept(
-        &mut self,
-        completion: Completion,
-        number: usize,
-        sink: &mut impl FnMut(RingEvent<'_>) -> bool,
-    ) -> bool {
-        if !cqueue::more(completion.flags) {
-            self.listeners[number].armed = false;
-        }
-        if completion.result < 0 {
-            if self.listeners[number].fd.is_some() {
-                // Most likely too many open files. Armed again by the next sweep, not at once: it would spin.
-                let error = io::Error::from_raw_os_error(-completion.result);
-                tracing::warn!(%error, "a connection could not be accepted");
-            }
-            return true;
-        }
-        // SAFETY: the kernel has just made this descriptor for us and nobody else knows it.
-        let fd = unsafe { OwnedFd::from_raw_fd(completion.result) };
-        if !self.listeners[number].armed {
-            self.arm_accept(number);
-        }
-        let address = socket2::SockRef::from(&fd).peer_addr().ok().and_then(|peer| peer.as_socket());
-        // No address: the peer has left already.
-        let Some(address) = address else { return true };
-        sink(RingEvent::Accepted { listener: number as u16, fd, peer: address.ip() })
-    }
-
-    fn handle_recv(
-        &mut self,
-        completion: Completion,
-        token: Token,
-        sink: &mut impl FnMut(RingEvent<'_>) -> bool,
-    ) -> bool {
-        let index = self.find(token).expect("an index is free only when nothing is in flight");
-        let mut go_on = true;
-        let socket = &mut self.sockets[index];
-        if !cqueue::more(completion.flags) {
-            if socket.wanted == Reading::Once && completion.result > 0 {
-                socket.wanted = Reading::Nothing;
-            }
-            socket.in_flight = Reading::Nothing;
-            socket.cancelling = false;
-        }
-        let reported = matches!(socket.phase, Phase::Open | Phase::Leaving);
-        let buffer = cqueue::buffer_select(completion.flags);
-        match completion.result {
-            length if length > 0 => {
-                self.counters.bytes_read += length as u64;
-                let id = buffer.expect("bytes lie in a buffer");
-                if reported {
-                    let bytes = self.buffers.as_ref().expect("taken only by drop").bytes(id, length as usize);
-                    go_on = sink(RingEvent::Received { token, bytes });
-                }
-            }
-            0 => {
-                socket.end_of_stream = true;
-                if socket.phase != Phase::Flushing {
-                    let why = if reported { EndReason::PeerClosed } else { EndReason::Closed };
-                    socket.drain(why);
-                }
-            }
-            error => match -error {
-                // Nothing was taken and the wish stands: armed again when this turn has returned its buffers.
-                libc::ENOBUFS => self.counters.read_buffers_exhausted += 1,
-                libc::ECANCELED | libc::EAGAIN | libc::EINTR => {}
-                errno => socket.drain(EndReason::Failed(errno)),
-            },
-        }
-        if let Some(id) = buffer {
-            self.buffers().give_back(id);
-        }
-        if !cqueue::more(completion.flags) {
-            self.attend_to(index);
-        }
-        go_on
-    }
-
-    fn handle_send(
-        &mut self,
-        completion: Completion,
-        token: Token,
-        sink: &mut impl FnMut(RingEvent<'_>) -> bool,
-    ) -> bool {
-        let index = self.find(token).expect("an index is free only when nothing is in flight");
-        let socket = &mut self.sockets[index];
-        socket.sending = false;
-        if completion.result < 0 {
-            let again = matches!(-completion.result, libc::EAGAIN | libc::EINTR);
-            if again && socket.phase != Phase::Draining {
-                self.send(index);
-            } else {
-                socket.drain(EndReason::Failed(-completion.result));
-                self.attend_to(index);
-            }
-            return true;
-        }
-        socket.sent += completion.result as u32;
-        self.counters.bytes_written += completion.result as u64;
-        if (socket.sent as usize) < socket.flight.len() {
-            if socket.phase == Phase::Draining {
-                self.attend_to(index);
-            } else {
-                self.send(index);
-            }
-            return true;
-        }
-        let mut flight = std::mem::take(&mut socket.flight);
-        socket.sent = 0;
-        flight.clear();
-        if flight.capacity() <= SPARE_BYTES_MAX && self.spare.len() < SPARE_COUNT_MAX {
-            self.spare.push(flight);
-        }
-        if !socket.queue.is_empty() || socket.full || socket.phase != Phase::Open {
-            self.attend_to(index);
-        }
-        sink(RingEvent::Sent { token })
     }
 }
 

@@ -176,6 +176,26 @@ pub struct ShellCounters {
     pub outbound_bytes: u64,
     /// Journal writes, segment preparations, reads and checkpoints under way.
     pub disk_under_way: u64,
+    /// Open connections to and from other nodes.
+    pub links: u64,
+    /// Bytes read from other nodes, total.
+    pub link_bytes_read: u64,
+    /// Bytes given to the kernel for other nodes, total.
+    pub link_bytes_written: u64,
+    /// Sends given to the kernel for other nodes, total.
+    pub link_writes: u64,
+    /// Connections to other nodes closed because too much waited for them, total.
+    pub links_closed_slow: u64,
+    /// Connections from other nodes refused because the shard had too many, total.
+    pub links_refused: u64,
+    /// Bytes waiting to be written to other nodes.
+    pub link_outbound_bytes: u64,
+    /// Gossip datagrams that came, total.
+    pub datagrams_received: u64,
+    /// Gossip datagrams given to the kernel, total.
+    pub datagrams_sent: u64,
+    /// Gossip datagrams that were too long or met no room, total.
+    pub datagrams_dropped: u64,
 }
 
 impl ShellCounters {
@@ -194,6 +214,16 @@ impl ShellCounters {
         visit("sockets", "Open sockets.", false, self.sockets);
         visit("outbound_bytes", "Bytes waiting to be written to clients.", false, self.outbound_bytes);
         visit("disk_under_way", "Disk operations under way.", false, self.disk_under_way);
+        visit("links", "Open connections to and from other nodes.", false, self.links);
+        visit("link_read_bytes", "Bytes read from other nodes.", true, self.link_bytes_read);
+        visit("link_written_bytes", "Bytes given to the kernel for other nodes.", true, self.link_bytes_written);
+        visit("link_writes", "Sends given to the kernel for other nodes.", true, self.link_writes);
+        visit("links_closed_slow", "Links closed: too much waited for them.", true, self.links_closed_slow);
+        visit("links_refused", "Connections of other nodes refused: too many.", true, self.links_refused);
+        visit("link_outbound_bytes", "Bytes waiting to be written to other nodes.", false, self.link_outbound_bytes);
+        visit("datagrams_received", "Gossip datagrams that came.", true, self.datagrams_received);
+        visit("datagrams_sent", "Gossip datagrams given to the kernel.", true, self.datagrams_sent);
+        visit("datagrams_dropped", "Gossip datagrams: too long, or no room.", true, self.datagrams_dropped);
     }
 }
 
@@ -206,6 +236,8 @@ pub struct EngineSnapshot {
     pub sessions_live: usize,
     pub slots_hosted: usize,
     pub slots_led: usize,
+    /// Slots hosted here that nobody is known to lead; see [`ShardView`].
+    pub slots_waiting: usize,
     pub channels: usize,
     pub homes: usize,
     pub messages_indexed: u64,
@@ -226,6 +258,7 @@ impl EngineSnapshot {
             sessions_live: view.sessions_live,
             slots_hosted: view.slots_hosted,
             slots_led: view.slots_led,
+            slots_waiting: view.slots_waiting,
             channels: view.channels,
             homes: view.homes,
             messages_indexed: view.messages_indexed,

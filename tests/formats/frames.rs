@@ -1,166 +1,26 @@
 //! Frames between nodes: round trips wherever a batch lies in its buffer, and damage with and without a right checksum.
 
+use std::sync::Arc;
+
+use super::frame_strategies::frame;
 use super::*;
-use jindou::format::frame::{
-    Backlog, BacklogRow, Deliver, Fetch, Fetched, Frame, Kick, KickNotice, Notified, Notify, Origin, Received,
-    Register, Registered, Resume, SendBody, Submit, Submitted, Unregister,
+use jindou::format::frame::*;
+use jindou::format::frame_codec::{
+    ALIGN_BYTES, BadFrames, FRAMES_EMPTY_BYTES_MAX, FrameBatch, LinkNumbers, decode, encode,
 };
-use jindou::format::frame_codec::{ALIGN_BYTES, BadFrames, FrameBatch, LinkNumbers, decode, encode};
 use jindou::format::frame_wire::BadValue;
+use jindou::format::packet::Reason;
+use jindou::format::raft_message::{RaftEntry, RaftMessage};
+use jindou::format::request::{ApiAnswer, ApiRequest};
 use jindou::ids::{
-    BadUid, ChannelKey, ChannelKind, DeviceFlag, DeviceLevel, NodeId, Place, SessionAddress, SessionId, ShardId, Uid,
+    BadUid, ChannelKey, ChannelKind, DeviceFlag, DeviceLevel, NodeId, Place, ReplicaId, SessionId, ShardId, SlotId, Uid,
 };
+use jindou::limits::{CLIENT_MSG_NO_BYTES_MAX, FRAME_TEXT_BYTES_MAX, PAYLOAD_BYTES_MAX, TOPIC_BYTES_MAX};
 
 const NUMBERS: LinkNumbers = LinkNumbers { sequence: 0x1122_3344_5566_7788, acknowledged: u64::MAX };
 
-fn uid() -> impl Strategy<Value = Uid> {
-    "[a-zäö0-9_]{1,20}".prop_map(|text| Uid::parse(&text).unwrap())
-}
-
-fn channel() -> impl Strategy<Value = ChannelKey> {
-    (uid(), uid(), any::<bool>())
-        .prop_map(|(a, b, pair)| if pair { ChannelKey::pair(&a, &b) } else { ChannelKey::command(&a) })
-}
-
-fn place() -> impl Strategy<Value = Place> {
-    any::<(u16, u16)>().prop_map(|(node, shard)| Place { node: NodeId(node), shard: ShardId(shard) })
-}
-
-fn session() -> impl Strategy<Value = SessionId> {
-    any::<(u32, u32)>().prop_map(|(index, generation)| SessionId { index, generation })
-}
-
-fn address() -> impl Strategy<Value = SessionAddress> {
-    (place(), session()).prop_map(|(place, session)| SessionAddress { place, session })
-}
-
-fn origin() -> impl Strategy<Value = Origin> {
-    prop_oneof![
-        (address(), any::<u32>(), any::<u8>()).prop_map(|(address, client_seq, flags)| Origin::Session {
-            address,
-            client_seq,
-            flags: HeaderFlags(flags)
-        }),
-        (place(), any::<u64>()).prop_map(|(place, ticket)| Origin::Api { place, ticket }),
-        Just(Origin::Nobody),
-    ]
-}
-
-fn payload() -> impl Strategy<Value = Vec<u8>> {
-    prop::collection::vec(any::<u8>(), 0..100)
-}
-
-fn message() -> impl Strategy<Value = StoredMessage> {
-    (payload(), "\\PC{0,9}", any::<u64>()).prop_map(|(payload, text, number)| {
-        let mut bytes = Vec::new();
-        let fields = MessageFields {
-            message_id: number as i64,
-            unix_ms: number,
-            expire_s: number as u32,
-            flags: HeaderFlags(2),
-            setting: Setting(8),
-            device_tag: number,
-            from: "alice",
-            to: "bob",
-            client_msg_no: &text,
-            topic: &text,
-            payload: &payload,
-        };
-        fields.encode(&mut bytes);
-        StoredMessage::take(&Bytes::from(bytes)).unwrap()
-    })
-}
-
-fn submission() -> impl Strategy<Value = Frame> {
-    let submit = (origin(), channel(), uid(), uid(), any::<(u64, u8, u8, u32)>(), "\\PC{0,9}", "\\PC{0,9}", payload())
-        .prop_map(|(origin, channel, from, to, numbers, number, topic, payload)| {
-            Frame::Submit(Box::new(Submit {
-                origin,
-                channel,
-                from,
-                to,
-                device_tag: numbers.0,
-                flags: HeaderFlags(numbers.1),
-                setting: Setting(numbers.2),
-                expire_s: numbers.3,
-                body: SendBody::new(&number, &topic, &payload),
-            }))
-        });
-    let submitted = (origin(), any::<(i64, u32, u8)>()).prop_map(|(origin, (message_id, message_seq, reason))| {
-        Frame::Submitted(Submitted { origin, message_id, message_seq, reason })
-    });
-    prop_oneof![submit, submitted]
-}
-
-fn session_frame() -> impl Strategy<Value = Frame> {
-    prop_oneof![
-        (address(), uid(), any::<u8>(), "\\PC{0,40}", "\\PC{0,40}").prop_map(|(address, uid, flag, id, token)| {
-            Frame::Register(Box::new(Register {
-                address,
-                uid,
-                flag: DeviceFlag(flag),
-                device_id: id.into(),
-                token: token.into(),
-            }))
-        }),
-        (session(), any::<u8>(), any::<bool>()).prop_map(|(session, reason, master)| {
-            let level = if master { DeviceLevel::Master } else { DeviceLevel::Slave };
-            Frame::Registered(Registered { session, reason, level })
-        }),
-        (address(), uid()).prop_map(|(address, uid)| Frame::Unregister(Unregister { address, uid })),
-        (address(), uid()).prop_map(|(address, uid)| Frame::Resume(Resume { address, uid })),
-        (session(), prop::option::of((any::<u8>(), "\\PC{0,20}"))).prop_map(|(session, notice)| {
-            let notice = notice.map(|(reason, text)| KickNotice { reason, text: text.into() });
-            Frame::Kick(Kick { session, notice })
-        }),
-    ]
-}
-
-fn channel_frame() -> impl Strategy<Value = Frame> {
-    let row = (channel(), any::<(u32, u32)>()).prop_map(|(channel, (cursor, last_seq))| BacklogRow {
-        channel,
-        cursor,
-        last_seq,
-    });
-    prop_oneof![
-        (uid(), channel(), any::<u32>(), prop::option::of(message()), place())
-            .prop_map(|(uid, channel, seq, message, from)| Frame::Notify(Notify { uid, channel, seq, message, from })),
-        (uid(), channel(), any::<u32>()).prop_map(|(uid, channel, seq)| Frame::Notified(Notified {
-            uid,
-            channel,
-            seq
-        })),
-        (session(), channel(), any::<(u32, u32)>(), prop::option::of(message())).prop_map(
-            |(session, channel, (seq, cursor), message)| Frame::Deliver(Deliver {
-                session,
-                channel,
-                seq,
-                cursor,
-                message
-            })
-        ),
-        (uid(), any::<u8>(), channel(), any::<u32>()).prop_map(|(uid, flag, channel, seq)| {
-            Frame::Received(Received { uid, flag: DeviceFlag(flag), channel, seq })
-        }),
-        (session(), prop::collection::vec(row, 0..4), any::<bool>())
-            .prop_map(|(session, rows, more)| Frame::Backlog(Backlog { session, rows, more })),
-        (address(), channel(), any::<(u32, u32)>()).prop_map(|(address, channel, (from_seq, messages_max))| {
-            Frame::Fetch(Fetch { address, channel, from_seq, messages_max })
-        }),
-        (session(), channel(), prop::collection::vec((any::<u32>(), message()), 0..4), any::<(u32, u32)>()).prop_map(
-            |(session, channel, messages, (next_seq, last_seq))| Frame::Fetched(Fetched {
-                session,
-                channel,
-                messages,
-                next_seq,
-                last_seq
-            })
-        ),
-    ]
-}
-
 fn frames() -> impl Strategy<Value = Vec<Frame>> {
-    prop::collection::vec(prop_oneof![submission(), session_frame(), channel_frame()], 0..6)
+    prop::collection::vec(frame(), 0..6)
 }
 
 fn batch(frames: &[Frame]) -> Vec<u8> {
@@ -177,19 +37,39 @@ fn resign(batch: &mut [u8]) {
     batch[12..16].copy_from_slice(&hasher.finalize().to_le_bytes());
 }
 
-fn submit_of(channel: ChannelKey) -> Frame {
+const HERE: Place = Place { node: NodeId(1), shard: ShardId(0) };
+
+fn submit_with(channel: ChannelKey, body: SendBody) -> Frame {
     let alice = Uid::parse("alice").unwrap();
-    Frame::Submit(Box::new(Submit {
-        origin: Origin::Nobody,
+    let submit = Submit {
+        place: HERE,
+        ticket: 5,
         channel,
         from: alice.clone(),
         to: alice,
         device_tag: 1,
+        fingerprint: 1,
         flags: HeaderFlags(0),
         setting: Setting(0),
         expire_s: 0,
-        body: SendBody::new("number", "topic", b"a payload that is carried through"),
-    }))
+        body,
+    };
+    Frame::Submit(Submission { slot: SlotId(3), term: 7, submit: Arc::new(submit) })
+}
+
+fn submit_of(channel: ChannelKey) -> Frame {
+    submit_with(channel, SendBody::new("number", "topic", b"a payload that is carried through"))
+}
+
+/// An append of entries with these indexes, each with so many bytes.
+fn append(indexes: &[u64], bytes: usize) -> RaftMessage {
+    let entry = |index: &u64| RaftEntry { term: 7, index: *index, kind: 0, data: Bytes::from(vec![7; bytes]) };
+    RaftMessage {
+        from: ReplicaId::new(HERE, 1),
+        to: ReplicaId::new(HERE, 2),
+        entries: indexes.iter().map(entry).collect(),
+        ..RaftMessage::default()
+    }
 }
 
 fn pair() -> ChannelKey {
@@ -249,6 +129,13 @@ proptest! {
     }
 
     #[test]
+    fn a_frame_is_never_heavier_on_the_wire_than_it_says(frames in frames()) {
+        let weight: usize = frames.iter().map(Frame::weight).sum();
+        let bytes = batch(&frames).len();
+        prop_assert!(bytes <= FRAMES_EMPTY_BYTES_MAX + weight, "{bytes} bytes of {weight}");
+    }
+
+    #[test]
     fn random_bodies_with_a_right_header(body in prop::collection::vec(any::<u8>(), 0..200)) {
         let mut bytes = batch(&[]);
         bytes.truncate(32);
@@ -267,8 +154,131 @@ fn payloads_are_slices_of_an_aligned_buffer() {
     let batch = decode(&buffer).unwrap();
     let Frame::Submit(submit) = &batch.frames[0] else { panic!("{batch:?}") };
     let inside = buffer.as_ptr_range();
-    assert!(inside.contains(&submit.body.bytes.as_ptr()), "the payload was copied");
-    assert_eq!((submit.body.client_msg_no(), submit.body.topic()), ("number", "topic"));
+    let body = &submit.submit.body;
+    assert!(inside.contains(&body.bytes.as_ptr()), "the payload was copied");
+    assert_eq!((body.client_msg_no(), body.topic()), ("number", "topic"));
+}
+
+#[test]
+fn entries_parts_and_commands_are_slices_too() {
+    let body = Bytes::from_static(b"bytes that nobody copies");
+    let part = SnapshotPart { transfer: 1, slot: SlotId(0), number: 0, last: true, body: body.clone() };
+    let propose = Propose { place: HERE, ticket: 1, command: body };
+    let frames = [Frame::Raft(Box::new(append(&[5, 6], 200))), Frame::SnapshotPart(part), Frame::Propose(propose)];
+    let buffer = Bytes::from(batch(&frames));
+    let decoded = decode(&buffer).unwrap().frames;
+    let [Frame::Raft(message), Frame::SnapshotPart(part), Frame::Propose(propose)] = &decoded[..] else {
+        panic!("{decoded:?}")
+    };
+    let inside = buffer.as_ptr_range();
+    for slice in [&message.entries[0].data, &message.entries[1].data, &part.body, &propose.command] {
+        assert!(inside.contains(&slice.as_ptr()), "{slice:?} was copied");
+    }
+}
+
+#[test]
+fn what_carries_much_weighs_little_more() {
+    let part = SnapshotPart { transfer: 1, slot: SlotId(0), number: 0, last: true, body: vec![1; 100_000].into() };
+    let refused = ProposeOutcome::Refused("x".repeat(1000).into());
+    let loads = [
+        submit_with(pair(), SendBody::new("number", "", &[1; 200])),
+        Frame::Raft(Box::new(append(&[1], 200))),
+        Frame::Raft(Box::new(append(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10], 200))),
+        Frame::SnapshotPart(part),
+        Frame::Proposed(Proposed { ticket: 1, outcome: refused }),
+    ];
+    for frame in loads {
+        let frames = vec![frame; 20];
+        let weight: usize = frames.iter().map(Frame::weight).sum();
+        let bytes = batch(&frames).len();
+        assert!(weight <= bytes + bytes / 10, "{weight} for {bytes} bytes of {:?}", frames[0]);
+    }
+}
+
+#[test]
+fn a_long_text_for_people_is_cut_where_it_is_sent() {
+    let text: Box<str> = "ö".repeat(FRAME_TEXT_BYTES_MAX).into();
+    let kick = |text: &str| {
+        let notice = KickNotice { reason: Reason::Kicked as u8, text: text.into() };
+        Frame::Kick(Kick { session: SessionId { index: 1, generation: 1 }, notice: Some(notice) })
+    };
+    let refused = |text: &str| Frame::Joined(Box::new(Joined::Refused { why: text.into() }));
+    let frames = decode(&Bytes::from(batch(&[kick(&text), refused(&text)]))).unwrap().frames;
+    let cut = &text[..FRAME_TEXT_BYTES_MAX];
+    assert_eq!(frames, [kick(cut), refused(cut)]);
+    let odd = format!("a{text}");
+    let frames = decode(&Bytes::from(batch(&[refused(&odd)]))).unwrap().frames;
+    assert_eq!(frames, [refused(&odd[..FRAME_TEXT_BYTES_MAX - 1])], "cut between letters");
+}
+
+/// Values that an honest node never has, but a hostile one can write.
+#[test]
+fn wrong_values_are_named() {
+    let uid = || Uid::parse("alice").unwrap();
+    let session = SessionId { index: 1, generation: 1 };
+    let raft = |message: RaftMessage| Frame::Raft(Box::new(message));
+    let member = |number| raft(RaftMessage { from: ReplicaId(number), ..append(&[], 0) });
+    let who =
+        |slot, node| Frame::WhoLeads(WhoLeads { slot: SlotId(slot), place: Place { node: NodeId(node), ..HERE } });
+    let join = |node, shards, http: String| {
+        let cluster = ([127, 0, 0, 1], 5100).into();
+        let addresses = Addresses { cluster, tcp: "".into(), ws: "".into(), wss: "".into(), http: http.into() };
+        Frame::Join(Box::new(Join { node, identity: 1, boot: 1, shards, addresses, version: "1".into() }))
+    };
+    let kind = |kind| {
+        let mut message = append(&[1], 9);
+        message.entries[0].kind = kind;
+        raft(message)
+    };
+    let ask = |token: &str| {
+        let (flag, level) = (DeviceFlag(0), DeviceLevel::Slave);
+        let request = ApiRequest::SetToken { uid: uid(), flag, level, token: token.into() };
+        Frame::Ask(Box::new(Ask { place: HERE, ticket: 1, slot: SlotId(1), request }))
+    };
+    let refused = |reason| {
+        let answer = Some(ApiAnswer::Refused { reason, text: "no".into() });
+        Frame::Answered(Box::new(Answered { ticket: 1, answer }))
+    };
+    let registered = |reason| Frame::Registered(Registered { session, reason, level: DeviceLevel::Slave });
+    let body = |number: usize, topic: usize, payload: usize| {
+        submit_with(pair(), SendBody::new(&"n".repeat(number), &"t".repeat(topic), &vec![0; payload]))
+    };
+    let good = [
+        member(1),
+        who(16_383, 1),
+        who(u16::MAX, 1),
+        join(1, 1, "h".repeat(FRAME_TEXT_BYTES_MAX)),
+        kind(1),
+        raft(append(&[u64::MAX], 1)),
+        ask("t"),
+        refused(28),
+        registered(1),
+        body(CLIENT_MSG_NO_BYTES_MAX, TOPIC_BYTES_MAX, PAYLOAD_BYTES_MAX),
+    ];
+    assert_eq!(decode(&Bytes::from(batch(&good))).map(|batch| batch.frames), Ok(good.to_vec()));
+    for (frame, expected) in [
+        (member(0), BadValue::Replica),
+        (who(16_384, 1), BadValue::Slot),
+        (who(1, 0), BadValue::Node),
+        (join(0, 1, String::new()), BadValue::Node),
+        (join(1, 0, String::new()), BadValue::Shards),
+        (join(1, 1, "h".repeat(FRAME_TEXT_BYTES_MAX + 1)), BadValue::Text),
+        (kind(2), BadValue::Entries),
+        (raft(append(&[1, 3], 9)), BadValue::Entries),
+        (raft(append(&[2, 1], 9)), BadValue::Entries),
+        (raft(append(&[u64::MAX, 0], 9)), BadValue::Entries),
+        (ask(""), BadValue::Text),
+        (ask(&"t".repeat(513)), BadValue::Text),
+        (refused(3), BadValue::Reason),
+        (registered(0), BadValue::Reason),
+        (body(CLIENT_MSG_NO_BYTES_MAX + 1, 0, 0), BadValue::SendBody),
+        (body(0, TOPIC_BYTES_MAX + 1, 0), BadValue::SendBody),
+        (body(0, 0, PAYLOAD_BYTES_MAX + 1), BadValue::SendBody),
+    ] {
+        let fault = decode(&Bytes::from(batch(std::slice::from_ref(&frame)))).unwrap_err();
+        assert_eq!(fault, BadFrames::Value(expected), "{frame:?}");
+        assert!(fault.to_string().starts_with("peer sends a frame with "), "{fault}");
+    }
 }
 
 #[test]
@@ -299,6 +309,10 @@ fn what_a_peer_gets_wrong_is_named() {
     assert_eq!(first_error(&[submit_of(no_pair)], &|_| {}), BadFrames::Value(BadValue::Uid(BadUid::Empty)));
     assert_eq!(first_error(&good, &replace(b"number", b"numb\xff\xff")), BadFrames::Value(BadValue::SendBody));
     assert_eq!(first_error(&good, &|bytes| bytes.truncate(24)), BadFrames::Cut { need: 32 });
+    let leader = Some(([10, 0, 0, 9], 0x1234).into());
+    let elsewhere = [Frame::Joined(Box::new(Joined::Elsewhere { leader }))];
+    let strange = replace(b"\x34\x12\x04", b"\x34\x12\x05");
+    assert_eq!(first_error(&elsewhere, &strange), BadFrames::Value(BadValue::SocketAddress));
     let text = first_error(&good, &replace(b"bob@alice", b"b#b@alice")).to_string();
     assert_eq!(text, "peer sends a frame with a bad uid: uid contains '@', '#', '&' or a control character");
 }

@@ -105,8 +105,30 @@ impl World {
         self.home_of(key.members().0)
     }
 
+    /// Whom a backend asks: the shard that holds the key, or, as backends do that know no keys, the next one that is there.
+    fn desk(&self, home: HostRef) -> HostRef {
+        if self.asks_homes() {
+            return home;
+        }
+        let there: Vec<usize> = (0..self.nodes.len()).filter(|node| self.nodes[*node].up).collect();
+        let turn = self.backend.next_ticket as usize;
+        let node = if there.is_empty() { 0 } else { there[turn % there.len()] };
+        HostRef { node, shard: turn / there.len().max(1) % usize::from(self.plan.shards) }
+    }
+
+    fn asks_homes(&self) -> bool {
+        self.plan.nodes == 1 && self.plan.seed.is_multiple_of(2)
+    }
+
+    /// Gives an operator's request to some node.
+    pub fn order_by_request(&mut self, request: ApiRequest) {
+        let host = self.desk(HostRef { node: 0, shard: 0 });
+        self.ask(host, Purpose::Idle, request);
+    }
+
     /// Asks something; false when the node is not there.
-    fn ask(&mut self, host: HostRef, purpose: Purpose, request: ApiRequest) -> bool {
+    fn ask(&mut self, home: HostRef, purpose: Purpose, request: ApiRequest) -> bool {
+        let host = self.desk(home);
         let node = &self.nodes[host.node];
         if !node.up || node.stopping {
             return false;
@@ -114,7 +136,7 @@ impl World {
         self.backend.next_ticket += 1;
         let ticket = self.backend.next_ticket;
         self.backend.calls.insert(ticket, Call { host, purpose, since_ns: self.now_ns });
-        self.say(|| format!("shard {} is asked {ticket}: {request:?}", host.shard));
+        self.say(|| format!("{host} is asked {ticket}: {request:?}"));
         self.happen(host, Event::Api { ticket, request });
         true
     }
@@ -249,7 +271,7 @@ impl World {
 
     /// A shard answers.
     pub fn api_answered(&mut self, host: HostRef, ticket: u64, answer: ApiAnswer) {
-        self.say(|| format!("shard {} answers {ticket}: {answer:?}", host.shard));
+        self.say(|| format!("{host} answers {ticket}: {answer:?}"));
         let Some(call) = self.backend.calls.remove(&ticket) else {
             let text = format!("shard {} answers {ticket}, which nobody asks", host.shard);
             return self.judge(Promise::Endings, Err(text));
@@ -322,7 +344,7 @@ impl World {
 
     /// Asks and lets time pass until the answer is there.
     fn ask_and_wait(&mut self, host: HostRef, request: &ApiRequest) -> Result<ApiAnswer, Violation> {
-        let until_ns = self.now_ns + ANSWER_PATIENCE.as_nanos() as u64;
+        let until_ns = self.now_ns + (ANSWER_PATIENCE.max(self.patience())).as_nanos() as u64;
         while self.now_ns < until_ns {
             self.backend.awaited = None;
             if self.ask(host, Purpose::Awaited, request.clone()) {
@@ -380,7 +402,12 @@ impl World {
             by_host.entry(self.home_of(name)).or_default().push(uid(name));
         }
         let mut online = Vec::new();
-        for (host, uids) in by_host {
+        let mut questions: Vec<(HostRef, Vec<Uid>)> = by_host.into_iter().collect();
+        if !self.asks_homes() {
+            let each = |(host, uids): (HostRef, Vec<Uid>)| uids.into_iter().map(move |uid| (host, vec![uid]));
+            questions = questions.into_iter().flat_map(each).collect();
+        }
+        for (host, uids) in questions {
             if let ApiAnswer::Online(entries) = self.ask_and_wait(host, &ApiRequest::OnlineStatus { uids })? {
                 for (who, flag) in entries {
                     let user = self.uids.iter().position(|name| name == who.as_str()).unwrap_or(usize::MAX);

@@ -95,6 +95,10 @@ pub struct Chances {
     pub workload: Chance,
     /// Seeds of the shards.
     pub engine: Chance,
+    /// What happens on the network between nodes.
+    pub links: Chance,
+    /// When what goes wrong between nodes.
+    pub outages: Chance,
 }
 
 impl Chances {
@@ -106,6 +110,8 @@ impl Chances {
             faults: Chance::new(seed, "faults"),
             workload: Chance::new(seed, "workload"),
             engine: Chance::new(seed, "engine"),
+            links: Chance::new(seed, "links"),
+            outages: Chance::new(seed, "outages"),
         }
     }
 }

@@ -139,6 +139,8 @@ pub struct Device {
     pub link: Option<Link>,
     /// SENDs without a final answer, in order.
     pub queue: VecDeque<Outgoing>,
+    /// Which address of its list it tries.
+    pub address: usize,
     /// Connections it has opened.
     pub connections: u64,
     /// Answers it got, by success and refusal.
@@ -163,6 +165,7 @@ impl Device {
             token: Some(String::new()),
             link: None,
             queue: VecDeque::new(),
+            address: index,
             connections: 0,
             answers: (0, 0),
             given_up: 0,
@@ -237,7 +240,10 @@ impl Device {
 
     /// The connection is gone, by whosever doing.
     pub fn lost(&mut self, now_ns: u64, pause_ns: u64) {
-        self.link = None;
+        // The next address, if this one did not work.
+        if self.link.take().is_some_and(|link| !link.live) {
+            self.address += 1;
+        }
         self.queue.retain(|outgoing| outgoing.odd != Some(Oddity::TooEarly));
         self.away_until_ns = self.away_until_ns.max(now_ns + pause_ns);
         for outgoing in &mut self.queue {

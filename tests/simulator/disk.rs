@@ -185,12 +185,15 @@ impl Disk {
                 Event::SegmentReady { segment, result: Ok(()) }
             }
             Request::Checkpoint(slot, bytes) => {
-                self.checkpointing.remove(&slot);
+                // One that was given up meanwhile stays away.
+                let wanted = self.checkpointing.remove(&slot).is_some();
                 if self.full {
                     self.refusals += 1;
                     return Event::CheckpointWritten { slot, result: Err(DiskFault::Full) };
                 }
-                self.checkpoints.insert(slot, bytes);
+                if wanted {
+                    self.checkpoints.insert(slot, bytes);
+                }
                 Event::CheckpointWritten { slot, result: Ok(()) }
             }
             Request::Read { ticket, segment, offset, length } => {
@@ -349,9 +352,15 @@ impl Disk {
         &self.segments
     }
 
-    /// A slot's checkpoint.
-    pub fn checkpoint(&self, slot: SlotId) -> Option<&Vec<u8>> {
-        self.checkpoints.get(&slot)
+    /// Every checkpoint that is there.
+    pub fn checkpoints(&self) -> &BTreeMap<SlotId, Vec<u8>> {
+        &self.checkpoints
+    }
+
+    /// A slot's checkpoint goes. Removing is synced before anything that follows from it.
+    pub fn remove_checkpoint(&mut self, slot: SlotId) {
+        self.checkpoints.remove(&slot);
+        self.checkpointing.remove(&slot);
     }
 
     /// Whether a finished write held this message.

@@ -1,4 +1,4 @@
-//! What a seed draws before anything runs: the shape of the node, its limits, the people and their habits, and which faults exist at
+//! What a seed draws before anything runs: how many nodes and their shape, its limits, the people and their habits, and which faults exist at
 //! what rate (a swarm: each fault is there in about half of the seeds, so that each also meets the absence of the
 //! others). The plan is printed at the top of every failure. When a fault strikes is drawn later, from the same stream.
 
@@ -9,6 +9,7 @@ use jindou::limits::Limits;
 
 use crate::chance::Chance;
 use crate::disk::Wounds;
+use crate::links::LinkPlan;
 
 /// Everything drawn for a seed.
 #[derive(Clone, Debug)]
@@ -41,6 +42,8 @@ pub struct Plan {
     pub network: NetworkPlan,
     /// What goes wrong.
     pub faults: FaultPlan,
+    /// Several nodes.
+    pub cluster: ClusterPlan,
 }
 
 /// People and their doings.
@@ -132,9 +135,84 @@ pub struct FaultPlan {
     pub rubbish_every: Duration,
 }
 
+/// Several nodes: what is between them, and what goes wrong there. With one node nothing of it is used.
+#[derive(Clone, Copy, Debug)]
+pub struct ClusterPlan {
+    /// Replicas that a slot is to have.
+    pub replicas: u8,
+    /// Nodes that are not there at the beginning and may join.
+    pub spares: u16,
+    /// The network between nodes.
+    pub links: LinkPlan,
+    /// Mean time between outages; zero for none.
+    pub outage_every: Duration,
+    /// Which kinds of them exist.
+    pub kinds: OutageKinds,
+    /// Mean time between connections that break by themselves.
+    pub reset_every: Duration,
+    /// Crashes of a thousand that are power cuts: nobody hears of them, and what knocks meanwhile waits.
+    pub dark_permille: u32,
+    /// Crashes of a thousand after which a node stays away for seconds.
+    pub long_permille: u32,
+    /// Clocks of nodes run up to this much too fast or too slow, of a million.
+    pub drift_ppm: u64,
+    /// Data directories that may be lost, one after the other has been rebuilt.
+    pub wipes: u32,
+    /// Mean time between an operator's doings.
+    pub order_every: Duration,
+}
+
+/// Which kinds of outages exist.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OutageKinds {
+    /// A node hears nobody.
+    pub isolate: bool,
+    /// Two nodes do not hear each other.
+    pub pair: bool,
+    /// One does not hear the other, but the other does.
+    pub one_way: bool,
+    /// One direction is slow.
+    pub clog: bool,
+    /// Two nodes lose and find each other again and again.
+    pub flap: bool,
+    /// A node's processes stand still.
+    pub hang: bool,
+    /// All nodes lose their power at once.
+    pub site: bool,
+}
+
+/// Whether ordinary runs draw simulations of several nodes. `--nodes` does so in any case.
+pub const CLUSTERS_DRAWN: bool = false;
+
 impl Plan {
-    /// Draws everything.
-    pub fn draw(seed: u64) -> Plan {
+    /// Draws everything; with a number of nodes if it is not to be drawn.
+    pub fn draw(seed: u64, nodes: Option<u16>) -> Plan {
+        let mut plan = Plan::draw_node(seed);
+        let chance = &mut Chance::new(seed, "cluster plan");
+        let drawn = *chance.pick(&[1, 1, 1, 1, 3, 3, 3, 3, 3, 5]);
+        plan.nodes = nodes.unwrap_or(if CLUSTERS_DRAWN { drawn } else { 1 });
+        plan.cluster = draw_cluster(plan.nodes, chance);
+        if plan.nodes > 1 {
+            plan.shards = *chance.pick(&[1, 2, 2, 3]);
+            plan.slot_depth = *chance.pick(&[1, 2, 2, 3, 4]);
+            plan.safety = chance.span_ms(8_000, 20_000);
+            // One after the other is bad enough; all the time nothing would ever be agreed.
+            let slower = |every: Duration| every * u32::from(plan.nodes);
+            plan.faults.crash_every = slower(plan.faults.crash_every) * 2;
+            plan.faults.stop_every = slower(plan.faults.stop_every);
+            plan.faults.slow_disk_every = slower(plan.faults.slow_disk_every);
+            plan.faults.full_disk_every = slower(plan.faults.full_disk_every);
+            plan.faults.disk_error_every = slower(plan.faults.disk_error_every);
+            plan.faults.damage_every = slower(plan.faults.damage_every);
+            if plan.cluster.kinds.site || plan.cluster.wipes > 0 {
+                plan.durability = Durability::Fsync;
+            }
+        }
+        plan
+    }
+
+    /// What there is to be drawn with one node.
+    fn draw_node(seed: u64) -> Plan {
         let chance = &mut Chance::new(seed, "plan");
         let limits = draw_limits(chance);
         let workload = draw_workload(chance);
@@ -168,12 +246,13 @@ impl Plan {
             network: draw_network(chance),
             workload,
             faults,
+            cluster: quiet_cluster(),
         }
     }
 
     /// A quiet plan for scripts: nothing fails, nobody acts by themselves.
     pub fn quiet(seed: u64) -> Plan {
-        let mut plan = Plan::draw(seed);
+        let mut plan = Plan::draw(seed, Some(1));
         plan.shards = 2;
         plan.slot_depth = 3;
         plan.limits = tiny();
@@ -191,12 +270,78 @@ impl Plan {
         plan.network.plain = false;
         plan.network.websocket_permille = 0;
         plan.network.socket_bytes = 64 << 10;
+        plan.cluster = quiet_cluster();
         plan
+    }
+
+    /// The bounds as an observer with a true clock may see them: a node whose clock is fast does things a little early.
+    pub fn limits_by_true_time(&self) -> Limits {
+        let fast = 1_000_000 + self.cluster.drift_ppm as u32;
+        Limits { redeliver_after: self.limits.redeliver_after * 1_000_000 / fast, ..self.limits }
     }
 
     /// True when history may be dropped on purpose, so that a device that was away may miss some.
     pub fn forgets(&self) -> bool {
         self.retention.bytes != 0 || self.retention.age_ms != 0
+    }
+}
+
+/// A good network, and nothing goes wrong.
+fn quiet_cluster() -> ClusterPlan {
+    ClusterPlan {
+        replicas: 3,
+        spares: 0,
+        links: LinkPlan {
+            us: (50, 200),
+            split: true,
+            clogged_bytes_per_ms: 20,
+            lose_permille: 0,
+            double_permille: 0,
+            late_permille: 0,
+        },
+        outage_every: Duration::ZERO,
+        kinds: OutageKinds::default(),
+        reset_every: Duration::ZERO,
+        dark_permille: 500,
+        long_permille: 0,
+        drift_ppm: 0,
+        wipes: 0,
+        order_every: Duration::ZERO,
+    }
+}
+
+fn draw_cluster(nodes: u16, chance: &mut Chance) -> ClusterPlan {
+    let mut kind = || chance.one_in(2);
+    let kinds = OutageKinds {
+        isolate: kind(),
+        pair: kind(),
+        one_way: kind(),
+        clog: kind(),
+        flap: kind(),
+        hang: kind(),
+        site: kind() && kind() && kind(),
+    };
+    let least = *chance.pick(&[20, 50, 200, 2_000]);
+    let some = |chance: &mut Chance, most: u32| if chance.one_in(2) { most } else { 0 };
+    ClusterPlan {
+        replicas: 3,
+        spares: if nodes > 1 && chance.one_in(4) { 1 } else { 0 },
+        links: LinkPlan {
+            us: (least, least * chance.between(1, 20)),
+            split: chance.one_in(2),
+            clogged_bytes_per_ms: *chance.pick(&[2, 20, 200]),
+            lose_permille: some(chance, 200),
+            double_permille: some(chance, 100),
+            late_permille: some(chance, 100),
+        },
+        outage_every: maybe(chance, 500, 4_000),
+        kinds,
+        reset_every: maybe(chance, 300, 3_000),
+        dark_permille: *chance.pick(&[0, 500, 1_000]),
+        long_permille: some(chance, 250),
+        drift_ppm: if chance.one_in(2) { 50_000 } else { 0 },
+        wipes: if chance.one_in(4) { 2 } else { 0 },
+        order_every: if chance.one_in(4) { chance.span_ms(2_000, 8_000) } else { Duration::ZERO },
     }
 }
 

@@ -46,7 +46,7 @@ impl World {
         let session = node.hosts[shard].gate.insert(GateSession::new(index, wire));
         connection.at = Some((shard, session));
         let host = HostRef { node: connection.node, shard };
-        self.say(|| format!("connection {index} is session {session} of shard {shard}"));
+        self.say(|| format!("connection {index} is session {session} of {host}"));
         self.happen(host, Event::Opened(Opened { session, handed_over: false }));
     }
 
@@ -224,7 +224,7 @@ impl World {
         let connect = connect.expect("only a session that has said CONNECT moves");
         self.happen(host, Event::Packet { session: id, packet: ClientPacket::Connect(connect) });
         self.coverage.add("counted moves to another shard", 1);
-        self.say(|| format!("connection {index} moved: session {id} of shard {}", host.shard));
+        self.say(|| format!("connection {index} moved: session {id} of {host}"));
         self.pump(host, id);
         if !held.is_empty() {
             self.arrive(index, held);
@@ -280,7 +280,7 @@ impl World {
         let Some(session) = node.hosts[host.shard].gate.find(id) else { return 0 };
         let connection = session.connection;
         let reason = session.wire.encode(packet, &mut self.chances.engine, &mut session.out);
-        self.say(|| format!("shard {} → connection {connection}: {packet:?}", host.shard));
+        self.say(|| format!("{host} → connection {connection}: {packet:?}"));
         self.pump(host, id);
         reason
     }
@@ -306,7 +306,7 @@ impl World {
         let grace = limits.kick_close_after + 2 * limits.sweep_every + CLOSE_PATIENCE + Duration::from_millis(200);
         let master = self.backend.is_master(&member.uid, member.flag);
         let mut ends = Vec::new();
-        for other_host in &self.nodes[host.node].hosts {
+        for other_host in self.nodes.iter().flat_map(|node| &node.hosts) {
             for (_, other, was) in other_host.gate.members() {
                 let same_family = was.uid == member.uid && was.flag == member.flag && other.connection != newcomer;
                 let same_device = was.device_id == member.device_id;
@@ -398,11 +398,12 @@ impl World {
 
     /// An acknowledgement of a stored message leaves: it is on a disk.
     pub fn judge_durable(&mut self, number: ledger::Number) {
-        let held = self.nodes.iter().any(|node| node.disks.iter().any(|disk| disk.holds(number)));
-        let verdict = if held || self.plan.durability == Durability::Memory {
+        let holds = self.nodes.iter().filter(|node| node.disks.iter().any(|disk| disk.holds(number))).count();
+        let needed = self.ledger.sent.get(&number).map_or(1, |sent| self.copies_needed(sent.log()));
+        let verdict = if holds >= needed || self.plan.durability == Durability::Memory {
             Ok(())
         } else {
-            Err(format!("message {number} was acknowledged and is on no disk"))
+            Err(format!("message {number} was acknowledged and is on the disks of {holds} nodes, not of {needed}"))
         };
         self.judge(Promise::Durable, verdict);
     }
@@ -424,7 +425,7 @@ impl World {
 
     fn write_recv(&mut self, host: HostRef, id: SessionId, message: StoredMessage, seq: u32, own: bool) {
         let now_ns = self.now_ns;
-        let limits = self.plan.limits;
+        let limits = self.plan.limits_by_true_time();
         let step = self.nodes[host.node].hosts[host.shard].steps;
         let forge = self.sabotages(Sabotage::ForgeRecvack, 2);
         if seq > 0 {

@@ -2,12 +2,14 @@
 //! restarts, slow, full and failing disks, flipped bits, clocks that jump. All shards of a node live and die together.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use jindou::engine::effect::Effect;
 use jindou::engine::event::Event;
-use jindou::engine::shard::{Recovery, Shard, ShardConfig};
+use jindou::engine::metadata::Cluster;
+use jindou::engine::shard::{JournalGeometry, Recovery, Shard, ShardConfig};
 use jindou::format::frame::Frame;
 use jindou::format::frame_codec::{self, LinkNumbers};
 use jindou::ids::{NodeId, Place, ShardId};
@@ -17,6 +19,7 @@ use crate::chance::Chances;
 use crate::checkers::Promise;
 use crate::disk::{Damage, Disk, Lie, Request, Wounds};
 use crate::faults::Plan;
+use crate::links::Machine;
 use crate::sabotage::Sabotage;
 use crate::shard_host::ShardHost;
 use crate::world::{Action, HostRef, World};
@@ -52,8 +55,14 @@ pub enum NodeFault {
 pub struct Node {
     /// Its name.
     pub id: NodeId,
+    /// It has been started once and is not gone for good.
+    pub present: bool,
     /// It runs.
     pub up: bool,
+    /// So many outages make it stand still.
+    pub hung: u32,
+    /// The cluster as this process knows it.
+    pub cluster: Option<Arc<Cluster>>,
     /// It was told to stop.
     pub stopping: bool,
     /// Rises with every start and every crash: what belongs to another life is void.
@@ -69,7 +78,12 @@ pub struct Node {
     /// Recoveries that named a damage.
     pub damages_named: u64,
     damages: Vec<(usize, Damage)>,
+    /// Names its data directory.
+    pub identity: u64,
+    /// It has lost one.
+    pub wiped: bool,
     origin_ns: u64,
+    drift_ppm: i64,
     skew_ms: i64,
     mesh_ns: BTreeMap<(usize, usize), u64>,
 }
@@ -87,7 +101,10 @@ impl Node {
         });
         Node {
             id: NodeId(index + 1),
+            present: false,
             up: false,
+            hung: 0,
+            cluster: None,
             stopping: false,
             life: 0,
             hosts: Vec::new(),
@@ -96,21 +113,44 @@ impl Node {
             ends: (0, 0),
             damages_named: 0,
             damages: Vec::new(),
+            wiped: false,
+            identity: plan.geometry.identity.wrapping_add(u64::from(index) << 40),
             origin_ns: 0,
+            drift_ppm: draw_drift(plan.cluster.drift_ppm, chances),
             skew_ms: chances.faults.below(2_000) as i64 - 1_000,
             mesh_ns: BTreeMap::new(),
+        }
+    }
+
+    /// The data directory is lost: the next start finds nothing, under a new identity.
+    pub fn wipe(&mut self, plan: &Plan) {
+        self.wiped = true;
+        self.identity = self.identity.wrapping_add(1 << 56);
+        self.damages.clear();
+        for disk in &mut self.disks {
+            let (recycles, read_error_permille, full) = (disk.recycles, disk.read_error_permille, disk.full);
+            *disk = Disk::new(JournalGeometry { identity: self.identity, ..plan.geometry });
+            (disk.recycles, disk.read_error_permille, disk.full) = (recycles, read_error_permille, full);
         }
     }
 
     /// Both clocks of the node.
     pub fn now(&self, now_ns: u64) -> Now {
         let unix_ms = (UNIX_START_MS + now_ns / 1_000_000).saturating_add_signed(self.skew_ms);
-        Now { instant: Instant(now_ns - self.origin_ns), unix: UnixMillis(unix_ms) }
+        let elapsed_ns = i128::from(now_ns - self.origin_ns);
+        let shown_ns = elapsed_ns + elapsed_ns * i128::from(self.drift_ppm) / 1_000_000;
+        Now { instant: Instant(shown_ns as u64), unix: UnixMillis(unix_ms) }
     }
 
     /// A point on the node's monotonic clock in virtual time.
     pub fn virtual_ns(&self, instant: Instant) -> u64 {
-        instant.0.saturating_add(self.origin_ns)
+        if self.drift_ppm == 0 {
+            return instant.0.saturating_add(self.origin_ns);
+        }
+        // Rounded up: at that time the node's clock shows at least the instant.
+        let rate = 1_000_000 + i128::from(self.drift_ppm);
+        let elapsed_ns = (i128::from(instant.0) * 1_000_000 + rate - 1) / rate + 1;
+        u64::try_from(elapsed_ns).unwrap_or(u64::MAX).saturating_add(self.origin_ns)
     }
 
     /// It runs and leads all of its slots.
@@ -151,8 +191,10 @@ impl World {
             token_auth: plan.token_auth,
             offline: plan.offline,
             durability: plan.durability,
-            geometry: plan.geometry,
+            geometry: JournalGeometry { identity: self.nodes[host.node].identity, ..plan.geometry },
             retention: plan.retention,
+            boot: self.nodes[host.node].life,
+            cluster: self.cluster_settings(host.node),
             seed,
         }
     }
@@ -165,6 +207,7 @@ impl World {
         self.nodes[index].life += 1;
         self.nodes[index].origin_ns = self.now_ns - self.chances.faults.below(self.now_ns / 2 + 1);
         self.nodes[index].mesh_ns.clear();
+        self.nodes[index].present = true;
         let mut hosts = Vec::new();
         for shard in 0..usize::from(self.plan.shards) {
             match self.recover(HostRef { node: index, shard }) {
@@ -186,6 +229,12 @@ impl World {
         if node.life > 1 {
             self.trouble_ends();
         }
+        let (life, hung) = (self.nodes[index].life, self.nodes[index].hung > 0);
+        self.links.process_begins(self.now_ns, index, life);
+        if hung {
+            self.links.set_hung(index, true, self.now_ns);
+        }
+        self.settle_links();
         self.say(|| format!("node {index} is up"));
         for shard in 0..usize::from(self.plan.shards) {
             self.turn_at(HostRef { node: index, shard }, self.now_ns);
@@ -207,7 +256,7 @@ impl World {
         for damage in known {
             self.nodes[host.node].disks[host.shard].mend(damage);
         }
-        self.say(|| format!("shard {} names its damage: {named}", host.shard));
+        self.say(|| format!("{host} names its damage: {named}"));
         self.recover_once(host)
     }
 
@@ -233,18 +282,23 @@ impl World {
         if node.life != life || node.hosts.get(host.shard).is_none_or(|target| target.turn_ns != Some(self.now_ns)) {
             return;
         }
+        node.hosts[host.shard].turn_ns = None;
+        if node.hung > 0 {
+            return;
+        }
         let now = node.now(self.now_ns);
         let target = &mut node.hosts[host.shard];
-        target.turn_ns = None;
-        self.trace.record(self.now_ns, "turn", host.shard as u64, &(target.inbox.len() as u32).to_le_bytes());
+        let who = (host.node as u64) << 16 | host.shard as u64;
+        self.trace.record(self.now_ns, "turn", who, &(target.inbox.len() as u32).to_le_bytes());
         let effects = target.turn(self.now_ns, now, self.plan.limits.events_per_step_max);
         let view = target.shard.view();
         let verdict = crate::checkers::limits::view_holds(&view, &self.plan.limits, &mut self.checkers.limits);
         self.judge(Promise::Limits, verdict);
+        self.look_at_replicas(host);
         let mut list = match effects {
             Ok(list) => list,
             Err(text) => {
-                let text = format!("shard {} turns without end: {text}", host.shard);
+                let text = format!("{host} turns without end: {text}");
                 return self.judge(Promise::Rest, Err(text));
             }
         };
@@ -282,13 +336,21 @@ impl World {
             Effect::Close { session } => self.begin_close(host, session),
             Effect::HandOver { session, to } => self.hand_over(host, session, to),
             Effect::Reading { session, paused } => self.set_reading(host, session, paused),
+            Effect::RemoveCheckpoint { slot } => self.nodes[host.node].disks[host.shard].remove_checkpoint(slot),
+            Effect::Report { warning, line } => {
+                self.say(|| format!("{host} reports{}: {line}", if warning { " a warning" } else { "" }));
+            }
+            Effect::Dial { .. } | Effect::LinkWrite { .. } | Effect::Hangup { .. } | Effect::Datagram { .. } => {
+                self.carry_out_link(host, effect);
+            }
+            Effect::Cluster(cluster) => self.tell_cluster(host, cluster),
         }
     }
 
     fn send_mesh(&mut self, host: HostRef, to: Place, frames: Vec<Frame>) {
         let node = &mut self.nodes[host.node];
         let from = Place { node: node.id, shard: ShardId(host.shard as u16) };
-        assert_eq!(to.node, node.id, "there is one node");
+        assert_eq!(to.node, node.id, "what is for another node travels over a link");
         assert_ne!(to, from, "frames to the own shard do not leave it");
         assert!(!frames.is_empty(), "an empty batch of frames");
         let frames = if self.plan.network.frames_as_bytes { through_bytes(frames) } else { frames };
@@ -325,7 +387,7 @@ impl World {
         let what = format!("{request:.100?}");
         let event = node.disks[host.shard].complete(request, &mut self.chances.disk);
         if let Event::ReadDone { result: Err(fault), .. } = &event {
-            self.say(|| format!("shard {}: {what} fails: {fault:?}", host.shard));
+            self.say(|| format!("{host}: {what} fails: {fault:?}"));
         }
         self.trace.record(self.now_ns, "disk", host.shard as u64, &[]);
         self.happen(host, event);
@@ -380,7 +442,7 @@ impl World {
                 if let Some(damage) = self.nodes[index].disks[shard].damage(&mut self.chances.faults) {
                     self.nodes[index].expect_damage(shard, damage);
                     self.damaged = true;
-                    self.say(|| format!("shard {shard}: a bit flips, {damage:?}"));
+                    self.say(|| format!("{host}: a bit flips, {damage:?}"));
                 }
             }
             NodeFault::ClockJump => {
@@ -401,7 +463,7 @@ impl World {
             return;
         }
         self.trouble_begins();
-        self.say(|| format!("shard {}: {fault:?} begins", host.shard));
+        self.say(|| format!("{host}: {fault:?} begins"));
         let span = self.chances.faults.span_ms(50, 1_500);
         self.after(span, Action::FaultEnds(host, fault));
     }
@@ -416,25 +478,36 @@ impl World {
         };
         if std::mem::replace(flag, false) {
             self.trouble_ends();
-            self.say(|| format!("shard {}: {fault:?} ends", host.shard));
+            self.say(|| format!("{host}: {fault:?} ends"));
         }
     }
 
-    /// The power goes, with the wounds that were drawn; the node starts again after a while.
+    /// The power goes, or the process alone, with the wounds that were drawn; the node starts again after a while.
     pub fn crash_node(&mut self, index: usize) {
+        let cluster = self.plan.cluster;
+        let dark = self.plan.nodes > 1 && self.chances.outages.permille(cluster.dark_permille);
+        let away = if self.plan.nodes > 1 && self.chances.outages.permille(cluster.long_permille) {
+            self.chances.faults.span_ms(2_000, 8_000)
+        } else {
+            self.chances.faults.span_ms(5, 1_500)
+        };
+        self.crash_node_for(index, if dark { Machine::Dark } else { Machine::Refuses }, away);
+    }
+
+    /// As [`World::crash_node`], for so long.
+    pub fn crash_node_for(&mut self, index: usize, machine: Machine, away: Duration) {
         let wounds = self.plan.faults.wounds;
         self.say(|| format!("node {index} crashes"));
         self.nodes[index].ends.0 += 1;
         self.checkers.order.crashed = true;
         self.checkers.order.gaps = self.damaged || self.plan.forgets();
-        self.end_node(index, wounds);
+        self.end_node(index, wounds, machine);
         for disk in &mut self.nodes[index].disks {
             if self.sabotage == Some(Sabotage::LoseSegment) {
                 let _ = disk.damage(&mut self.saboteur);
             }
         }
-        let span = self.chances.faults.span_ms(5, 1_500);
-        self.after(span, Action::Start(index));
+        self.after(away, Action::Start(index));
     }
 
     /// Adds what the shards of a node have counted to the totals, at the end of their life.
@@ -444,16 +517,20 @@ impl World {
         }
     }
 
-    fn end_node(&mut self, index: usize, wounds: Wounds) {
+    fn end_node(&mut self, index: usize, wounds: Wounds, machine: Machine) {
         self.trouble_begins();
         self.count_shards(index);
         let node = &mut self.nodes[index];
         node.life += 1;
         node.up = false;
         node.hosts.clear();
+        node.cluster = None;
+        let life = node.life;
         for disk in &mut node.disks {
             disk.crash(wounds, &mut self.chances.disk);
         }
+        self.links.process_ends(self.now_ns, index, machine, life, &mut self.chances.links);
+        self.settle_links();
         self.connections_die(index);
         self.api_dies(index);
     }
@@ -480,7 +557,7 @@ impl World {
         self.judge(Promise::Endings, verdict);
         self.say(|| format!("node {} has stopped", host.node));
         self.nodes[host.node].ends.1 += 1;
-        self.end_node(host.node, Wounds::default());
+        self.end_node(host.node, Wounds::default(), Machine::Refuses);
         let span = self.chances.faults.span_ms(5, 500);
         self.after(span, Action::Start(host.node));
     }
@@ -509,4 +586,12 @@ fn through_bytes(frames: Vec<Frame>) -> Vec<Frame> {
     let decoded = frame_codec::decode(&Bytes::from(bytes)).expect("what was encoded is a batch");
     assert_eq!(decoded.frames, frames, "frames come out as they went in");
     decoded.frames
+}
+
+/// How much too fast a clock runs.
+fn draw_drift(most_ppm: u64, chances: &mut Chances) -> i64 {
+    if most_ppm == 0 {
+        return 0;
+    }
+    chances.outages.between(0, 2 * most_ppm) as i64 - most_ppm as i64
 }

@@ -210,7 +210,7 @@ impl World {
 
     /// Opens a connection for a device.
     pub fn connect(&mut self, index: usize) {
-        let node = self.chances.network.below(self.nodes.len() as u64) as usize;
+        let node = self.address_of(index);
         let transport = self.devices[index].habits.transport;
         let connection = self.connections.len();
         self.connections.push(Connection::new(Some(index), node, 0, transport));
@@ -221,6 +221,16 @@ impl World {
         let bytes = self.devices[index].opened(connection, self.now_ns, plain, &mut self.chances.workload);
         self.say(|| format!("device {index} opens connection {connection}"));
         self.towards_server(connection, bytes);
+    }
+
+    /// Which node a device tries: the one it was at last, the next after a failure, now and then any.
+    fn address_of(&mut self, index: usize) -> usize {
+        let there: Vec<usize> = (0..self.nodes.len()).filter(|node| self.nodes[*node].present).collect();
+        let device = &mut self.devices[index];
+        if there.len() > 1 && !self.scripted && self.chances.network.one_in(4) {
+            device.address = self.chances.network.below(there.len() as u64) as usize;
+        }
+        there.get(device.address % there.len().max(1)).copied().unwrap_or(0)
     }
 
     fn client_latency_ns(&mut self) -> u64 {
@@ -433,7 +443,9 @@ impl World {
             }
         };
         let index = self.connections.len();
-        self.connections.push(Connection::new(None, 0, 0, transport));
+        let node =
+            if self.nodes.len() > 1 { self.chances.workload.below(u64::from(self.plan.nodes)) as usize } else { 0 };
+        self.connections.push(Connection::new(None, node, 0, transport));
         let latency_ns = self.client_latency_ns();
         let at_ns = self.connections[index].arrives_at_server(self.now_ns, latency_ns);
         self.at(at_ns, Action::Accept(index));

@@ -7,6 +7,7 @@ use jindou::engine::shard::OfflineMode;
 
 use crate::checkers::{Promise, Violation, endings, lost, presence};
 use crate::node::NodeFault;
+use crate::sabotage::Sabotage;
 use crate::world::{Action, HostRef, World};
 
 /// How often what is overdue is looked for.
@@ -35,7 +36,9 @@ const FAULTS: [NodeFault; 7] = [
 impl World {
     /// Starts every node, the watch, the backends and the faults.
     pub fn begin(&mut self) {
-        for node in 0..self.nodes.len() {
+        // A home's leader may be lost at any time, and with it what it knew beyond its group.
+        self.checkers.order.crashed = self.plan.nodes > 1;
+        for node in 0..usize::from(self.plan.nodes) {
             self.start_node(node);
             for fault in FAULTS {
                 self.plan_fault(node, fault);
@@ -44,6 +47,8 @@ impl World {
         self.after(WATCH_EVERY, Action::Watch);
         self.after(Duration::from_millis(1), Action::BackendTick);
         self.after(Duration::from_millis(5), Action::RubbishTick);
+        self.plan_outages();
+        self.plan_orders();
     }
 
     /// A whole simulation as drawn.
@@ -73,6 +78,9 @@ impl World {
     pub fn heal(&mut self) {
         self.healed = true;
         self.say(|| "everything heals".to_owned());
+        if self.sabotage != Some(Sabotage::StayCut) {
+            self.end_outages();
+        }
         for node in 0..self.nodes.len() {
             for shard in 0..usize::from(self.plan.shards) {
                 let host = HostRef { node, shard };
@@ -104,7 +112,7 @@ impl World {
     fn settle_bound(&self) -> Duration {
         let limits = &self.plan.limits;
         let redeliveries = limits.redeliver_after * (u32::from(limits.redeliver_tries) + 2);
-        limits.idle_timeout + redeliveries + Duration::from_secs(30)
+        limits.idle_timeout + redeliveries + Duration::from_secs(if self.plan.nodes > 1 { 90 } else { 30 })
     }
 
     /// Waits until nothing has moved for a while. As long as devices see new messages it goes on waiting, within reason:
@@ -150,7 +158,10 @@ impl World {
     }
 
     fn unrest_besides_messages(&self) -> Option<String> {
-        for (index, node) in self.nodes.iter().enumerate() {
+        if let Some(text) = self.unrest_of_cluster() {
+            return Some(text);
+        }
+        for (index, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.present) {
             if !node.up {
                 return Some(format!("node {index} is down"));
             }
@@ -206,6 +217,7 @@ impl World {
                 Err(format!("{given_up} devices had SENDs refused again and again in good times")),
             );
         }
+        self.compare_replicas();
         let online = self.who_is_online()?;
         let real = self.really_online();
         self.judge(Promise::Presence, presence::agree(online, real));
@@ -240,6 +252,7 @@ impl World {
     pub fn watch(&mut self) {
         self.after(WATCH_EVERY, Action::Watch);
         let (now_ns, well_ns) = (self.now_ns, self.well_since_ns());
+        let patience = self.patience();
         let mut verdict = Ok(());
         for node in &self.nodes {
             for (id, session) in node.hosts.iter().flat_map(|host| host.gate.iter()) {
@@ -249,17 +262,17 @@ impl World {
                 let send = session.sends.values().filter_map(|waiting| waiting.front()).min_by_key(|one| one.at_ns);
                 if let Some(send) = send {
                     let what = || format!("a SEND of session {id} ({:?})", send.number);
-                    verdict = verdict.and(endings::in_time(what, now_ns, send.at_ns, well_ns));
+                    verdict = verdict.and(endings::in_time(what, patience, now_ns, send.at_ns, well_ns));
                 }
                 if let Some(since_ns) = session.connect_ns {
                     let what = || format!("CONNECT of session {id}");
-                    verdict = verdict.and(endings::in_time(what, now_ns, since_ns, well_ns));
+                    verdict = verdict.and(endings::in_time(what, patience, now_ns, since_ns, well_ns));
                 }
             }
         }
         for call in self.backend.calls() {
             let what = || format!("a backend's question {call:?}");
-            verdict = verdict.and(endings::in_time(what, now_ns, call.since_ns, well_ns));
+            verdict = verdict.and(endings::in_time(what, patience, now_ns, call.since_ns, well_ns));
         }
         let patience = self.plan.limits.connect_timeout + self.plan.limits.idle_timeout + endings::PATIENCE;
         for (index, connection) in self.connections.iter().enumerate() {

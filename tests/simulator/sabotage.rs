@@ -6,7 +6,7 @@ use std::time::Duration;
 use jindou::engine::shard::{Durability, OfflineMode};
 
 use crate::checkers::Promise;
-use crate::faults::{FaultPlan, Plan};
+use crate::faults::{FaultPlan, OutageKinds, Plan};
 
 /// What is broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,11 +39,19 @@ pub enum Sabotage {
     OutsideChance,
     /// The disk loses a finished segment at a crash.
     LoseSegment,
+    /// A shard's leadership is taken for that of another.
+    SecondLeader,
+    /// A replica is taken to hold something else.
+    OtherReplica,
+    /// A node is told of a cluster that was not agreed on.
+    ForkTable,
+    /// A node is cut off when everything should heal.
+    StayCut,
 }
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Sabotage; 14] = [
+    pub const ALL: [Sabotage; 18] = [
         Sabotage::ForgeAck,
         Sabotage::SecondId,
         Sabotage::SwapRecvs,
@@ -58,6 +66,10 @@ impl Sabotage {
         Sabotage::StayDown,
         Sabotage::OutsideChance,
         Sabotage::LoseSegment,
+        Sabotage::SecondLeader,
+        Sabotage::OtherReplica,
+        Sabotage::ForkTable,
+        Sabotage::StayCut,
     ];
 
     /// As the command line says it.
@@ -77,6 +89,18 @@ impl Sabotage {
             Sabotage::StayDown => "stay-down",
             Sabotage::OutsideChance => "outside-chance",
             Sabotage::LoseSegment => "lose-segment",
+            Sabotage::SecondLeader => "second-leader",
+            Sabotage::OtherReplica => "other-replica",
+            Sabotage::ForkTable => "fork-table",
+            Sabotage::StayCut => "stay-cut",
+        }
+    }
+
+    /// How many nodes it needs.
+    pub fn nodes(self) -> u16 {
+        match self {
+            Sabotage::ForkTable | Sabotage::StayCut => 3,
+            _ => 1,
         }
     }
 
@@ -102,6 +126,10 @@ impl Sabotage {
             Sabotage::StayDown => Promise::Rest,
             Sabotage::OutsideChance => Promise::Replay,
             Sabotage::LoseSegment => Promise::Recovery,
+            Sabotage::SecondLeader => Promise::OneLeader,
+            Sabotage::OtherReplica => Promise::Replicas,
+            Sabotage::ForkTable => Promise::Table,
+            Sabotage::StayCut => Promise::Rest,
         }
     }
 
@@ -129,6 +157,11 @@ impl Sabotage {
             }
             Sabotage::StayDown | Sabotage::LoseSegment => plan.faults.crash_every = Duration::from_millis(700),
             Sabotage::SwallowSendack => plan.faults = FaultPlan::default(),
+            Sabotage::StayCut => {
+                plan.faults = FaultPlan::default();
+                plan.cluster.outage_every = Duration::from_millis(500);
+                plan.cluster.kinds = OutageKinds { isolate: true, ..OutageKinds::default() };
+            }
             _ => {}
         }
         if self == Sabotage::LoseSegment {

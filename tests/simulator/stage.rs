@@ -22,6 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Stage {
     /// Everything else.
     pub world: World,
+    verbose: bool,
 }
 
 /// Outcome of a verb.
@@ -32,7 +33,16 @@ impl Stage {
     pub fn new(verbose: bool) -> Stage {
         let mut world = World::new(Plan::quiet(1), None, verbose);
         world.scripted = true;
-        Stage { world }
+        Stage { world, verbose }
+    }
+
+    /// So many nodes instead of one, and some that may join. To be said first.
+    pub fn cluster(&mut self, nodes: u16, spares: u16) {
+        let mut plan = Plan::quiet(1);
+        plan.nodes = nodes;
+        plan.cluster.spares = spares;
+        self.world = World::new(plan, None, self.verbose);
+        self.world.scripted = true;
     }
 
     /// Changes bounds before the beginning; the shards take them with them.
@@ -70,7 +80,8 @@ impl Stage {
 
     /// Waits until something is so.
     pub fn until(&mut self, what: &str, so: impl Fn(&World) -> bool) -> Done {
-        let until_ns = self.world.now_ns + PATIENCE.as_nanos() as u64;
+        let patience = PATIENCE * if self.world.plan.nodes > 1 { 3 } else { 1 };
+        let until_ns = self.world.now_ns + patience.as_nanos() as u64;
         while self.world.now_ns < until_ns {
             if so(&self.world) {
                 return Ok(());

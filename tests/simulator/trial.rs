@@ -86,13 +86,14 @@ impl Verdict {
             ),
             None => {}
         }
-        println!("replay: cargo test --release --test simulator -- --seed {}", self.seed);
+        println!("replay: cargo test --release --test simulator -- --seed {} --nodes {}", self.seed, self.plan.nodes);
     }
 }
 
-/// Runs a seed.
-pub fn run_seed(seed: u64, sabotage: Option<Sabotage>, verbose: bool) -> Verdict {
-    let mut plan = Plan::draw(seed);
+/// Runs a seed, with a number of nodes if it is not to be drawn.
+pub fn run_seed(seed: u64, nodes: Option<u16>, sabotage: Option<Sabotage>, verbose: bool) -> Verdict {
+    let nodes = sabotage.map(Sabotage::nodes).or(nodes);
+    let mut plan = Plan::draw(seed, nodes);
     if let Some(sabotage) = sabotage {
         sabotage.prepare(&mut plan);
     }
@@ -129,6 +130,11 @@ fn verdict_of(seed: u64, plan: Plan, world: &World, failure: Option<Failure>) ->
     coverage.add("counted disk refusals", refusals);
     coverage.add("counted kicks", world.checkers.kicks.carried_out);
     coverage.add("counted messages abandoned", abandoned as u64);
+    coverage.add("counted changes of leaders", world.checkers.leaders.changes);
+    coverage.add("counted comparisons of replicas", world.checkers.replicas.compared);
+    for (what, count) in &world.links.counts {
+        coverage.add(what, *count);
+    }
     for disk in world.nodes.iter().flat_map(|node| &node.disks) {
         coverage.add("counted torn writes", disk.torn);
         coverage.add("counted read errors", disk.read_errors);
@@ -181,9 +187,9 @@ pub fn differs(one: &Verdict, other: &Verdict) -> Option<String> {
 pub fn canary(sabotage: Sabotage, seeds: u64) -> Result<String, String> {
     let expected = sabotage.caught_by();
     for seed in 0..seeds {
-        let verdict = run_seed(seed, Some(sabotage), false);
+        let verdict = run_seed(seed, None, Some(sabotage), false);
         if expected == Promise::Replay {
-            let again = run_seed(seed, Some(sabotage), false);
+            let again = run_seed(seed, None, Some(sabotage), false);
             return match differs(&verdict, &again) {
                 Some(text) => Ok(format!("caught by replay, seed {seed}: {text}")),
                 None => Err("two runs with chance from outside had the same history".to_owned()),

@@ -2,8 +2,7 @@
 //! happens next under virtual time. Everything that happens is dispatched here, one thing at a time, and recorded; how
 //! each is carried out is in `node`, `gateway`, `people`, `backend` and `rest`.
 //!
-//! Several nodes are several entries of `nodes`: what is missing for them is links between their shards, which belong
-//! with the cluster itself.
+//! The network between nodes is `links`, what goes wrong on it `outages`, what an operator does `operator`.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -21,8 +20,11 @@ use crate::coverage::Coverage;
 use crate::disk::Request;
 use crate::faults::Plan;
 use crate::ledger::Ledger;
+use crate::links::{LinkStep, Links};
 use crate::network::Connection;
 use crate::node::{Node, NodeFault};
+use crate::operator::Order;
+use crate::outages::{Outage, Outages};
 use crate::sabotage::Sabotage;
 use crate::shard_host::GateSession;
 use crate::trace::Trace;
@@ -37,6 +39,12 @@ pub struct HostRef {
     pub node: usize,
     /// Index of the shard.
     pub shard: usize,
+}
+
+impl std::fmt::Display for HostRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "node {} shard {}", self.node, self.shard)
+    }
 }
 
 /// Something due at a time.
@@ -75,6 +83,16 @@ pub enum Action {
     FaultEnds(HostRef, NodeFault),
     /// A node that is down starts.
     Start(usize),
+    /// Something on the network between nodes.
+    Link(LinkStep),
+    /// Something goes wrong between nodes.
+    OutageTick,
+    /// As planned.
+    OutageBegins(Outage),
+    /// It ends.
+    OutageEnds(Outage),
+    /// An operator does something.
+    Operate(Order),
     /// Checks that need only be made now and then.
     Watch,
 }
@@ -128,6 +146,10 @@ pub struct World {
     pub checkers: Checkers,
     /// Machines.
     pub nodes: Vec<Node>,
+    /// The network between nodes.
+    pub links: Links,
+    /// What is wrong with it, and with whole nodes.
+    pub outages: Outages,
     /// Connections, past and present.
     pub connections: Vec<Connection>,
     /// Devices.
@@ -162,12 +184,15 @@ impl World {
         let seed = plan.seed;
         let only = sabotage.map(Sabotage::caught_by).filter(|promise| *promise != Promise::Replay);
         let mut chances = Chances::new(seed);
-        let nodes = (0..plan.nodes).map(|index| Node::new(index, &plan, &mut chances)).collect();
+        let count = plan.nodes + plan.cluster.spares;
+        let nodes: Vec<Node> = (0..count).map(|index| Node::new(index, &plan, &mut chances)).collect();
         World {
             now_ns: 0,
             trace: Trace::new(verbose),
             ledger: Ledger::default(),
             checkers: Checkers::new(only, plan.limits.dedupe_window),
+            links: Links::new(plan.cluster.links, nodes.len()),
+            outages: Outages::default(),
             nodes,
             connections: Vec::new(),
             devices: Vec::new(),
@@ -296,6 +321,21 @@ impl World {
         self.dispatched
     }
 
+    /// Plans what the network between nodes has begun, and tells shards what they hear of it.
+    pub fn settle_links(&mut self) {
+        for (at_ns, step) in std::mem::take(&mut self.links.due) {
+            self.at(at_ns, Action::Link(step));
+        }
+        for (host, event) in std::mem::take(&mut self.links.heard) {
+            match &event {
+                Event::LinkBytes { bytes, .. } => self.trace.record(self.now_ns, "link", host.node as u64, bytes),
+                Event::Datagram { .. } => {}
+                other => self.trace.say(self.now_ns, || format!("{host} hears {other:?}")),
+            }
+            self.happen(host, event);
+        }
+    }
+
     fn dispatch(&mut self, action: Action) {
         let now_ns = self.now_ns;
         match action {
@@ -337,6 +377,14 @@ impl World {
             Action::Fault(node, fault) => self.strike(node, fault),
             Action::FaultEnds(host, fault) => self.fault_ends(host, fault),
             Action::Start(node) => self.start_node(node),
+            Action::Link(step) => {
+                self.links.step(now_ns, step, &mut self.chances.links);
+                self.settle_links();
+            }
+            Action::OutageTick => self.outage_tick(),
+            Action::OutageBegins(outage) => self.outage_begins(outage),
+            Action::OutageEnds(outage) => self.outage_ends(outage),
+            Action::Operate(order) => self.operate(order),
             Action::Watch => self.watch(),
         }
     }

@@ -27,48 +27,47 @@ pub struct GroupState {
     pub term: u64,
     /// Vote in that term, 0 for none.
     pub vote: u64,
-    /// Agreed for certain up to here; may be behind `applied`.
+    /// Agreed for certain up to here; may be behind `applied`. Also ahead of the tail, when the disk got this checkpoint before the
+    /// entries: then nobody has been told anything that rests on it.
     pub commit: u64,
     /// Entries after the checkpoint, without holes.
     pub tail: VecDeque<LogEntry>,
+    /// An entry that follows on none: the last one before it, its index, its place.
+    pub hole: Option<(u64, u64, Position)>,
 }
 
 impl GroupState {
-    /// A replica that has just begun: one of the group's founders, all of which begin with each other as voters and nothing in
-    /// their logs; or, without founders, one that waits for a snapshot.
+    /// A replica that has just begun: one of the group's founders, all of which begin with each other as voters and an empty log; or,
+    /// without founders, one that waits for a snapshot.
+    ///
+    /// Founders begin as if one entry had been applied already. So no log leads from nothing to somewhere, and one that begins later
+    /// can only be brought up by a snapshot: who the founders were is in no entry.
     #[must_use]
     pub fn begin(replica: ReplicaId, founders: &[ReplicaId]) -> GroupState {
         let mut voters = founders.to_vec();
         voters.sort_unstable();
         let members = GroupMembers { voters, ..GroupMembers::default() };
-        GroupState { replica, members, ..GroupState::default() }
+        let founded = u64::from(!members.voters.is_empty());
+        GroupState { replica, members, applied: founded, applied_term: founded, term: founded, ..GroupState::default() }
     }
 
-    /// Takes an entry found in the journal. One at or below the checkpoint is skipped; one that was overwritten
-    /// by a later leader replaces everything from its index on.
-    ///
-    /// # Errors
-    /// When the entry leaves a hole: the journal is damaged.
-    pub fn replay_entry(
-        &mut self,
-        index: u64,
-        term: u64,
-        kind: u8,
-        data: &[u8],
-        position: Position,
-    ) -> Result<(), String> {
-        if index <= self.applied {
-            return Ok(());
-        }
+    /// Takes an entry found in the journal. One at or below the checkpoint is skipped; each replaces everything from its index on.
+    /// One that leaves a hole was overwritten later, or the journal is damaged: [`GroupState::check`] knows in the end.
+    pub fn replay_entry(&mut self, index: u64, term: u64, kind: u8, data: &[u8], position: Position) {
         let next = self.applied + 1 + self.tail.len() as u64;
         if index > next {
-            return Err(format!("entry {index} follows entry {}: entries between them are missing", next - 1));
+            self.hole.get_or_insert((next - 1, index, position));
+            return;
+        }
+        self.hole = None;
+        if index <= self.applied {
+            self.tail.clear();
+            return;
         }
         self.tail.truncate((index - self.applied - 1) as usize);
         let mut entry = Entry { index, term, data: Bytes::copy_from_slice(data), ..Entry::default() };
         entry.set_entry_type(entry_type(kind));
         self.tail.push_back(LogEntry { entry, position });
-        Ok(())
     }
 
     /// Takes a hard state found in the journal.
@@ -82,8 +81,14 @@ impl GroupState {
     /// A checkpoint with the state up to `index` was about to be written here. If it was, the log before it is of no use.
     pub fn replay_install(&mut self, index: u64) {
         if self.applied >= index {
-            self.tail.clear();
+            self.forget_tail();
         }
+    }
+
+    /// What was read of the log was not this replica's, or is of no use.
+    pub fn forget_tail(&mut self) {
+        self.tail.clear();
+        self.hole = None;
     }
 
     /// Everything was replayed.
@@ -91,9 +96,8 @@ impl GroupState {
     /// # Errors
     /// What cannot be: the disk's fault.
     pub fn check(&self) -> Result<(), String> {
-        let last = self.applied + self.tail.len() as u64;
-        if self.commit > last {
-            return Err(format!("entries up to {} were agreed on, but only those up to {last} are there", self.commit));
+        if let Some((last, index, position)) = self.hole {
+            return Err(format!("entry {index} at {position} follows entry {last}: entries between them are missing"));
         }
         if self.replica == ReplicaId(0) { Err("the replica has no number".into()) } else { Ok(()) }
     }

@@ -135,7 +135,7 @@ impl Shard {
             ApiRequest::Send { .. } => {
                 let text = "a message is submitted, not asked for: the asking node is at fault";
                 let reason = crate::format::packet::Reason::SystemError as u8;
-                self.answer_ask(asker, ticket, ApiAnswer::Refused { reason, text });
+                self.answer_ask(asker, ticket, ApiAnswer::Refused { reason, text: text.into() });
             }
         }
     }

@@ -197,7 +197,14 @@ impl Shard {
 
     fn ask_who_leads(&mut self, slot: SlotId) {
         let here = self.config.place;
-        let asked: Vec<Place> = self.routes.table().replicas(slot).filter(|place| *place != here).collect();
+        let asked: Vec<Place> = self
+            .routes
+            .table()
+            .replicas(slot)
+            .iter()
+            .map(|replica| replica.place())
+            .filter(|place| *place != here)
+            .collect();
         for place in asked {
             self.out.frame(place, Frame::WhoLeads(WhoLeads { slot, place: here }));
         }
@@ -216,6 +223,7 @@ impl Shard {
                 present.entry(place).or_default().0.push((*slot, term));
             }
         }
+        let mut asking = Vec::new();
         let ids: Vec<SessionId> = self.sessions.iter().flatten().map(|session| session.id).collect();
         for id in ids {
             self.fetch_again(now, id, &slots);
@@ -226,7 +234,7 @@ impl Shard {
                 continue;
             }
             match phase {
-                Phase::Registering => self.ask_home(id),
+                Phase::Registering => asking.push(id),
                 Phase::Live => {
                     let named = PresentSession {
                         session: id,
@@ -246,6 +254,8 @@ impl Shard {
         for (leader, (slots, sessions)) in present {
             self.send_present(leader, &slots, sessions);
         }
+        // After that, because the leader forgets at the first word whom it has of this shard.
+        asking.into_iter().for_each(|id| self.ask_home(id));
         for place in 0..self.hosted.len() {
             self.with_slot(place, now, |slot, _, around| slot.announce_to_slots(&slots, around));
         }

@@ -45,13 +45,20 @@ impl Shard {
             Frame::Leaders(leaders) => self.handle_leaders(leaders, effects),
             Frame::WhoLeads(asked) => self.handle_who_leads(asked),
             Frame::Present(present) => self.handle_present(&present),
+            Frame::Raft(message) => self.handle_raft(now, *message, effects),
+            Frame::Join(join) => self.handle_join(now, from, *join),
+            Frame::Joined(joined) => self.handle_joined(now, *joined),
+            Frame::Propose(propose) => self.handle_propose(propose),
+            Frame::Proposed(proposed) => self.handle_proposed(proposed),
+            Frame::SlotReports(reports) => self.handle_slot_reports(reports),
+            Frame::Alive(alive) => self.handle_alive(now, alive),
+            Frame::Rumour(rumour) => self.hear_of_node(rumour.node, rumour.up),
             Frame::SnapshotOffer(offer) => self.handle_snapshot_offer(now, from, *offer),
             Frame::SnapshotWant(want) => self.handle_snapshot_want(now, from, want),
             Frame::SnapshotPart(part) => self.handle_snapshot_part(now, from, &part, effects),
             Frame::SnapshotTaken(taken) => self.handle_snapshot_taken(now, from, taken, effects),
             Frame::Repair(repair) => self.handle_repair(from, repair, effects),
             Frame::Repaired(repaired) => self.handle_repaired(from, &repaired),
-            _ => {}
         }
     }
 
@@ -102,7 +109,7 @@ impl Shard {
             }
             Origin::Api { ticket } if reason == Reason::IdempotencyConflict as u8 => {
                 let text = "client_msg_no was used before with another payload";
-                self.out.answer(ticket, ApiAnswer::Refused { reason, text });
+                self.out.answer(ticket, ApiAnswer::Refused { reason, text: text.into() });
             }
             Origin::Api { ticket } => self.out.answer(ticket, ApiAnswer::Busy),
             Origin::Nobody => {}

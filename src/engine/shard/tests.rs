@@ -5,6 +5,7 @@ use crate::engine::event::{ClientKey, ClientPacket, ConnectPacket, Opened, SendP
 use crate::format::frame::SendBody;
 use crate::format::packet::{HeaderFlags, Reason, Setting};
 use crate::ids::NodeId;
+use crate::limits::Limits;
 use crate::time::UnixMillis;
 use bytes::Bytes;
 use std::time::Duration;
@@ -32,6 +33,7 @@ fn config() -> ShardConfig {
         retention: Retention { bytes: 0, age_ms: 0 },
         seed: [3; 32],
         boot: 5,
+        cluster: ClusterSettings::alone(9),
     }
 }
 

@@ -70,7 +70,7 @@ impl Shard {
                 continue;
             }
             let message = RaftMessage { snapshot: Some(hosted.slot.group().snapshot_head()), ..wish };
-            let frozen = state::freeze(&hosted.slot, self.config.slot_depth);
+            let frozen = state::freeze(&hosted.slot, hosted.depth);
             let (to, frame) = outgoing.begin(now.instant, message, frozen, &self.config.limits);
             self.out.frame(to, frame);
         }
@@ -194,8 +194,9 @@ impl Shard {
         let head: &SnapshotHead = message.snapshot.as_ref().ok_or(None)?;
         let map_state = Chance::new(self.config.seed, 1).map_state();
         let mut read = state::read(&state, map_state).map_err(blame)?;
-        if read.depth != self.config.slot_depth {
-            return Err(blame(format!("it is of a table of depth {}, not {}", read.depth, self.config.slot_depth)));
+        let depth = self.hosted[place].depth;
+        if read.depth != depth {
+            return Err(blame(format!("it is of a slot of depth {}, not {depth}", read.depth)));
         }
         let entries = self.hosted[place].slot.channels();
         let own = |index: usize| entries.get(index).map(|entry| (&entry.key, &entry.channel));
@@ -233,7 +234,7 @@ impl Shard {
             }
             let replay_segment = install.replay_segment;
             let kept_segment = replay_segment.min(self.replay_segment_of_others(place));
-            let cover = Cover { depth: self.config.slot_depth, replay_segment: kept_segment };
+            let cover = Cover { depth: self.hosted[place].depth, replay_segment: kept_segment };
             let install = &mut self.transfers.installs[index];
             install.asked = true;
             let bytes = checkpoint::encode(&install.whole, &install.whole.group().state(), cover);
@@ -245,7 +246,7 @@ impl Shard {
     /// The first segment that some other replica of this shard needs.
     pub(super) fn replay_segment_of_others(&self, place: usize) -> u32 {
         let others = self.hosted.iter().enumerate().filter(|(other, _)| *other != place);
-        others.map(|(_, hosted)| hosted.replay_segment).min().unwrap_or(u32::MAX)
+        others.map(|(_, hosted)| hosted.replay_segment).chain(self.council_replay_segment()).min().unwrap_or(u32::MAX)
     }
 
     /// A checkpoint was written, or not: if it was that of a new state, the slot becomes what it says.

@@ -12,15 +12,23 @@ use super::Shard;
 impl Shard {
     pub(super) fn fire_timers(&mut self, now: Now, effects: &mut Effects) {
         self.flush_due_rows(now);
+        self.office_timers(now, effects);
         if now.instant >= self.tick_at {
             self.tick_at = now.instant + self.config.limits.raft_tick;
             for place in 0..self.hosted.len() {
                 self.with_slot(place, now, |slot, _, _| slot.tick());
             }
+            self.tick_council();
         }
         if now.instant >= self.chase_at {
             self.chase_at = now.instant + self.config.limits.chase_every;
             self.chase_leaders(now, effects);
+            self.steer_groups(now);
+            let everything = now.instant >= self.report_at;
+            if everything {
+                self.report_at = now.instant + self.config.limits.report_every;
+            }
+            self.report_slots(everything);
         }
         if now.instant >= self.retry_at {
             self.retry_at = now.instant + self.config.limits.announce_retry_after;
@@ -36,6 +44,7 @@ impl Shard {
             self.transfers.incoming.sweep(now.instant, &self.config.limits);
             self.note_closed_segments(now);
             self.make_checkpoints(effects);
+            self.checkpoint_council(effects);
             self.apply_retention(now, effects);
         }
     }
@@ -70,18 +79,23 @@ impl Shard {
     pub(super) fn take_durable(&mut self) -> bool {
         let durable = self.journal.durable_flush();
         let mut any = false;
-        while let Some((flush, place)) = self.awaiting.front().copied() {
+        while let Some((flush, slot)) = self.awaiting.front().copied() {
             if flush > durable {
                 break;
             }
             self.awaiting.pop_front();
-            let hosted = &mut self.hosted[place as usize];
+            any = true;
+            let Some(place) = self.place_of(slot) else {
+                // The metadata group's, or that of a replica that has ended.
+                self.council_durable(durable);
+                continue;
+            };
+            let hosted = &mut self.hosted[place];
             hosted.slot.handle_durable(durable);
             if !hosted.dirty {
                 hosted.dirty = true;
-                self.dirty_slots.push(place);
+                self.dirty_slots.push(place as u32);
             }
-            any = true;
         }
         any
     }
@@ -114,13 +128,17 @@ impl Shard {
             let replay_segment = hosted.slot.group().replay_segment(&self.journal);
             let kept_segment = replay_segment.min(others);
             hosted.checkpointing = Some((replay_segment, kept_segment, mark));
-            let cover = Cover { depth: self.config.slot_depth, replay_segment: kept_segment };
+            let cover = Cover { depth: hosted.depth, replay_segment: kept_segment };
             let bytes = checkpoint::encode(&hosted.slot, &hosted.slot.group().state(), cover);
             effects.push(Effect::Checkpoint { slot: hosted.slot.id(), bytes });
         }
     }
 
     pub(super) fn handle_checkpoint_written(&mut self, slot: SlotId, written: bool) {
+        if slot == SlotId::METADATA {
+            self.council_checkpointed(written);
+            return;
+        }
         let Some(place) = self.place_of(slot) else {
             return;
         };
@@ -149,7 +167,8 @@ impl Shard {
     fn apply_retention(&mut self, now: Now, effects: &mut Effects) {
         let retention = self.config.retention;
         let (first, last) = self.journal.segments();
-        let needed = self.hosted.iter().map(|hosted| hosted.kept_segment).min().unwrap_or(first);
+        let kept = self.hosted.iter().map(|hosted| hosted.kept_segment).chain(self.council_keeps_segment());
+        let needed = kept.min().unwrap_or(first);
         let mut keep = first;
         while let Some((segment, closed_ms)) = self.segment_times.front().copied() {
             let held = u64::from(last - segment + 1) * u64::from(self.config.geometry.segment_bytes);

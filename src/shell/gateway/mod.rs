@@ -183,6 +183,8 @@ impl Gateway {
                 }
                 RingEvent::Detached { token, fd } => desk.detached.push((token, fd)),
                 RingEvent::Ended { token, .. } => desk.ended(token, events),
+                // Clients come by themselves, and nothing else is on this ring.
+                RingEvent::Connected { .. } | RingEvent::Readable { .. } => {}
             }
             events.len() < desk.limits.events_max
         });

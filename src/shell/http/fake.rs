@@ -30,6 +30,7 @@ pub struct Fake {
     pub ready: u16,
     pub writable: bool,
     pub slots_led: usize,
+    pub slots_waiting: usize,
     /// The shards have ended.
     pub gone: bool,
     pub token: &'static str,
@@ -45,6 +46,7 @@ impl Default for Fake {
             ready: SHARD_COUNT,
             writable: true,
             slots_led: 8,
+            slots_waiting: 0,
             gone: false,
             token: "",
             sent_token: "",
@@ -117,6 +119,7 @@ impl Fake {
             sessions: 3,
             sessions_live: 2,
             slots_led: self.slots_led,
+            slots_waiting: self.slots_waiting,
             slots_hosted: 8,
             reads_waiting: 0,
             channels: 1,

@@ -356,7 +356,7 @@ mod tests {
     #[test]
     fn a_refusal_is_400_in_the_shards_words_and_a_full_shard_503() {
         let fake = Fake {
-            answer: |_, _| ApiAnswer::Refused { reason: 28, text: "another payload under this number" },
+            answer: |_, _| ApiAnswer::Refused { reason: 28, text: "another payload under this number".into() },
             ..Fake::default()
         };
         let body = r#"{"channel_id":"bob","channel_type":1,"payload":"aGk="}"#;

@@ -96,10 +96,11 @@ fn engine_metrics(snapshots: &[ShardSnapshot], page: &mut Page) {
 
 type Gauge = (&'static str, &'static str, fn(&EngineSnapshot) -> u64);
 
-const GAUGES: [Gauge; 12] = [
+const GAUGES: [Gauge; 13] = [
     ("sessions", "Connections in whatever state.", |e| e.sessions as u64),
     ("sessions_live", "Connections that passed CONNECT.", |e| e.sessions_live as u64),
     ("slots_led", "Slots led here.", |e| e.slots_led as u64),
+    ("slots_waiting", "Slots hosted here that nobody is known to lead.", |e| e.slots_waiting as u64),
     ("slots_hosted", "Slots with a replica here.", |e| e.slots_hosted as u64),
     ("reads_waiting", "Disk reads that wait for room.", |e| e.reads_waiting as u64),
     ("channels", "Channels known here.", |e| e.channels as u64),

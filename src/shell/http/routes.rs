@@ -27,10 +27,9 @@ pub async fn readyz(State(api): State<Arc<Api>>) -> Result<Response, ApiError> {
     if snapshots.len() < count {
         return unavailable(format!("{} of {count} shards answer", snapshots.len()));
     }
-    let led: usize = snapshots.iter().map(|snapshot| snapshot.engine.slots_led).sum();
-    let hosted: usize = snapshots.iter().map(|snapshot| snapshot.engine.slots_hosted).sum();
-    if led < hosted {
-        return unavailable(format!("{led} of {hosted} slots have a leader"));
+    let waiting: usize = snapshots.iter().map(|snapshot| snapshot.engine.slots_waiting).sum();
+    if waiting > 0 {
+        return unavailable(format!("{waiting} slots have no leader that is known here"));
     }
     let blocked = snapshots.iter().filter(|snapshot| !snapshot.engine.writable).count();
     if blocked > 0 {
@@ -122,7 +121,7 @@ mod tests {
     fn a_node_is_ready_only_with_all_its_shards_and_a_journal_that_takes_writes() {
         let fake = Fake { ready: 1, ..Fake::default() };
         assert_eq!(get(&fake, "/readyz"), (503, json!({"msg": "1 of 2 shards are ready", "status": 503})));
-        let fake = Fake { slots_led: 7, ..Fake::default() };
+        let fake = Fake { slots_waiting: 1, ..Fake::default() };
         assert_eq!(get(&fake, "/readyz"), (503, json!({"msg": "14 of 16 slots have a leader", "status": 503})));
         let fake = Fake { writable: false, ..Fake::default() };
         assert_eq!(get(&fake, "/readyz").0, 503);

@@ -193,6 +193,20 @@ fn a_segment_that_is_read_is_not_retired_under_the_reader() {
 }
 
 #[test]
+fn a_checkpoint_is_removed_after_what_was_asked_before() {
+    let scratch = Scratch::new("unhosted");
+    test_executor().run(async {
+        let files = open(&scratch).await;
+        let written = files.write_checkpoint(SlotId(17), vec![1; 10]);
+        files.remove_checkpoint(SlotId(17));
+        files.remove_checkpoint(SlotId(18));
+        written.await.unwrap();
+        files.write_checkpoint(SlotId::METADATA, vec![2; 10]).await.unwrap();
+        assert_eq!(files.read_checkpoints_blocking().unwrap(), [(SlotId::METADATA, vec![2; 10])]);
+    });
+}
+
+#[test]
 fn checkpoints_are_replaced_whole() {
     let scratch = Scratch::new("checkpoint");
     test_executor().run(async {

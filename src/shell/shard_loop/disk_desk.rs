@@ -131,6 +131,10 @@ impl DiskDesk {
         self.begin(None, async move { Event::ReadDone { ticket, result: reading.await } });
     }
 
+    pub(super) fn remove_checkpoint(&self, slot: SlotId) {
+        self.files.remove_checkpoint(slot);
+    }
+
     pub(super) fn checkpoint(&self, slot: SlotId, bytes: Vec<u8>) {
         let writing = self.files.write_checkpoint(slot, bytes);
         self.begin(None, async move { Event::CheckpointWritten { slot, result: writing.await } });

@@ -1,4 +1,4 @@
-//! From a thread to a shard that can serve: the executor, the shard's disk read back, the gateway. What
+//! From a thread to a shard that can serve: the executor, the shard's disk read back, the gateway, the links. What
 //! can go wrong here is said in one line, for the person who started the node.
 
 use std::io;
@@ -10,8 +10,9 @@ use crate::engine::shard::{Recovery, Shard, ShardConfig};
 use crate::shell::clock::Clock;
 use crate::shell::gateway::{Gateway, GatewayLimits};
 use crate::shell::journal_file::{JournalFiles, Segments};
+use crate::shell::link_sockets::{ClusterSockets, LinkSockets};
 use crate::shell::mesh::MeshEndpoint;
-use crate::shell::socket_ring::RingConfig;
+use crate::shell::socket_ring::{RingConfig, SocketRing};
 
 use super::{Ready, ShardRuntimeConfig};
 
@@ -103,9 +104,19 @@ pub(super) fn gateway(config: &ShardRuntimeConfig, mesh: &MeshEndpoint) -> Resul
         events_max: config.engine.limits.events_per_step_max,
         shard_count: config.engine.shard_count,
     };
+    patiently(|| Gateway::new(limits, RingConfig::PRODUCTION, mesh.doorbell.raw()))
+}
+
+pub(super) fn links(sockets: ClusterSockets, mesh: &MeshEndpoint) -> Result<LinkSockets, String> {
+    let ring = patiently(|| SocketRing::new(RingConfig::LINKS, mesh.doorbell.raw()))?;
+    LinkSockets::new(ring, sockets).map_err(|error| format!("the cluster's sockets cannot be served: {error}"))
+}
+
+/// Makes something with a ring in it.
+fn patiently<T>(mut make: impl FnMut() -> Result<T, String>) -> Result<T, String> {
     let mut tries = 0;
     loop {
-        match Gateway::new(limits, RingConfig::PRODUCTION, mesh.doorbell.raw()) {
+        match make() {
             Err(_) if tries < MEMLOCK_TRIES => tries += 1,
             outcome => return outcome,
         }

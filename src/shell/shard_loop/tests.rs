@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::*;
-use crate::engine::shard::{Durability, JournalGeometry, OfflineMode, Retention, shard_of};
+use crate::engine::shard::{ClusterSettings, Durability, JournalGeometry, OfflineMode, Retention, shard_of};
 use crate::format::pipeline::Transport;
 use crate::ids::{NodeId, Uid};
 use crate::limits::Limits;
@@ -38,6 +38,8 @@ struct Node {
     tcp: SocketAddr,
     websocket: SocketAddr,
     plain: SocketAddr,
+    /// Where other nodes reach each shard.
+    cluster: Vec<SocketAddr>,
 }
 
 fn bound(address: SocketAddr) -> (std::os::fd::OwnedFd, SocketAddr) {
@@ -64,6 +66,7 @@ fn config(shard: u16, shards: u16, directory: &Path, clock: Clock) -> ShardRunti
             retention: Retention { bytes: 0, age_ms: 0 },
             seed: kernel_seed().unwrap(),
             boot: 5,
+            cluster: ClusterSettings::alone(9),
         },
         sessions_per_address_max: 0,
         cpu: None,
@@ -81,7 +84,7 @@ impl Node {
         let metronome = Some(Metronome::start(mesh.clone()).unwrap());
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut addresses = [any; 3];
-        let mut threads = Vec::new();
+        let (mut threads, mut cluster) = (Vec::new(), Vec::new());
         let (ready, readiness) = flume::bounded(usize::from(shards));
         for endpoint in endpoints {
             let config = config(endpoint.shard.0, shards, directory, clock);
@@ -92,13 +95,17 @@ impl Node {
                 *address = found;
                 listeners.push(Listener { socket, transport, plain });
             }
-            threads.push(run_shard(config, endpoint, listeners, ready.clone()).unwrap());
+            let (listener, address) = bound(any);
+            let gossip = (endpoint.shard.0 == 0).then(|| std::net::UdpSocket::bind(address).unwrap());
+            cluster.push(address);
+            let sockets = ShardSockets { clients: listeners, cluster: Some(ClusterSockets { listener, gossip }) };
+            threads.push(run_shard(config, endpoint, sockets, ready.clone()).unwrap());
         }
         for _ in 0..shards {
             readiness.recv_timeout(PATIENCE).expect("an answer").expect("a shard that serves");
         }
         let [tcp, websocket, plain] = addresses;
-        let node = Node { mesh, threads, metronome, tcp, websocket, plain };
+        let node = Node { mesh, threads, metronome, tcp, websocket, plain, cluster };
         node.until("slots have leaders", |snapshots| {
             snapshots.iter().all(|snapshot| snapshot.engine.slots_led == snapshot.engine.slots_hosted)
         });
@@ -299,6 +306,23 @@ fn a_client_that_never_reads_does_not_hold_up_the_stop() {
 }
 
 #[test]
+fn other_nodes_come_in_and_are_let_go_at_the_end() {
+    let scratch = Scratch::new("links");
+    let node = Node::start(2, &scratch.0);
+    let mut link = std::net::TcpStream::connect(node.cluster[1]).unwrap();
+    link.set_read_timeout(Some(PATIENCE)).unwrap();
+    let stranger = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    stranger.send_to(b"not gossip", node.cluster[0]).unwrap();
+    node.until("both have come", |snapshots| {
+        let links: Vec<u64> = snapshots.iter().map(|snapshot| snapshot.shell.links).collect();
+        links == [0, 1] && snapshots[0].shell.datagrams_received == 1
+    });
+    assert!(node.stop() < STOP_WITHIN);
+    let end = std::io::Read::read_to_end(&mut link, &mut Vec::new());
+    assert!(end.is_ok(), "{end:?}");
+}
+
+#[test]
 fn an_idle_shard_sleeps() {
     let scratch = Scratch::new("idle");
     let node = Node::start(1, &scratch.0);
@@ -322,7 +346,8 @@ fn a_shard_that_cannot_start_says_why_in_one_line() {
     std::fs::remove_dir_all(&config.directory).unwrap();
     std::fs::write(&config.directory, b"a file where a directory should be").unwrap();
     let (ready, readiness) = flume::bounded(1);
-    let thread = run_shard(config, endpoint, Vec::new(), ready).unwrap();
+    let sockets = ShardSockets { clients: Vec::new(), cluster: None };
+    let thread = run_shard(config, endpoint, sockets, ready).unwrap();
     let line = readiness.recv_timeout(PATIENCE).unwrap().expect_err("a shard without a directory");
     assert!(line.contains("journal") && line.lines().count() == 1, "{line}");
     thread.join().unwrap();

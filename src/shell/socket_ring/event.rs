@@ -32,7 +32,7 @@ pub struct RingConfig {
 }
 
 impl RingConfig {
-    /// What a shard runs with. Read buffers: 8 KiB takes a burst of 32 SENDs of 128 bytes (about 6 KiB) in one completion; 256 of
+    /// What a shard serves its clients with. Read buffers: 8 KiB takes a burst of 32 SENDs of 128 bytes (about 6 KiB) in one completion; 256 of
     /// them (2 MiB) are far more than one turn reaps, and as they are used in a circle, fewer stay warmer in the cache.
     pub const PRODUCTION: RingConfig = RingConfig {
         entries: 1024,
@@ -42,6 +42,20 @@ impl RingConfig {
         outbound_bytes_max: 1 << 20,
         outbound_high_bytes: 256 * 1024,
         outbound_low_bytes: 64 * 1024,
+    };
+
+    /// What a shard's links run with: few sockets that carry much. 64 read buffers of 32 KiB (2 MiB) bound what one turn
+    /// brings. Unsent bytes: the link machine keeps at most 8 MiB that are not acknowledged and 4 MiB that may be lost, and
+    /// sends the former again on each new connection; what is above 32 MiB belongs to a link that is of no use any more.
+    /// Nobody looks at the marks.
+    pub const LINKS: RingConfig = RingConfig {
+        entries: 256,
+        completions: 1024,
+        read_buffers: 64,
+        read_buffer_bytes: 32 * 1024,
+        outbound_bytes_max: 32 << 20,
+        outbound_high_bytes: 32 << 20,
+        outbound_low_bytes: 16 << 20,
     };
 }
 
@@ -56,6 +70,16 @@ pub enum RingEvent<'a> {
         fd: OwnedFd,
         /// Who.
         peer: IpAddr,
+    },
+    /// A connection that was dialed stands.
+    Connected {
+        /// Which.
+        token: Token,
+    },
+    /// A watched descriptor can be read; [`super::SocketRing::watch_again`] after that.
+    Readable {
+        /// As [`super::SocketRing::watch`] numbered it.
+        watched: u16,
     },
     /// Bytes arrived.
     Received {
@@ -101,7 +125,7 @@ pub enum EndReason {
     PeerClosed,
     /// The peer reads too slowly: more than `outbound_bytes_max` unsent.
     TooSlow,
-    /// The kernel said no, with the errno.
+    /// The kernel said no, with the errno; `ETIMEDOUT` also when a connect took too long.
     Failed(i32),
 }
 

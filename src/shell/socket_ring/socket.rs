@@ -10,6 +10,7 @@ pub(super) const GENERATION_MASK: u32 = (1 << 28) - 1;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
+    Connecting,
     Open,
     Flushing,
     Lingering,
@@ -40,6 +41,8 @@ pub(super) struct Socket {
     pub(super) attention: bool,
     pub(super) sweeps_left: u8,
     pub(super) why: EndReason,
+    /// Where to, as long as the kernel has not answered the connect.
+    pub(super) dialed: Option<Box<socket2::SockAddr>>,
     pub(super) sent: u32,
     pub(super) flight: Vec<u8>,
     pub(super) queue: Vec<u8>,
@@ -60,6 +63,7 @@ impl Socket {
             attention: false,
             sweeps_left: 0,
             why: EndReason::Closed,
+            dialed: None,
             sent: 0,
             flight: Vec::new(),
             queue: Vec::new(),
@@ -74,7 +78,8 @@ impl Socket {
         if self.phase != Phase::Draining {
             self.phase = Phase::Draining;
             self.why = why;
-            if let Some(fd) = &self.fd {
+            // A connect under way is cancelled instead: the kernel may take a shutdown for a reason to begin anew.
+            if let Some(fd) = self.fd.as_ref().filter(|_| self.dialed.is_none()) {
                 // Wakes a recv and a send that wait in the kernel, so no cancel is needed. An error means that the
                 // connection is gone already.
                 let _ = socket2::SockRef::from(fd).shutdown(std::net::Shutdown::Both);
@@ -90,6 +95,8 @@ pub(super) enum Request {
     Send,
     Cancel,
     Timer,
+    Connect,
+    Watch,
 }
 
 pub(super) fn user_data(request: Request, generation: u32, index: u32) -> u64 {
@@ -102,7 +109,9 @@ pub(super) fn request_of(user_data: u64) -> (Request, u32, u32) {
         1 => Request::Recv,
         2 => Request::Send,
         3 => Request::Cancel,
-        _ => Request::Timer,
+        4 => Request::Timer,
+        5 => Request::Connect,
+        _ => Request::Watch,
     };
     (request, (user_data >> 32) as u32 & GENERATION_MASK, user_data as u32)
 }

@@ -14,6 +14,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 enum Seen {
     Accepted(OwnedFd),
+    Connected,
+    Readable,
     Received(Token, Vec<u8>),
     Sent,
     Backlogged(bool),
@@ -67,6 +69,8 @@ impl Rig {
                     assert!(peer.is_loopback());
                     Seen::Accepted(fd)
                 }
+                RingEvent::Connected { .. } => Seen::Connected,
+                RingEvent::Readable { .. } => Seen::Readable,
                 RingEvent::Received { token, bytes } => Seen::Received(token, bytes.to_vec()),
                 RingEvent::Sent { .. } => Seen::Sent,
                 RingEvent::Backlogged { full, .. } => Seen::Backlogged(full),
@@ -164,7 +168,7 @@ fn echo(config: RingConfig, clients: u32, length: usize) -> RingCounters {
                 }
                 Seen::Ended(..) => ended += 1,
                 Seen::Sent | Seen::Backlogged(..) => {}
-                Seen::Detached(..) => panic!("nobody detaches here"),
+                Seen::Detached(..) | Seen::Connected | Seen::Readable => panic!("nobody asks for that here"),
             }
         }
     }

@@ -8,6 +8,9 @@ use jindou::engine::shard::ShardView;
 use jindou::format::message::MESSAGE_BYTES_MAX;
 use jindou::limits::Limits;
 
+/// Bytes that one end of a connection between nodes may have written and the other not got: the windows of a link, and a little.
+pub const LINK_BYTES_MAX: usize = 13 << 20;
+
 /// A stored RECV that was written to a session.
 #[derive(Clone, Copy, Debug)]
 struct Written {

@@ -5,12 +5,15 @@ pub mod endings;
 pub mod ids;
 pub mod intact;
 pub mod kicks;
+pub mod leaders;
 pub mod limits;
 pub mod lost;
 pub mod once;
 pub mod order;
 pub mod presence;
+pub mod replicas;
 pub mod same_answer;
+pub mod tables;
 
 use crate::ledger::{Ledger, LogKey, Number};
 
@@ -43,6 +46,12 @@ pub enum Promise {
     Rest,
     /// After any crash a node starts again from what its disks hold.
     Recovery,
+    /// A slot has one leader in a term.
+    OneLeader,
+    /// Replicas agree.
+    Replicas,
+    /// What is known of the cluster neither forks nor goes back.
+    Table,
     /// The same seed gives the same history.
     Replay,
 }
@@ -64,6 +73,9 @@ impl Promise {
             Promise::Intact => "intact",
             Promise::Rest => "rest",
             Promise::Recovery => "recovery",
+            Promise::OneLeader => "one-leader",
+            Promise::Replicas => "replicas",
+            Promise::Table => "table",
             Promise::Replay => "replay",
         }
     }
@@ -120,6 +132,12 @@ pub struct Checkers {
     pub kicks: kicks::Kicks,
     /// See the module.
     pub limits: limits::Peaks,
+    /// See the module.
+    pub leaders: leaders::Leaders,
+    /// See the module.
+    pub replicas: replicas::Replicas,
+    /// See the module.
+    pub tables: tables::Tables,
 }
 
 impl Checkers {
@@ -134,6 +152,9 @@ impl Checkers {
             same_answer: same_answer::SameAnswer::new(dedupe_window),
             kicks: kicks::Kicks::default(),
             limits: limits::Peaks::default(),
+            leaders: leaders::Leaders::default(),
+            replicas: replicas::Replicas::default(),
+            tables: tables::Tables::default(),
         }
     }
 

@@ -1,0 +1,221 @@
+//! Which replicas live on this shard: made and ended as the agreed table says, steered towards what it wants, reported to the metadata leader.
+
+use std::sync::Arc;
+
+use crate::engine::effect::{Effect, Effects};
+use crate::engine::metadata::Cluster;
+use crate::engine::raft_group::{GroupState, MemberChange};
+use crate::engine::routes::Table;
+use crate::engine::slot::{Slot, SlotState};
+use crate::engine::steering::{Sight, Standing, Step};
+use crate::format::frame::{Frame, SlotReport, SlotReports};
+use crate::format::raft_message::GroupMembers;
+use crate::ids::{Place, ReplicaId, ShardId, SlotId};
+use crate::time::Now;
+
+use super::{Hosted, Shard, chance_of};
+
+impl Shard {
+    /// The cluster has changed: keys, nodes and replicas follow.
+    pub(super) fn adopt_cluster(&mut self, now: Now, cluster: Arc<Cluster>, effects: &mut Effects) {
+        if self.cluster.as_ref().is_some_and(|known| known.version >= cluster.version) {
+            return;
+        }
+        self.routes.update(Arc::new(Table::new(&cluster)));
+        let members = cluster.members.iter();
+        self.node_shards = members.clone().map(|(node, member)| (*node, member.shards)).collect();
+        self.nodes_down.retain(|node| cluster.members.contains_key(node));
+        self.tell_links(&cluster);
+        self.cluster = Some(cluster);
+        self.host_what_is_ours(now, effects);
+    }
+
+    fn host_what_is_ours(&mut self, now: Now, effects: &mut Effects) {
+        let Some(cluster) = self.cluster.clone() else { return };
+        let here = self.config.place;
+        // Another data directory has this node's number now: nothing here is ours any more.
+        if cluster.members.get(&here.node).is_none_or(|member| member.identity != self.config.cluster.identity) {
+            return;
+        }
+        let ours: Vec<(SlotId, ReplicaId)> = cluster.replicas_at(here).collect();
+        for (slot, replica) in ours {
+            if cluster.is_lost(replica) {
+                continue;
+            }
+            match self.place_of(slot).map(|place| self.hosted[place].slot.replica()) {
+                Some(hosted) if hosted.number() >= replica.number() => {}
+                Some(_) => {
+                    self.end_replica(now, slot, effects);
+                    self.begin_replica(now, slot, replica);
+                }
+                None => self.begin_replica(now, slot, replica),
+            }
+        }
+        let named = |slot: SlotId, replica: ReplicaId| {
+            cluster.rows.get(&slot).is_some_and(|row| row.named().any(|named| named == replica))
+        };
+        let gone = self.hosted.iter().map(|hosted| (hosted.slot.id(), hosted.slot.replica()));
+        // One that is newer than the table stays: the table catches up.
+        let gone = gone.filter(|(slot, replica)| replica.number() < cluster.next_replica && !named(*slot, *replica));
+        for (slot, _) in gone.collect::<Vec<_>>() {
+            self.end_replica(now, slot, effects);
+        }
+    }
+
+    /// Slots hosted here that nobody is known to lead, and one more before the cluster is known.
+    pub(super) fn slots_waiting(&self) -> usize {
+        let unled = self.hosted.iter().filter(|hosted| self.routes.leader(hosted.slot.id()).is_none());
+        unled.count() + usize::from(self.cluster.is_none())
+    }
+
+    /// A replica's life begins here: with its founders and an empty log, or knowing nobody until it is sent a snapshot.
+    fn begin_replica(&mut self, now: Now, id: SlotId, replica: ReplicaId) {
+        let Some(row) = self.routes.table().row(id).cloned() else { return };
+        let founds = row.founded && row.replicas.contains(&replica);
+        let voters = if founds { row.replicas.clone() } else { Vec::new() };
+        self.journal.append_begin(id, row.depth, replica, &voters);
+        let group = GroupState::begin(replica, &voters);
+        let state = SlotState { group, message_ids_last: 0, channels: Vec::new(), homes: Vec::new() };
+        let (tail, chance) = (self.config.limits.log_tail_bytes_max, chance_of(&self.config, id));
+        let slot =
+            Slot::restore(id, state, self.map_state, tail, chance).expect("an empty state has nothing wrong in it");
+        let segment = self.journal.written_segment();
+        self.add_hosted(Hosted::new(slot, row.depth, segment));
+        let place = self.hosted.len() - 1;
+        self.hosted[place].checkpoint_mark = self.journal_mark();
+        self.dirty_slots.push(place as u32);
+        self.with_slot(place, now, |_, _, _| {});
+    }
+
+    fn add_hosted(&mut self, hosted: Hosted) {
+        let slot = hosted.slot.id();
+        assert!(self.place_of(slot).is_none(), "one replica of a slot on a shard");
+        let place = self.hosted.len() as u32;
+        self.places[usize::from(slot.0)] = place;
+        // It is born with work to do.
+        self.dirty_slots.push(place);
+        self.hosted.push(hosted);
+    }
+
+    /// A replica's life ends here: nothing of it is found again.
+    pub(super) fn end_replica(&mut self, now: Now, id: SlotId, effects: &mut Effects) {
+        let Some(place) = self.place_of(id) else { return };
+        let replica = self.hosted[place].slot.replica();
+        self.journal.append_end(id, replica);
+        effects.push(Effect::RemoveCheckpoint { slot: id });
+        let last = self.hosted.len() - 1;
+        self.with_slot(place, now, |slot, _, around| slot.dismiss(around));
+        self.hosted.swap_remove(place);
+        self.places[usize::from(id.0)] = u32::MAX;
+        if place != last {
+            let moved = self.hosted[place].slot.id();
+            self.places[usize::from(moved.0)] = place as u32;
+        }
+        let renumber = |number: u32| match number as usize {
+            number if number == place => None,
+            number if number == last => Some(place as u32),
+            number => Some(number as u32),
+        };
+        self.dirty_slots = self.dirty_slots.drain(..).filter_map(renumber).collect();
+        self.row_slots = self.row_slots.drain(..).filter_map(renumber).collect();
+        self.awaiting.retain(|(_, slot)| *slot != id);
+        self.leadership_changes.retain(|(slot, _)| *slot != id);
+        self.forget_transfers(id);
+    }
+
+    /// Leaders see to it that their groups become as the table wants them.
+    pub(super) fn steer_groups(&mut self, now: Now) {
+        for place in 0..self.hosted.len() {
+            if self.hosted[place].slot.leads() {
+                self.steer_group(place, now);
+            }
+        }
+    }
+
+    fn steer_group(&mut self, place: usize, now: Now) {
+        let slot = self.hosted[place].slot.id();
+        let Some(row) = self.routes.table().row(slot).cloned() else { return };
+        let group = self.hosted[place].slot.group();
+        let standings: Vec<Standing> = standings_of(group);
+        // Without a target the voters stay who they are: a move that was given up may have ended already, and whoever it removed has
+        // forgotten its log.
+        let wanted = row.target.as_deref().unwrap_or(&group.members().voters);
+        let sight = Sight {
+            leader: group.replica(),
+            members: group.members(),
+            wanted,
+            preferred: row.preferred,
+            standings: &standings,
+            last_index: group.last_index(),
+        };
+        let step = if self.stopping { sight.heir().map_or(Step::Rest, Step::HandOver) } else { sight.step() };
+        let change = match step {
+            Step::Rest | Step::Wait => return,
+            Step::AddLearner(replica) => MemberChange::AddLearner(replica),
+            Step::RemoveLearner(replica) => MemberChange::RemoveLearner(replica),
+            Step::Vote(voters) => MemberChange::Replace { voters },
+            Step::HandOver(heir) => {
+                if now.instant >= self.hosted[place].hand_over_at {
+                    self.hosted[place].hand_over_at = now.instant + self.config.limits.hand_over_every;
+                    self.with_slot(place, now, |slot, _, _| slot.hand_over(heir));
+                }
+                return;
+            }
+        };
+        self.with_slot(place, now, |slot, _, _| slot.change_members(&change));
+    }
+
+    /// How the groups led here stand: those that are to change, and now and then all of them. To the node's first shard, which knows who leads
+    /// the metadata group.
+    pub(super) fn report_slots(&mut self, everything: bool) {
+        let table = Arc::clone(self.routes.table());
+        let led = self.hosted.iter().filter(|hosted| hosted.slot.leads());
+        let due = led.filter(|hosted| {
+            let row = table.row(hosted.slot.id());
+            everything
+                || row.is_some_and(|row| {
+                    row.target.is_some() || row.reshape.is_some() || !same(&row.replicas, hosted.slot.group().members())
+                })
+        });
+        let reports: Vec<SlotReport> = due.filter_map(|hosted| self.report_of(hosted)).collect();
+        let place = self.config.place;
+        let first = Place { shard: ShardId(0), ..place };
+        for some in reports.chunks(self.config.limits.leaders_per_frame_max) {
+            self.out.frame(first, Frame::SlotReports(SlotReports { place, reports: some.to_vec() }));
+        }
+    }
+
+    fn report_of(&self, hosted: &Hosted) -> Option<SlotReport> {
+        let slot = hosted.slot.id();
+        let group = hosted.slot.group();
+        let members = group.members();
+        let mut voters = members.voters.clone();
+        voters.extend(members.voters_outgoing.iter().filter(|replica| !members.voters.contains(replica)));
+        Some(SlotReport {
+            slot,
+            epoch: self.routes.table().row(slot)?.epoch,
+            term: group.term(),
+            voters,
+            learners: members.learners.clone(),
+            joint: !members.voters_outgoing.is_empty(),
+            committed: group.committed(),
+            matched: group.progress().iter().map(|progress| (progress.replica, progress.matched)).collect(),
+            bytes: hosted.slot.messages() * 200,
+        })
+    }
+}
+
+/// How the replicas of a group stand, as its leader knows.
+pub(super) fn standings_of(group: &crate::engine::raft_group::RaftGroup) -> Vec<Standing> {
+    let progress = group.progress().into_iter();
+    progress
+        .map(|p| Standing { replica: p.replica, matched: p.matched, active: p.active, snapshot: p.snapshot_pending })
+        .collect()
+}
+
+fn same(replicas: &[ReplicaId], members: &GroupMembers) -> bool {
+    members.voters_outgoing.is_empty()
+        && members.learners.is_empty()
+        && members.voters.len() == replicas.len()
+        && members.voters.iter().all(|voter| replicas.contains(voter))
+}

@@ -1,0 +1,96 @@
+//! What may be seen of a shard's replicas from outside: for comparing them with each other. Changes nothing, and
+//! says nothing about what only a leader knows, save where it says so.
+
+use xxhash_rust::xxh3::Xxh3;
+
+use super::Shard;
+use crate::engine::slot::Slot;
+use crate::ids::{ChannelKey, SlotId};
+
+/// One replica.
+#[derive(Clone, Copy)]
+pub struct ReplicaView<'a> {
+    slot: &'a Slot,
+}
+
+impl Shard {
+    /// Slots that are led here, each with the term.
+    pub fn led(&self) -> impl Iterator<Item = (SlotId, u64)> + '_ {
+        let led = self.hosted.iter().filter(|hosted| hosted.slot.leads());
+        led.map(|hosted| (hosted.slot.id(), hosted.slot.group().term()))
+    }
+
+    /// Every replica hosted here.
+    pub fn replicas(&self) -> impl Iterator<Item = ReplicaView<'_>> {
+        self.hosted.iter().map(|hosted| ReplicaView { slot: &hosted.slot })
+    }
+}
+
+impl ReplicaView<'_> {
+    /// Of which slot.
+    #[must_use]
+    pub fn slot(&self) -> SlotId {
+        self.slot.id()
+    }
+
+    /// The last entry that is in its state.
+    #[must_use]
+    pub fn applied(&self) -> u64 {
+        self.slot.group().applied()
+    }
+
+    /// A number for all logs: how long they are, their last ids and what was sent to them lately. Replicas that have applied the same entry
+    /// have the same. Where messages lie on this disk, and who was told of them, is left out.
+    #[must_use]
+    pub fn logs(&self) -> u64 {
+        let mut hash = Xxh3::new();
+        for entry in self.slot.channels() {
+            let parts = entry.channel.parts();
+            put_key(&entry.key, &mut hash);
+            hash.update(&parts.last_seq.to_le_bytes());
+            hash.update(&parts.last_message_id.to_le_bytes());
+            parts.fingerprints.iter().for_each(|fingerprint| hash.update(&fingerprint.0.to_le_bytes()));
+        }
+        hash.digest()
+    }
+
+    /// A number for all homes: tokens, flags and rows. A leader runs ahead of its group, so replicas have the same only when nothing is
+    /// under way.
+    #[must_use]
+    pub fn homes(&self) -> u64 {
+        let mut hash = Xxh3::new();
+        for (uid, home) in self.slot.sorted_homes() {
+            if home.flags().is_empty() && home.devices().is_empty() && home.row_count() == 0 {
+                continue;
+            }
+            hash.update(uid.as_str().as_bytes());
+            let mut flags: Vec<u8> = home.flags().iter().map(|flag| flag.0).collect();
+            flags.sort_unstable();
+            hash.update(&flags);
+            let mut devices: Vec<_> = home.devices().iter().collect();
+            devices.sort_unstable_by_key(|device| device.flag);
+            for device in devices {
+                hash.update(&[device.flag.0, device.level as u8]);
+                hash.update(device.token.as_bytes());
+            }
+            for (channel, row) in home.agreed_rows() {
+                put_key(channel, &mut hash);
+                hash.update(&row.settled_seq.to_le_bytes());
+                hash.update(&row.read_seq.to_le_bytes());
+                let mut cursors = row.cursors.clone();
+                cursors.sort_unstable();
+                for (flag, seq) in cursors {
+                    hash.update(&[flag.0]);
+                    hash.update(&seq.to_le_bytes());
+                }
+            }
+        }
+        hash.digest()
+    }
+}
+
+fn put_key(key: &ChannelKey, hash: &mut Xxh3) {
+    hash.update(&[key.kind as u8]);
+    hash.update(key.id.as_bytes());
+    hash.update(&[0]);
+}

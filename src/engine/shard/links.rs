@@ -1,0 +1,137 @@
+//! The shard's side of links: frames for other nodes leave through them, their news become frames and words about nodes. What a link is, and how
+//! nothing is lost on it, is [`crate::engine::link`]'s.
+
+use crate::engine::effect::{Effect, Effects};
+use crate::engine::link::{LinkNews, LinkWish};
+use crate::engine::metadata::Cluster;
+use crate::format::frame::Frame;
+use crate::format::raft_message::RaftMessage;
+use crate::ids::{NodeId, Place, SlotId};
+use crate::time::Now;
+
+use super::Shard;
+
+impl Shard {
+    /// Whom links may reach, and where.
+    pub(super) fn tell_links(&mut self, cluster: &Cluster) {
+        self.links.set_cluster_id(cluster.id);
+        let nodes: Vec<_> = cluster
+            .members
+            .iter()
+            .filter(|(node, _)| **node != self.config.place.node)
+            .map(|(node, member)| (*node, member.identity, member.addresses.cluster, member.shards))
+            .collect();
+        self.links.set_nodes(&nodes);
+    }
+
+    /// Takes the links' news in: to be called before the machines talk.
+    pub(super) fn take_link_news(&mut self, now: Now, effects: &mut Effects) {
+        for news in self.links.take_news() {
+            match news {
+                LinkNews::Frames { from, member, frames } => self.take_frames(from, member, frames),
+                LinkNews::Up { peer, fresh, .. } => self.handle_link_up(now, peer, fresh),
+                LinkNews::Down { peer } => self.handle_link_down(peer),
+                LinkNews::Reset { peer } => self.handle_link_reset(peer, effects),
+                LinkNews::Refused { who, why, ours, text } => {
+                    let line = if ours {
+                        format!("this node refuses a link with {who}: {why}")
+                    } else {
+                        format!("{who} refuses a link with this node: {text}")
+                    };
+                    effects.push(Effect::Report { warning: true, line });
+                }
+            }
+        }
+    }
+
+    /// From somebody who is no member nothing is taken but the wish to become one.
+    fn take_frames(&mut self, from: Place, member: bool, frames: Vec<Frame>) {
+        // A newcomer knows no members yet: it hears who they are from the metadata's leader, who has proved that it knows the secret.
+        let newcomer = self.cluster.is_none();
+        let welcome = |frame: &Frame| match frame {
+            Frame::Join(_) | Frame::Joined(_) => true,
+            Frame::Raft(message) => member || (newcomer && message.slot == SlotId::METADATA),
+            _ => member,
+        };
+        for frame in frames {
+            if welcome(&frame) {
+                self.out.counters.frames_received += 1;
+                self.out.loopback.push_back((from, frame));
+            } else {
+                self.out.counters.frames_unwelcome += 1;
+            }
+        }
+    }
+
+    /// A socket breaks when its process ends, long before anybody is missed: groups led there stand for election soon. When it was only the
+    /// socket, the others have heard their leader and do not vote.
+    fn handle_link_down(&mut self, peer: Place) {
+        for hosted in &mut self.hosted {
+            if hosted.slot.group().leader().is_some_and(|leader| leader.place() == peer) {
+                hosted.slot.hurry(peer.node);
+            }
+        }
+        self.council_hurry(peer);
+    }
+
+    fn handle_link_up(&mut self, now: Now, peer: Place, fresh: bool) {
+        if fresh && self.node_shards.contains_key(&peer.node) && peer == self.partner_on(peer.node) {
+            self.announce_to_node(peer.node);
+        }
+        self.council_link_up(now, peer);
+    }
+
+    /// What raft wants said: not repeated when it is lost.
+    pub(super) fn send_raft(&mut self) {
+        for message in std::mem::take(&mut self.raft_out) {
+            let to = message.to.place();
+            if to == self.config.place {
+                self.out.loopback.push_back((to, Frame::Raft(Box::new(message))));
+            } else {
+                self.links.send_lossy(to, Frame::Raft(Box::new(message)));
+            }
+        }
+    }
+
+    /// Ends a step: frames for other nodes, and what the links themselves want.
+    pub(super) fn flush_links(&mut self, now: Now, effects: &mut Effects) {
+        self.send_raft();
+        for (to, frames) in self.out.take_remote() {
+            // Over its window a link is reset: both ends hear of it, and what matters is sent again by those whose it is.
+            let _ = self.links.send(to, frames);
+        }
+        let mut wishes = std::mem::take(&mut self.link_wishes);
+        self.links.flush(now.instant, &mut wishes);
+        for wish in wishes.drain(..) {
+            effects.push(match wish {
+                LinkWish::Dial { conn, to } => Effect::Dial { conn, to },
+                LinkWish::Write { conn, bytes } => Effect::LinkWrite { conn, bytes },
+                LinkWish::Hangup { conn } => Effect::Hangup { conn },
+            });
+        }
+        self.link_wishes = wishes;
+    }
+
+    /// A replica of a group that has one here says something.
+    pub(super) fn handle_raft(&mut self, now: Now, message: RaftMessage, effects: &mut Effects) {
+        if message.slot == SlotId::METADATA {
+            self.council_step(message, effects);
+            return;
+        }
+        let Some(place) = self.place_of(message.slot).filter(|place| self.hosted[*place].slot.replica() == message.to)
+        else {
+            self.out.counters.raft_stray += 1;
+            return;
+        };
+        self.with_slot(place, now, |slot, _, _| slot.step(message));
+    }
+
+    /// The first shard's gossip says that a node is down or up: the others are told in their own words.
+    pub(super) fn hear_of_node(&mut self, node: NodeId, up: bool) {
+        if up {
+            self.handle_node_up(node);
+        } else {
+            self.handle_node_down(node);
+        }
+    }
+}

@@ -1,0 +1,615 @@
+//! What only a node's first shard does for the whole node: found or join a cluster, host the node's replica of the metadata group, listen to gossip,
+//! and tell the other shards. When its replica leads, it also looks after everybody (the steward).
+//!
+//! ```text
+//!  nothing on disk ──no seeds──► found ──(agreed)──► member
+//!                  └──seeds────► ask to join ──Accepted──► follows ──(state arrives)──► member
+//!                                  ▲    └──Refused──► said to the operator ──(join_every)──┐
+//!                                  └───────────────────────────────────────────────────────┘
+//!  on disk ──► follows ──► member, says where it is now if that has changed
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::engine::chance::Chance;
+use crate::engine::checkpoint::{self, Cover};
+use crate::engine::council::Council;
+use crate::engine::effect::{Effect, Effects};
+use crate::engine::event::ApiAnswer;
+use crate::engine::gossip::{Gossip, GossipConfig, GossipLimits, GossipNews, GossipWish};
+use crate::engine::metadata::{Cluster, MetadataCommand, NewMember};
+use crate::engine::raft_group::GroupState;
+use crate::engine::steward::Steward;
+use crate::format::frame::{
+    Alive, Frame, Join, Joined, LeaderOf, Leaders, Propose, ProposeOutcome, Proposed, Rumour, SlotReports,
+};
+use crate::format::packet::Reason;
+use crate::format::raft_message::RaftMessage;
+use crate::format::record::Position;
+use crate::ids::{NodeId, Place, ReplicaId, ShardId, SlotId};
+use crate::time::{Instant, Now};
+
+use super::{Shard, ShardConfig};
+
+/// What the first shard keeps.
+pub(super) struct Office {
+    pub(super) council: Option<Council>,
+    pub(super) gossip: Option<Gossip>,
+    steward: Option<Steward>,
+    wishes: Vec<GossipWish>,
+    /// Newcomers whose wish is in the log, by the number of the proposal.
+    joins: BTreeMap<u64, (Place, NodeId)>,
+    /// Requests of operators, likewise.
+    operators: BTreeMap<u64, u64>,
+    last_ticket: u64,
+    /// Snapshots of the metadata that were sent and not confirmed.
+    snapshots: BTreeMap<ReplicaId, Instant>,
+    /// A snapshot of the metadata that waits for its checkpoint.
+    installing: Option<Installing>,
+    /// Being written: its own first segment, the one for everybody, and its mark.
+    checkpointing: Option<(u32, u32, u64)>,
+    pub(super) replay_segment: u32,
+    kept_segment: u32,
+    beat_at: Instant,
+    ask_at: Instant,
+    decide_at: Instant,
+    refused: Option<Box<str>>,
+    /// First shards of other nodes that this newcomer has a link with: a further dial to them would be refused.
+    met: BTreeSet<Place>,
+    founded: bool,
+    pub(super) checkpoint_mark: u64,
+}
+
+/// A snapshot on its way in.
+struct Installing {
+    message: RaftMessage,
+    cluster: Cluster,
+    group: GroupState,
+    /// The checkpoint is asked for when the journal is written up to here.
+    after: Position,
+}
+
+impl Office {
+    /// With what the disk remembered of the metadata group.
+    pub(super) fn open(config: &ShardConfig, metadata: Option<(GroupState, Vec<u8>, u32)>) -> Result<Office, String> {
+        let mut replay_segment = 0;
+        let council = match metadata {
+            None => None,
+            Some((group, state, segment)) => {
+                replay_segment = segment;
+                let cluster = if state.is_empty() {
+                    Cluster::default()
+                } else {
+                    Cluster::decode(&state).map_err(|bad| format!("the metadata's checkpoint: {bad}"))?
+                };
+                Some(Council::restore(group, cluster, super::chance_of(config, SlotId::METADATA)))
+            }
+        };
+        let gossip = config.cluster.address.map(|address| {
+            let gossip = GossipConfig {
+                here: config.place.node,
+                boot: config.boot,
+                address,
+                seeds: config.cluster.seeds.clone(),
+                cluster_name: config.cluster.name.to_string(),
+                secret: config.cluster.secret.as_bytes().to_vec(),
+                limits: GossipLimits::PRODUCTION,
+            };
+            Gossip::new(gossip, Chance::new(config.seed, 4))
+        });
+        Ok(Office {
+            council,
+            gossip,
+            steward: None,
+            wishes: Vec::new(),
+            joins: BTreeMap::new(),
+            operators: BTreeMap::new(),
+            last_ticket: 0,
+            snapshots: BTreeMap::new(),
+            installing: None,
+            checkpointing: None,
+            replay_segment,
+            kept_segment: replay_segment,
+            beat_at: Instant(0),
+            ask_at: Instant(0),
+            decide_at: Instant(0),
+            refused: None,
+            met: BTreeSet::new(),
+            founded: false,
+            checkpoint_mark: 0,
+        })
+    }
+}
+
+impl Shard {
+    // ---- the beginning ----
+
+    /// Nothing on disk and nobody to ask: this node is the first.
+    pub(super) fn found_or_wait(&mut self) {
+        let config = &self.config.cluster;
+        let Some(office) = &self.office else { return };
+        if office.council.is_some() || !config.seeds.is_empty() {
+            return;
+        }
+        let replica = ReplicaId::new(self.config.place, 1);
+        self.begin_council(replica, vec![replica]);
+    }
+
+    fn begin_council(&mut self, replica: ReplicaId, voters: Vec<ReplicaId>) {
+        self.journal.append_begin(SlotId::METADATA, 0, replica, &voters);
+        let state = GroupState::begin(replica, &voters);
+        let chance = super::chance_of(&self.config, SlotId::METADATA);
+        let council = Council::restore(state, Cluster::default(), chance);
+        let (mark, segment) = (self.journal_mark(), self.journal.written_segment());
+        if let Some(office) = &mut self.office {
+            office.council = Some(council);
+            office.checkpoint_mark = mark;
+            (office.replay_segment, office.kept_segment) = (segment, segment);
+        }
+    }
+
+    fn describe(&self) -> NewMember {
+        NewMember {
+            node: self.config.place.node,
+            identity: self.config.cluster.identity,
+            shards: self.config.shard_count,
+            addresses: self.config.cluster.addresses.clone(),
+        }
+    }
+
+    /// The first command of all, once this node leads its own metadata.
+    fn found(&mut self) {
+        let member = self.describe();
+        let id = self.chance.number().max(1);
+        let (name, replicas_wanted) = (self.config.cluster.name.clone(), self.config.cluster.replicas);
+        let slot_depth = self.config.slot_depth;
+        let command = MetadataCommand::Found { id, name, replicas_wanted, slot_depth, member };
+        self.propose_metadata(&command, None);
+    }
+
+    fn propose_metadata(&mut self, command: &MetadataCommand, ticket: Option<u64>) {
+        let asker = ticket.map(|ticket| (self.config.place, ticket));
+        let Some(council) = self.office.as_mut().and_then(|office| office.council.as_mut()) else { return };
+        council.propose(command.encode(), asker, &mut self.out);
+    }
+
+    // ---- turns ----
+
+    /// The metadata group's turn, as a slot's.
+    pub(super) fn turn_council(&mut self, now: Now, effects: &mut Effects) {
+        if self.office.as_ref().is_some_and(|office| office.installing.is_some()) {
+            self.checkpoint_council(effects);
+        }
+        let Some(office) = &mut self.office else { return };
+        let Some(council) = &mut office.council else { return };
+        let before = (council.led_term(), council.leader());
+        if council.has_work() {
+            let waits_for = council.turn(&mut self.journal, &mut self.raft_out, &mut self.out);
+            if let Some(flush) = waits_for {
+                self.awaiting.push_back((flush, SlotId::METADATA));
+            }
+            for message in council.take_snapshots() {
+                office.snapshots.insert(message.to, now.instant);
+                self.out.frame(message.to.place(), Frame::Raft(Box::new(message)));
+            }
+            for line in council.take_refusals() {
+                effects.push(Effect::Report { warning: true, line });
+            }
+        }
+        let published = council.take_published(self.journal.durable_flush());
+        let (led, leader, term) = (council.led_term(), council.leader(), council.group().term());
+        let unfounded = led.is_some() && council.cluster().members.is_empty();
+        if (led, leader) != before {
+            office.steward = led.map(|_| Steward::new(self.config.cluster.steward, now.instant));
+            office.founded = false;
+            self.tell_metadata_leader(term, leader);
+        }
+        if let Some(cluster) = published {
+            self.publish(now, cluster, effects);
+        }
+        if unfounded && self.office.as_mut().is_some_and(|office| !std::mem::replace(&mut office.founded, true)) {
+            self.found();
+        }
+    }
+
+    fn tell_metadata_leader(&mut self, term: u64, place: Option<Place>) {
+        let known = vec![LeaderOf { slot: SlotId::METADATA, term, place }];
+        self.metadata_leader = (term, place);
+        for shard in self.siblings() {
+            self.out.frame(shard, Frame::Leaders(Leaders { known: known.clone(), relay: false, announced: false }));
+        }
+    }
+
+    fn publish(&mut self, now: Now, cluster: Arc<Cluster>, effects: &mut Effects) {
+        effects.push(Effect::Cluster(Arc::clone(&cluster)));
+        let nodes: Vec<_> = cluster.members.iter().map(|(node, member)| (*node, member.addresses.cluster)).collect();
+        if let Some(gossip) = self.office.as_mut().and_then(|office| office.gossip.as_mut()) {
+            gossip.set_members(&nodes);
+        }
+        self.adopt_cluster(now, cluster, effects);
+    }
+
+    /// What the first shard does by the clock.
+    pub(super) fn office_timers(&mut self, now: Now, effects: &mut Effects) {
+        if self.office.is_none() {
+            return;
+        }
+        self.run_gossip(now, effects);
+        let Some(office) = &mut self.office else { return };
+        if now.instant >= office.beat_at {
+            office.beat_at = now.instant + self.config.limits.alive_every;
+            self.say_alive();
+            self.ask_for_leader();
+        }
+        let Some(office) = &mut self.office else { return };
+        if office.council.is_none() && now.instant >= office.ask_at {
+            office.ask_at = now.instant + self.config.limits.join_every;
+            let met = office.met.clone();
+            met.into_iter().for_each(|peer| self.ask_to_join(peer));
+            for seed in self.config.cluster.seeds.clone() {
+                self.links.dial_address(now.instant, seed);
+            }
+            let refused = self.office.as_mut().and_then(|office| office.refused.take());
+            if let Some(why) = refused {
+                effects.push(Effect::Report { warning: true, line: format!("not let into the cluster: {why}") });
+            }
+        }
+        let Some(office) = &mut self.office else { return };
+        if now.instant >= office.decide_at {
+            office.decide_at = now.instant + self.config.limits.chase_every;
+            self.decide(now);
+        }
+    }
+
+    fn decide(&mut self, now: Now) {
+        let Some(office) = &mut self.office else { return };
+        let Some(council) = &mut office.council else { return };
+        council.steer();
+        let patience = self.config.limits.answer_patience;
+        let late: Vec<ReplicaId> = office
+            .snapshots
+            .iter()
+            .filter(|(_, sent)| now.instant.since(**sent) >= patience)
+            .map(|(replica, _)| *replica)
+            .collect();
+        for replica in late {
+            office.snapshots.remove(&replica);
+            council.report_snapshot(replica, false);
+        }
+        let cluster = Arc::clone(council.cluster());
+        let Some(steward) = &mut office.steward else { return };
+        steward.alive(self.config.place.node, self.config.boot, now.instant);
+        for command in steward.decide(now.instant, &cluster) {
+            council.propose(command.encode(), None, &mut self.out);
+        }
+    }
+
+    fn say_alive(&mut self) {
+        let Some((_, Some(leader))) = Some(self.metadata_leader) else { return };
+        let view = self.view();
+        let alive = Alive {
+            node: self.config.place.node.0,
+            boot: self.config.boot,
+            table_version: self.cluster.as_ref().map_or(0, |cluster| cluster.version),
+            slots_led: view.slots_led as u32,
+            sessions: view.sessions_live as u32,
+            stopping: self.stopping,
+        };
+        if leader != self.config.place {
+            self.out.frame(leader, Frame::Alive(alive));
+        }
+    }
+
+    /// A member that hears from no leader of the metadata group asks the others; that also makes the links by which it is heard.
+    fn ask_for_leader(&mut self) {
+        if self.metadata_leader.1.is_some() {
+            return;
+        }
+        for node in self.other_nodes() {
+            let first = Place { node, shard: ShardId(0) };
+            let asked = crate::format::frame::WhoLeads { slot: SlotId::METADATA, place: self.config.place };
+            self.out.frame(first, Frame::WhoLeads(asked));
+        }
+    }
+
+    /// The metadata's leader may be gone.
+    pub(super) fn council_hurry(&mut self, peer: Place) {
+        if let Some(council) = self.office.as_mut().and_then(|office| office.council.as_mut())
+            && council.leader() == Some(peer)
+        {
+            council.hurry(peer.node);
+        }
+    }
+
+    /// The metadata group's clock.
+    pub(super) fn tick_council(&mut self) {
+        if let Some(council) = self.office.as_mut().and_then(|office| office.council.as_mut()) {
+            council.tick();
+        }
+    }
+
+    /// The metadata group's entries are durable up to here.
+    pub(super) fn council_durable(&mut self, flush: u64) {
+        if let Some(council) = self.office.as_mut().and_then(|office| office.council.as_mut()) {
+            council.handle_durable(flush, &mut self.raft_out);
+        }
+    }
+
+    pub(super) fn council_has_work(&self) -> bool {
+        let council = self.office.as_ref().and_then(|office| office.council.as_ref());
+        council.is_some_and(|council| council.has_work() || council.is_publishable(self.journal.durable_flush()))
+    }
+
+    // ---- words between the metadata's replicas ----
+
+    pub(super) fn council_step(&mut self, message: RaftMessage, effects: &mut Effects) {
+        let Some(office) = &mut self.office else { return };
+        let Some(council) = &mut office.council else { return };
+        let Some(head) = &message.snapshot else {
+            council.step(message);
+            return;
+        };
+        if office.installing.is_some() || message.to != council.group().replica() {
+            return;
+        }
+        // The new state is to be on disk before raft is told that it counts.
+        let Ok(cluster) = Cluster::decode(&head.data) else {
+            let line = format!("{} sends metadata that cannot be read: it is at fault", message.from);
+            effects.push(Effect::Report { warning: true, line });
+            return;
+        };
+        let Some(group) = council.prepare_install(&message, &mut self.journal) else {
+            council.step(message);
+            return;
+        };
+        office.installing = Some(Installing { message, cluster, group, after: self.journal.position() });
+    }
+
+    /// Asks for the metadata's checkpoints: of a snapshot that has come in, or because the last one is long ago. One at a time.
+    pub(super) fn checkpoint_council(&mut self, effects: &mut Effects) {
+        let mark = self.journal_mark();
+        let Some(office) = &mut self.office else { return };
+        let Some(council) = &office.council else { return };
+        if office.checkpointing.is_some() {
+            return;
+        }
+        let others = self.hosted.iter().map(|hosted| hosted.replay_segment).min().unwrap_or(u32::MAX);
+        let due = mark - office.checkpoint_mark >= self.config.limits.replay_bytes_max / 2;
+        let cover = |own: u32| Cover { depth: 0, replay_segment: own.min(others) };
+        let (own, bytes) = match &office.installing {
+            Some(installing) if self.journal.written() >= installing.after => {
+                let own = self.journal.written_segment();
+                (own, checkpoint::encode_metadata(&installing.group, cover(own), &installing.cluster.encode()))
+            }
+            None if due => {
+                let own = council.group().replay_segment(&self.journal);
+                (own, checkpoint::encode_metadata(&council.group().state(), cover(own), &council.cluster().encode()))
+            }
+            _ => return,
+        };
+        let cover = cover(own);
+        office.checkpointing = Some((own, cover.replay_segment, mark));
+        effects.push(Effect::Checkpoint { slot: SlotId::METADATA, bytes });
+    }
+
+    /// The metadata's checkpoint is on disk, or not.
+    pub(super) fn council_checkpointed(&mut self, written: bool) {
+        let Some(office) = &mut self.office else { return };
+        let Some((own, kept, mark)) = office.checkpointing.take() else { return };
+        if written {
+            (office.replay_segment, office.kept_segment, office.checkpoint_mark) = (own, kept, mark);
+        }
+        let Some(council) = &mut office.council else { return };
+        match office.installing.take() {
+            Some(installing) if written => council.install(installing.message, installing.cluster),
+            Some(_) => council.abandon_install(),
+            None => {}
+        }
+    }
+
+    /// The first journal segment that the metadata's replay needs.
+    pub(super) fn council_replay_segment(&self) -> Option<u32> {
+        let office = self.office.as_ref()?;
+        office.council.as_ref().map(|_| office.replay_segment)
+    }
+
+    /// The first journal segment that the metadata's next restart needs, for others' sake too.
+    pub(super) fn council_keeps_segment(&self) -> Option<u32> {
+        let office = self.office.as_ref()?;
+        office.council.as_ref().map(|_| office.kept_segment.min(office.replay_segment))
+    }
+
+    pub(super) fn council_link_up(&mut self, now: Now, peer: Place) {
+        let Some(office) = &mut self.office else { return };
+        if office.council.is_none() && peer.shard == ShardId(0) {
+            office.ask_at = now.instant + self.config.limits.join_every;
+            office.met.insert(peer);
+            self.ask_to_join(peer);
+        }
+    }
+
+    fn ask_to_join(&mut self, peer: Place) {
+        let member = self.describe();
+        let join = Join {
+            node: member.node.0,
+            identity: member.identity,
+            boot: self.config.boot,
+            shards: member.shards,
+            addresses: member.addresses,
+            version: env!("CARGO_PKG_VERSION").into(),
+        };
+        self.out.frame(peer, Frame::Join(Box::new(join)));
+    }
+
+    // ---- joining ----
+
+    /// Somebody wants in.
+    pub(super) fn handle_join(&mut self, now: Now, from: Place, join: Join) {
+        let answer = |this: &mut Shard, joined: Joined| this.out.frame(from, Frame::Joined(Box::new(joined)));
+        let Some(office) = &mut self.office else { return };
+        let Some(council) = &office.council else {
+            answer(self, Joined::Elsewhere { leader: None });
+            return;
+        };
+        if council.led_term().is_none() || council.cluster().members.is_empty() {
+            let leader = council
+                .leader()
+                .and_then(|place| council.cluster().members.get(&place.node).map(|member| member.addresses.cluster));
+            answer(self, Joined::Elsewhere { leader });
+            return;
+        }
+        let node = NodeId(join.node);
+        let cluster = council.cluster();
+        if let Some(known) = cluster.members.get(&node) {
+            let alive = office.steward.as_ref().is_some_and(|steward| steward.hears(node, now.instant));
+            if known.identity != join.identity && alive {
+                let why = format!(
+                    "node id {node} belongs to a node that is alive, at {}; give this one another id",
+                    known.addresses.cluster
+                );
+                answer(self, Joined::Refused { why: why.into() });
+                return;
+            }
+            if known.identity == join.identity {
+                let accepted = Joined::Accepted { cluster: cluster.id, replica: known.metadata_replica };
+                answer(self, accepted);
+                return;
+            }
+        }
+        office.last_ticket += 1;
+        let ticket = office.last_ticket;
+        office.joins.insert(ticket, (from, node));
+        let (identity, shards, addresses) = (join.identity, join.shards, join.addresses);
+        let command = MetadataCommand::AddMember(NewMember { node, identity, shards, addresses });
+        self.propose_metadata(&command, Some(ticket));
+    }
+
+    /// A member has answered our wish.
+    pub(super) fn handle_joined(&mut self, now: Now, joined: Joined) {
+        let Some(office) = &mut self.office else { return };
+        if office.council.is_some() {
+            return;
+        }
+        match joined {
+            Joined::Accepted { cluster, replica } => {
+                self.links.set_cluster_id(cluster);
+                self.begin_council(replica, Vec::new());
+            }
+            Joined::Elsewhere { leader: Some(leader) } => self.links.dial_address(now.instant, leader),
+            Joined::Elsewhere { leader: None } => {}
+            Joined::Refused { why } => office.refused = Some(why),
+        }
+    }
+
+    // ---- proposals ----
+
+    /// Another shard wants something agreed on.
+    pub(super) fn handle_propose(&mut self, propose: Propose) {
+        let asker = Some((propose.place, propose.ticket));
+        match self.office.as_mut().and_then(|office| office.council.as_mut()) {
+            Some(council) => council.propose(propose.command.to_vec(), asker, &mut self.out),
+            None => {
+                let proposed = Proposed { ticket: propose.ticket, outcome: ProposeOutcome::NotLeader };
+                self.out.frame(propose.place, Frame::Proposed(proposed));
+            }
+        }
+    }
+
+    /// What became of something that this shard wanted.
+    pub(super) fn handle_proposed(&mut self, proposed: Proposed) {
+        let Some(office) = &mut self.office else { return };
+        if let Some((to, node)) = office.joins.remove(&proposed.ticket) {
+            let member = office.council.as_ref().and_then(|council| council.cluster().members.get(&node).cloned());
+            let joined = match (proposed.outcome, member) {
+                (ProposeOutcome::Applied(_), Some(member)) => {
+                    let cluster = office.council.as_ref().map_or(0, |council| council.cluster().id);
+                    Joined::Accepted { cluster, replica: member.metadata_replica }
+                }
+                (ProposeOutcome::Refused(why), _) => Joined::Refused { why },
+                _ => Joined::Elsewhere { leader: None },
+            };
+            self.out.frame(to, Frame::Joined(Box::new(joined)));
+            return;
+        }
+        if let Some(request) = office.operators.remove(&proposed.ticket) {
+            let answer = match proposed.outcome {
+                ProposeOutcome::Applied(_) => ApiAnswer::Done,
+                ProposeOutcome::NotLeader => ApiAnswer::Busy,
+                ProposeOutcome::Refused(why) => {
+                    ApiAnswer::Refused { reason: Reason::SystemError as u8, text: why.into_string().into() }
+                }
+            };
+            self.out.answer(request, answer);
+        }
+    }
+
+    // ---- who is alive ----
+
+    pub(super) fn handle_alive(&mut self, now: Now, alive: Alive) {
+        if let Some(steward) = self.office.as_mut().and_then(|office| office.steward.as_mut()) {
+            steward.alive(NodeId(alive.node), alive.boot, now.instant);
+        }
+    }
+
+    /// Reports of this node's shards go on to whoever leads the metadata group; those of others are for the steward.
+    pub(super) fn handle_slot_reports(&mut self, reports: SlotReports) {
+        if let Some(steward) = self.office.as_mut().and_then(|office| office.steward.as_mut()) {
+            reports.reports.into_iter().for_each(|report| steward.report(report));
+        } else if reports.place.node == self.config.place.node
+            && let Some(leader) = self.metadata_leader.1
+            && leader != self.config.place
+        {
+            self.out.frame(leader, Frame::SlotReports(reports));
+        }
+    }
+
+    fn run_gossip(&mut self, now: Now, effects: &mut Effects) {
+        let Some(office) = &mut self.office else { return };
+        let Some(gossip) = &mut office.gossip else { return };
+        if gossip.next_deadline().is_some_and(|due| due <= now.instant) {
+            gossip.fire(now.instant);
+        }
+        let mut wishes = std::mem::take(&mut office.wishes);
+        gossip.drain(&mut wishes);
+        let mut news = Vec::new();
+        for wish in wishes.drain(..) {
+            match wish {
+                GossipWish::Datagram { to, bytes } => effects.push(Effect::Datagram { to, bytes }),
+                GossipWish::News(one) => news.push(one),
+            }
+        }
+        office.wishes = wishes;
+        for one in news {
+            self.hear_gossip(one);
+        }
+    }
+
+    fn hear_gossip(&mut self, news: GossipNews) {
+        let (node, boot, up) = match news {
+            GossipNews::Up { node, boot, .. } => (node, boot, true),
+            GossipNews::Down { node, boot } | GossipNews::Left { node, boot } => (node, boot, false),
+            GossipNews::Load { .. } => return,
+        };
+        if let Some(steward) = self.office.as_mut().and_then(|office| office.steward.as_mut()) {
+            steward.hint(node, boot, up);
+        }
+        for shard in self.siblings() {
+            self.out.frame(shard, Frame::Rumour(Rumour { node, up }));
+        }
+        self.hear_of_node(node, up);
+    }
+
+    pub(super) fn handle_datagram(&mut self, now: Now, from: std::net::SocketAddr, bytes: &[u8]) {
+        if let Some(gossip) = self.office.as_mut().and_then(|office| office.gossip.as_mut()) {
+            gossip.handle_datagram(now.instant, from, bytes);
+        }
+    }
+
+    pub(super) fn office_deadline(&self) -> Option<Instant> {
+        let office = self.office.as_ref()?;
+        let gossip = office.gossip.as_ref().and_then(Gossip::next_deadline);
+        let own = office.beat_at.min(office.decide_at);
+        Some(gossip.map_or(own, |due| due.min(own)))
+    }
+}

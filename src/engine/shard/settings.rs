@@ -1,0 +1,185 @@
+//! What a shard is told once, and what others may see of it. Values only.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use crate::engine::counters::Counters;
+use crate::engine::link::{LinkLimits, LinksConfig};
+use crate::engine::steward::StewardLimits;
+use crate::format::frame::Addresses;
+use crate::ids::Place;
+use crate::limits::Limits;
+
+/// What a shard is told once.
+#[derive(Clone, Debug)]
+pub struct ShardConfig {
+    /// Which shard this is.
+    pub place: Place,
+    /// Shards of this node.
+    pub shard_count: u16,
+    /// log2 of the slot count.
+    pub slot_depth: u8,
+    /// Bounds.
+    pub limits: Limits,
+    /// Whether CONNECT needs the stored token.
+    pub token_auth: bool,
+    /// Whether what was missed is pushed at CONNECT.
+    pub offline: OfflineMode,
+    /// What a SENDACK promises.
+    pub durability: Durability,
+    /// Shape of the journal.
+    pub geometry: JournalGeometry,
+    /// How much history is kept.
+    pub retention: Retention,
+    /// Root of all chance in this shard.
+    pub seed: [u8; 32],
+    /// Names this process; larger than at any earlier start of this node.
+    pub boot: u64,
+    /// What it is told of its cluster.
+    pub cluster: ClusterSettings,
+}
+
+impl ShardConfig {
+    /// What its links are told.
+    #[must_use]
+    pub fn links(&self) -> LinksConfig {
+        LinksConfig {
+            here: self.place,
+            cluster_name: self.cluster.name.clone(),
+            secret: self.cluster.secret.clone(),
+            identity: self.cluster.identity,
+            boot: self.boot,
+            limits: self.cluster.links,
+        }
+    }
+}
+
+/// What a shard is told of the cluster that its node founds or joins.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ClusterSettings {
+    /// The operator's name for the cluster. Nodes of another one are strangers.
+    pub name: Box<str>,
+    /// What members prove to each other that they know. Empty when this node is alone.
+    pub secret: Box<str>,
+    /// Names this node's data directory.
+    pub identity: u64,
+    /// Where other nodes dial this node's first shard, shard n at the port n higher. `None`: this node is alone.
+    pub address: Option<SocketAddr>,
+    /// Members to be asked to be let in. Empty, or only this node's own: this node founds the cluster unless it has been in one.
+    pub seeds: Vec<SocketAddr>,
+    /// Replicas a slot is to have when there are as many nodes.
+    pub replicas: u8,
+    /// How long a node must be gone before its replicas are rebuilt elsewhere, and other bounds of who looks after the cluster.
+    pub steward: StewardLimits,
+    /// Bounds of links.
+    pub links: LinkLimits,
+    /// What others are told of this node.
+    pub addresses: Addresses,
+}
+
+impl ClusterSettings {
+    /// A node without others, whose data directory has this name.
+    #[must_use]
+    pub fn alone(identity: u64) -> ClusterSettings {
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        let nothing = || Box::<str>::from("");
+        let addresses = Addresses { cluster: nowhere, tcp: nothing(), ws: nothing(), wss: nothing(), http: nothing() };
+        ClusterSettings {
+            name: "jindou".into(),
+            secret: nothing(),
+            identity,
+            address: None,
+            seeds: Vec::new(),
+            replicas: 3,
+            steward: StewardLimits::PRODUCTION,
+            links: LinkLimits::PRODUCTION,
+            addresses,
+        }
+    }
+}
+
+/// Without the secret: a configuration may be shown.
+impl fmt::Debug for ClusterSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClusterSettings")
+            .field("name", &self.name)
+            .field("identity", &self.identity)
+            .field("address", &self.address)
+            .field("seeds", &self.seeds)
+            .field("replicas", &self.replicas)
+            .field("steward", &self.steward)
+            .field("addresses", &self.addresses)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What happens with messages that came while a device was away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OfflineMode {
+    /// Pushed at CONNECT, in order, inside the session's window.
+    Push,
+    /// Only over HTTP.
+    Sync,
+}
+
+/// What a SENDACK promises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// On disk on a majority.
+    Fsync,
+    /// In memory on a majority; a power cut of all loses the last moments.
+    Memory,
+}
+
+/// Shape of the journal on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JournalGeometry {
+    /// Names this journal: a segment of another one is never taken for one of this.
+    pub identity: u64,
+    /// Unit of writing, a power of two from 512 to 4096.
+    pub block_bytes: u32,
+    /// Size of a segment, a multiple of the block, at most 1 GiB.
+    pub segment_bytes: u32,
+}
+
+/// How much history is kept; whole segments at a time. Zero means no bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Journal bytes per shard.
+    pub bytes: u64,
+    /// Age of the newest message of a segment, milliseconds. A restart counts as a message.
+    pub age_ms: u64,
+}
+
+/// What others may see of a shard.
+#[derive(Clone, Copy, Debug)]
+pub struct ShardView<'a> {
+    /// Totals.
+    pub counters: &'a Counters,
+    /// Live connections, in whatever state.
+    pub sessions: usize,
+    /// Connections that passed CONNECT.
+    pub sessions_live: usize,
+    /// Slots hosted here.
+    pub slots_hosted: usize,
+    /// Slots led here.
+    pub slots_led: usize,
+    /// Slots hosted here of which nobody is known to lead. One more while the shard has not heard of its cluster: it is ready at zero.
+    pub slots_waiting: usize,
+    /// Channels known here.
+    pub channels: usize,
+    /// Homes known here.
+    pub homes: usize,
+    /// Messages that can be read back.
+    pub messages_indexed: u64,
+    /// Bytes of message bodies in memory.
+    pub recent_bytes: usize,
+    /// Bytes waiting for the journal.
+    pub journal_pending_bytes: usize,
+    /// Segments of the journal, first and last.
+    pub journal_segments: (u32, u32),
+    /// Ranges being read or waiting to be.
+    pub reads_waiting: usize,
+    /// False while the disk refuses writes.
+    pub writable: bool,
+}

@@ -1,0 +1,368 @@
+//! The steward against a toy cluster whose groups carry targets out in three steps and report. Every command that it names is applied at
+//! once; after each second the bounds are looked at.
+
+use super::*;
+use crate::engine::metadata::NewMember;
+use crate::format::frame::Addresses;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// What a slot's group does by itself.
+#[derive(Clone, Debug, Default)]
+struct Group {
+    voters: Vec<ReplicaId>,
+    learners: Vec<ReplicaId>,
+}
+
+struct Toy {
+    cluster: Cluster,
+    steward: Steward,
+    now: Instant,
+    up: BTreeSet<NodeId>,
+    groups: BTreeMap<SlotId, Group>,
+    /// Moves seen to begin, in order.
+    begun: Vec<SlotId>,
+    /// Groups do not move while this is set.
+    frozen: bool,
+}
+
+fn member(node: u16, shards: u16) -> NewMember {
+    let addresses = Addresses {
+        cluster: "127.0.0.1:5000".parse().unwrap(),
+        tcp: "".into(),
+        ws: "".into(),
+        wss: "".into(),
+        http: "".into(),
+    };
+    NewMember { node: NodeId(node), identity: 1, shards, addresses }
+}
+
+impl Toy {
+    fn new(slot_depth: u8, replicas_wanted: u8) -> Toy {
+        let mut cluster = Cluster::default();
+        let found =
+            MetadataCommand::Found { id: 1, name: "toy".into(), replicas_wanted, slot_depth, member: member(1, 2) };
+        cluster.apply(&found).unwrap();
+        let now = Instant(1);
+        let group = |row: &SlotRow| Group { voters: row.replicas.clone(), learners: Vec::new() };
+        Toy {
+            groups: cluster.rows.iter().map(|(slot, row)| (*slot, group(row))).collect(),
+            cluster,
+            steward: Steward::new(StewardLimits::PRODUCTION, now),
+            now,
+            up: BTreeSet::from([NodeId(1)]),
+            begun: Vec::new(),
+            frozen: false,
+        }
+    }
+
+    /// So many nodes, everything even.
+    fn grown(slot_depth: u8, replicas_wanted: u8, nodes: u16) -> Toy {
+        let mut toy = Toy::new(slot_depth, replicas_wanted);
+        (2..=nodes).for_each(|node| toy.join(node));
+        toy.rest();
+        toy
+    }
+
+    fn join(&mut self, node: u16) {
+        self.cluster.apply(&MetadataCommand::AddMember(member(node, 2))).unwrap();
+        self.up.insert(NodeId(node));
+    }
+
+    fn set(&mut self, node: u16, state: MemberState) {
+        self.cluster.apply(&MetadataCommand::SetMemberState { node: NodeId(node), state }).unwrap();
+    }
+
+    fn state(&self, node: u16) -> MemberState {
+        self.cluster.members[&NodeId(node)].state
+    }
+
+    fn tick(&mut self) -> Vec<MetadataCommand> {
+        self.now = self.now + SECOND;
+        for node in &self.up {
+            self.steward.alive(*node, 1, self.now);
+        }
+        let slots: Vec<SlotId> = self.groups.keys().copied().collect();
+        for slot in slots {
+            self.step(slot);
+        }
+        let commands = self.steward.decide(self.now, &self.cluster);
+        for command in &commands {
+            let applied = self.cluster.apply(command).unwrap_or_else(|why| panic!("{command:?}: {why}"));
+            assert!(applied.skipped.is_empty(), "{command:?}: {:?}", applied.skipped);
+            if let MetadataCommand::SetTargets { moves } = command {
+                self.begun.extend(moves.iter().map(|one| one.0));
+            }
+        }
+        self.check();
+        commands
+    }
+
+    /// One step of one group: take newcomers in as learners, change over, report.
+    fn step(&mut self, slot: SlotId) {
+        let (Some(row), Some(group)) = (self.cluster.rows.get(&slot), self.groups.get_mut(&slot)) else { return };
+        let live = group.voters.iter().filter(|replica| self.up.contains(&replica.place().node)).count();
+        if live * 2 <= group.voters.len() || self.frozen {
+            return;
+        }
+        if let Some(target) = row.target.as_ref().filter(|target| !same(target, &group.voters)) {
+            let newcomers: Vec<ReplicaId> =
+                target.iter().filter(|replica| !group.voters.contains(replica)).copied().collect();
+            if group.learners != newcomers {
+                group.learners = newcomers;
+            } else if group.learners.iter().all(|replica| self.up.contains(&replica.place().node)) {
+                *group = Group { voters: target.clone(), learners: Vec::new() };
+            }
+        } else {
+            group.learners.clear();
+        }
+        let matched =
+            group.voters.iter().map(|replica| (*replica, 10)).chain(group.learners.iter().map(|one| (*one, 4)));
+        self.steward.report(SlotReport {
+            slot,
+            epoch: row.epoch,
+            term: 1,
+            voters: group.voters.clone(),
+            learners: group.learners.clone(),
+            joint: false,
+            committed: 10,
+            matched: matched.collect(),
+            bytes: 0,
+        });
+    }
+
+    fn check(&self) {
+        let limits = StewardLimits::PRODUCTION;
+        let moving: Vec<&SlotRow> = self.cluster.rows.values().filter(|row| row.target.is_some()).collect();
+        assert!(moving.len() <= limits.moves_under_way_max);
+        let mut into: BTreeMap<NodeId, usize> = BTreeMap::new();
+        for row in moving {
+            let to = row.places_wanted();
+            coming(row, &to).for_each(|place| *into.entry(place.node).or_insert(0) += 1);
+        }
+        assert!(into.values().all(|count| *count <= limits.moves_into_node_max), "{into:?}");
+        assert_eq!(self.cluster.fault(), None);
+    }
+
+    fn progress(&self) -> Progress {
+        self.steward.progress(self.now, &self.cluster)
+    }
+
+    fn run(&mut self, seconds: usize) {
+        (0..seconds).for_each(|_| drop(self.tick()));
+    }
+
+    /// Until nothing happens for a while.
+    fn rest(&mut self) {
+        let mut quiet = 0;
+        for _ in 0..5000 {
+            quiet = if self.tick().is_empty() && self.progress().moves.is_empty() { quiet + 1 } else { 0 };
+            if quiet > 10 {
+                return;
+            }
+        }
+        panic!("never at rest: {:?}", self.progress());
+    }
+
+    fn counts(&self, count: impl Fn(&SlotRow) -> Vec<Place>) -> Vec<usize> {
+        let serving = self.cluster.members_in(MemberState::Serving);
+        let all: Vec<Place> = self.cluster.rows.values().flat_map(count).collect();
+        serving.map(|node| all.iter().filter(|place| place.node == node).count()).collect()
+    }
+
+    fn check_even(&self, replicas: usize) {
+        let held = self.counts(|row| row.replicas.iter().map(|replica| replica.place()).collect());
+        let led = self.counts(|row| vec![row.preferred.place()]);
+        for counts in [&held, &led] {
+            assert!(counts.iter().max().unwrap() - counts.iter().min().unwrap() <= 1, "{held:?} {led:?}");
+        }
+        assert!(self.cluster.rows.values().all(|row| row.replicas.len() == replicas && row.target.is_none()));
+    }
+}
+
+#[test]
+fn a_cluster_grows_and_becomes_even() {
+    let mut toy = Toy::new(5, 3);
+    assert!((0..20).all(|_| toy.tick().is_empty()), "one node has nothing to do");
+    for node in 2..=5 {
+        toy.join(node);
+        toy.rest();
+        toy.check_even(usize::from(node).min(3));
+        assert!(toy.progress().is_at_rest());
+        assert_eq!(toy.progress().remaining, Some(Duration::ZERO));
+    }
+    let members = toy.progress().members;
+    assert_eq!(members.iter().map(|member| member.slots).sum::<usize>(), 96);
+    assert_eq!(members.iter().map(|member| member.leads).sum::<usize>(), 32);
+    assert!(members.iter().all(|member| member.alive && member.silent == Duration::ZERO));
+}
+
+#[test]
+fn a_drained_node_becomes_empty_and_can_go() {
+    let mut toy = Toy::grown(5, 3, 4);
+    toy.set(2, MemberState::Draining);
+    toy.tick();
+    let progress = toy.progress();
+    assert!(progress.moves_waiting > 0 && !progress.waits.is_empty() && progress.remaining.is_some(), "{progress:?}");
+    toy.rest();
+    toy.check_even(3);
+    assert_eq!(toy.progress().members[1].slots, 0);
+    toy.cluster.apply(&MetadataCommand::RemoveMember { node: NodeId(2) }).unwrap();
+    toy.rest();
+    assert!(toy.up.contains(&NodeId(2)));
+    assert_eq!(toy.steward.heard.len(), 3, "who is no member is forgotten, whatever it says");
+}
+
+#[test]
+fn a_dead_node_is_replaced_and_may_come_back() {
+    let mut toy = Toy::grown(4, 3, 5);
+    toy.up.remove(&NodeId(3));
+    toy.run(200);
+    assert_eq!(toy.state(3), MemberState::Serving);
+    let waits = toy.progress().waits;
+    assert!(waits[0].node == Some(NodeId(3)) && waits[0].why.contains("rebuilt in 100 s"), "{waits:?}");
+    // Another leader has its own clock.
+    toy.steward = Steward::new(StewardLimits::PRODUCTION, toy.now);
+    toy.run(299);
+    assert_eq!(toy.state(3), MemberState::Serving);
+    toy.run(2);
+    assert_eq!(toy.state(3), MemberState::Dead);
+    toy.rest();
+    toy.check_even(3);
+    assert_eq!(toy.progress().members[2].slots, 0);
+    toy.up.insert(NodeId(3));
+    toy.run(1);
+    assert_eq!(toy.state(3), MemberState::Serving);
+    toy.rest();
+    toy.check_even(3);
+}
+
+#[test]
+fn nobody_is_judged_whom_nobody_could_replace() {
+    let mut toy = Toy::grown(3, 3, 3);
+    toy.up.remove(&NodeId(3));
+    toy.run(400);
+    assert_eq!(toy.state(3), MemberState::Serving);
+    assert!(toy.progress().waits[0].why.contains("drain it if"), "{:?}", toy.progress().waits);
+    let mut toy = Toy::grown(3, 1, 4);
+    toy.up.retain(|node| node.0 < 3);
+    toy.run(400);
+    assert_eq!((toy.state(3), toy.state(4)), (MemberState::Serving, MemberState::Serving));
+    assert!(toy.progress().waits[0].why.contains("no majority"), "{:?}", toy.progress().waits);
+    // A third one: one of the silent may go, the other one still counts.
+    toy.join(5);
+    toy.run(1);
+    assert_eq!((toy.state(3), toy.state(4)), (MemberState::Dead, MemberState::Serving));
+}
+
+#[test]
+fn a_move_towards_a_dead_newcomer_is_given_up() {
+    let mut toy = Toy::grown(4, 3, 4);
+    toy.join(5);
+    toy.run(2);
+    assert!(toy.cluster.rows.values().any(|row| row.target.is_some()));
+    toy.up.remove(&NodeId(5));
+    toy.run(10);
+    let stages: Vec<_> = toy.progress().moves.into_iter().map(|one| one.stage).collect();
+    assert!(!stages.is_empty() && stages.iter().all(|stage| stage.contains("n5 is silent")), "{stages:?}");
+    toy.run(300);
+    assert_eq!(toy.state(5), MemberState::Dead);
+    toy.rest();
+    toy.check_even(3);
+    assert!(toy.progress().is_at_rest());
+}
+
+#[test]
+fn those_with_the_fewest_live_replicas_come_first() {
+    let mut toy = Toy::grown(5, 3, 6);
+    let weak: BTreeSet<SlotId> = toy
+        .cluster
+        .rows
+        .iter()
+        .filter(|(_, row)| row.replicas.iter().any(|replica| replica.place().node == NodeId(2)))
+        .map(|(slot, _)| *slot)
+        .collect();
+    toy.up.remove(&NodeId(2));
+    toy.begun.clear();
+    toy.set(1, MemberState::Draining);
+    toy.run(10);
+    toy.begun.clear();
+    toy.run(300);
+    toy.rest();
+    assert_eq!(toy.state(2), MemberState::Dead);
+    assert!(toy.cluster.rows.values().all(|row| row.replicas.iter().all(|replica| replica.place().node.0 > 2)));
+    // And at once when both are known from the beginning.
+    let mut toy = Toy::grown(5, 3, 6);
+    toy.up.remove(&NodeId(2));
+    toy.run(10);
+    toy.begun.clear();
+    toy.set(2, MemberState::Dead);
+    toy.set(1, MemberState::Draining);
+    toy.run(1);
+    assert!(!toy.begun.is_empty() && toy.begun.iter().all(|slot| weak.contains(slot)), "{:?} of {weak:?}", toy.begun);
+}
+
+#[test]
+fn what_was_proposed_is_not_proposed_again_at_once() {
+    let mut toy = Toy::grown(3, 3, 2);
+    toy.join(3);
+    toy.frozen = true;
+    toy.now = toy.now + SECOND;
+    toy.up.iter().for_each(|node| toy.steward.alive(*node, 1, toy.now));
+    let first = toy.steward.decide(toy.now, &toy.cluster);
+    assert_eq!(first.len(), 1);
+    assert_eq!(toy.steward.decide(toy.now, &toy.cluster), []);
+    assert_eq!(toy.steward.decide(toy.now + SECOND, &toy.cluster), first);
+    toy.cluster.apply(&first[0]).unwrap();
+    assert_eq!(toy.steward.decide(toy.now, &toy.cluster), [], "two at a time into one node");
+    let progress = toy.progress();
+    assert_eq!((progress.moves.len(), progress.moves_waiting), (2, 6));
+    assert!(progress.waits.iter().all(|wait| wait.why.contains("n3 receives 2 slots already")), "{progress:?}");
+    assert_eq!(&*progress.moves[0].stage, "its leader is about to begin");
+    toy.frozen = false;
+    toy.run(1);
+    let one = &toy.progress().moves[0];
+    assert_eq!((one.caught_up_percent, one.stage.contains("catching up")), (Some(40), true), "{one:?}");
+}
+
+#[test]
+fn reports_of_the_past_and_hints_change_little() {
+    let mut toy = Toy::grown(3, 2, 3);
+    let slot = SlotId(0);
+    let row = toy.cluster.rows[&slot].clone();
+    let mut report = toy.steward.reports[&slot].clone();
+    report.term = 9;
+    report.voters = vec![row.replicas[0]];
+    report.epoch = row.epoch - 1;
+    toy.steward.report(report.clone());
+    assert!(toy.tick().is_empty(), "of another epoch");
+    (report.epoch, report.joint) = (row.epoch, true);
+    toy.steward.report(report.clone());
+    assert!(toy.tick().is_empty(), "not done");
+    report.joint = false;
+    toy.steward.report(report);
+    assert!(matches!(&toy.tick()[..], [MetadataCommand::Settled { .. }, ..]), "the group knows who votes in it");
+    toy.steward.hint(NodeId(2), 77, false);
+    assert!(toy.progress().members[1].alive, "about another process");
+    toy.steward.hint(NodeId(2), 1, false);
+    assert!(!toy.progress().members[1].alive);
+    toy.steward.alive(NodeId(2), 1, toy.now);
+    assert!(toy.progress().members[1].alive, "its own word is stronger");
+}
+
+#[test]
+fn lost_slots_are_named_and_left_alone() {
+    let mut toy = Toy::grown(3, 1, 2);
+    let mut wiped = member(2, 2);
+    wiped.identity = 2;
+    toy.cluster.apply(&MetadataCommand::AddMember(wiped)).unwrap();
+    let lost: Vec<SlotId> = toy.cluster.lost_rows().collect();
+    assert_eq!(lost.len(), 4);
+    for slot in &lost {
+        toy.groups.remove(slot);
+    }
+    toy.run(20);
+    let progress = toy.progress();
+    assert_eq!(progress.lost, lost);
+    assert!(!progress.is_at_rest() && progress.waits.iter().any(|wait| wait.why.contains("lost")));
+}

@@ -1,0 +1,247 @@
+//! The nodes as one cluster: what their shards ask of the network, who leads what, what each node knows of the others, and
+//! whether all of it is as it should be at rest.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jindou::engine::effect::Effect;
+use jindou::engine::event::Event;
+use jindou::engine::link::LinkLimits;
+use jindou::engine::metadata::{Cluster, MemberState};
+use jindou::engine::shard::ClusterSettings;
+use jindou::format::frame::Addresses;
+use jindou::ids::{ChannelKey, Place, ShardId, SlotId, Uid};
+use jindou::limits::Limits;
+
+use crate::checkers::Promise;
+use crate::checkers::limits::LINK_BYTES_MAX;
+use crate::ledger::LogKey;
+use crate::links;
+use crate::sabotage::Sabotage;
+use crate::world::{HostRef, World};
+
+/// Every so many turns of a shard its replicas are compared with others.
+const LOOK_EVERY: u64 = 16;
+
+impl World {
+    /// What a node is told of the others: the first one founds, the later ones ask to be let in; so does the first when it has lost
+    /// its data, because whoever starts it says so.
+    pub fn cluster_settings(&self, node: usize) -> ClusterSettings {
+        let identity = self.nodes[node].identity;
+        if self.nodes.len() == 1 {
+            return ClusterSettings::alone(identity);
+        }
+        let tiny = self.plan.limits.sessions_max < Limits::PRODUCTION.sessions_max;
+        let nobody = || Box::<str>::from("");
+        let cluster = links::address(node);
+        let others = (0..usize::from(self.plan.nodes)).filter(|other| *other != node);
+        let founds = node == 0 && !self.nodes[0].wiped;
+        ClusterSettings {
+            secret: "what members know".into(),
+            address: Some(cluster),
+            seeds: if founds { Vec::new() } else { others.map(links::address).collect() },
+            replicas: self.plan.cluster.replicas,
+            links: if tiny { LinkLimits::TINY } else { LinkLimits::PRODUCTION },
+            addresses: Addresses { cluster, tcp: nobody(), ws: nobody(), wss: nobody(), http: nobody() },
+            ..ClusterSettings::alone(identity)
+        }
+    }
+
+    /// Does what a shard asked of the network between nodes.
+    pub fn carry_out_link(&mut self, host: HostRef, effect: Effect) {
+        let now_ns = self.now_ns;
+        let chance = &mut self.chances.links;
+        match effect {
+            Effect::Dial { conn, to } => self.links.dial(now_ns, host, conn, to, chance),
+            Effect::LinkWrite { conn, bytes } => {
+                let waiting = self.links.write(now_ns, host, conn, &bytes, chance);
+                if waiting > LINK_BYTES_MAX {
+                    let text = format!("{waiting} bytes wait in {conn:?} of {host}");
+                    self.judge(Promise::Limits, Err(text));
+                }
+            }
+            Effect::Hangup { conn } => self.links.hang_up(now_ns, host, conn, chance),
+            Effect::Datagram { to, bytes } => self.links.datagram(now_ns, host, to, &bytes, chance),
+            _ => {}
+        }
+        self.settle_links();
+    }
+
+    /// The first shard of a node knows the cluster anew: so do the others, a little later.
+    pub fn tell_cluster(&mut self, host: HostRef, cluster: Arc<Cluster>) {
+        assert_eq!(host.shard, 0, "a node's first shard knows the cluster");
+        let cluster = if self.sabotages(Sabotage::ForkTable, 3) {
+            let mut forged = (*cluster).clone();
+            forged.next_replica += 1;
+            Arc::new(forged)
+        } else {
+            cluster
+        };
+        let node = &mut self.nodes[host.node];
+        let verdict = self.checkers.tables.known(host.node, node.life, &cluster);
+        node.cluster = Some(Arc::clone(&cluster));
+        self.judge(Promise::Table, verdict);
+        self.say(|| format!("{host} knows the cluster in version {}", cluster.version));
+        for shard in 1..usize::from(self.plan.shards) {
+            self.happen(HostRef { node: host.node, shard }, Event::Cluster(Arc::clone(&cluster)));
+        }
+    }
+
+    /// A shard has had its turn: who leads, and now and then what its replicas hold.
+    pub fn look_at_replicas(&mut self, host: HostRef) {
+        let node = &self.nodes[host.node];
+        let target = &node.hosts[host.shard];
+        let mut place = Place { node: node.id, shard: ShardId(host.shard as u16) };
+        if self.sabotage == Some(Sabotage::SecondLeader) && self.saboteur.one_in(50) {
+            place.shard.0 += 1;
+        }
+        let mut verdict = Ok(());
+        let changes = self.checkers.leaders.changes;
+        for (slot, term) in target.shard.led() {
+            verdict = verdict.and(self.checkers.leaders.leads(slot, term, place));
+        }
+        let mut agreed = Ok(());
+        if target.steps.is_multiple_of(LOOK_EVERY) {
+            for replica in target.shard.replicas() {
+                let forged = self.sabotage == Some(Sabotage::OtherReplica) && self.saboteur.one_in(50);
+                let logs = replica.logs() ^ u64::from(forged);
+                agreed = agreed.and(self.checkers.replicas.holds(place, replica.slot(), replica.applied(), logs));
+            }
+        }
+        if self.checkers.leaders.changes != changes {
+            let led: Vec<_> = target.shard.led().collect();
+            let hosted = target.shard.replicas().count();
+            self.say(|| format!("{host} leads {led:?} of {hosted} (slot, term)"));
+        }
+        self.judge(Promise::OneLeader, verdict);
+        self.judge(Promise::Replicas, agreed);
+    }
+
+    /// Replicas of a slot are the same at rest.
+    pub fn compare_replicas(&mut self) {
+        let mut by_slot: BTreeMap<SlotId, Vec<(HostRef, u64, u64, u64)>> = BTreeMap::new();
+        for (index, node) in self.nodes.iter().enumerate() {
+            for (shard, host) in node.hosts.iter().enumerate() {
+                for replica in host.shard.replicas() {
+                    let here = (HostRef { node: index, shard }, replica.applied(), replica.logs(), replica.homes());
+                    by_slot.entry(replica.slot()).or_default().push(here);
+                }
+            }
+        }
+        for (slot, held) in by_slot {
+            let first = held[0];
+            let other = held.iter().find(|one| (one.1, one.2, one.3) != (first.1, first.2, first.3));
+            if let Some(other) = other {
+                let text = format!("slot {slot} at rest: {first:?}, but {other:?} (applied, logs, homes)");
+                self.judge(Promise::Replicas, Err(text));
+            }
+        }
+    }
+
+    /// The slot of a user.
+    pub fn slot_of_user(&self, user: usize) -> SlotId {
+        let uid = Uid::parse(&self.uids[user]).expect("the simulator's names are good");
+        uid.key_hash().slot(self.plan.slot_depth)
+    }
+
+    /// The slot of a log.
+    pub fn slot_of_log(&self, log: LogKey) -> SlotId {
+        let uid = |user: usize| Uid::parse(&self.uids[user]).expect("the simulator's names are good");
+        let key = match log {
+            LogKey::Pair(a, b) => ChannelKey::pair(&uid(a), &uid(b)),
+            LogKey::Command(user) => ChannelKey::command(&uid(user)),
+        };
+        key.key_hash().slot(self.plan.slot_depth)
+    }
+
+    /// Who leads a slot: of several that believe so, the one of the latest term.
+    pub fn leader_of(&self, slot: SlotId) -> Option<HostRef> {
+        self.leaders(slot).into_iter().max_by_key(|(term, _)| *term).map(|(_, host)| host)
+    }
+
+    fn leaders(&self, slot: SlotId) -> Vec<(u64, HostRef)> {
+        let mut leaders = Vec::new();
+        for (node, one) in self.nodes.iter().enumerate() {
+            for (shard, host) in one.hosts.iter().enumerate() {
+                let led = host.shard.led().filter(|(led, _)| *led == slot);
+                leaders.extend(led.map(|(_, term)| (term, HostRef { node, shard })));
+            }
+        }
+        leaders
+    }
+
+    /// The latest state of the cluster that any running node knows.
+    pub fn newest_cluster(&self) -> Option<&Arc<Cluster>> {
+        self.nodes.iter().filter_map(|node| node.cluster.as_ref()).max_by_key(|cluster| cluster.version)
+    }
+
+    /// On how many nodes' disks a message of a log must be when it is acknowledged.
+    pub fn copies_needed(&self, log: LogKey) -> usize {
+        if self.plan.nodes == 1 {
+            return 1;
+        }
+        let row = self.newest_cluster().and_then(|cluster| cluster.rows.get(&self.slot_of_log(log)));
+        row.filter(|row| row.target.is_none()).map_or(1, |row| row.replicas.len() / 2 + 1)
+    }
+
+    /// How long a request may take in good times.
+    pub fn patience(&self) -> Duration {
+        crate::checkers::endings::PATIENCE * if self.plan.nodes > 1 { 3 } else { 1 }
+    }
+
+    /// What is not as it should be with the cluster: at rest there is nothing. Of one node it is asked only whether it leads
+    /// what it hosts.
+    pub fn unrest_of_cluster(&self) -> Option<String> {
+        for slot in (0..1u16 << self.plan.slot_depth).map(SlotId) {
+            match self.leaders(slot).as_slice() {
+                [_] => {}
+                leaders => return Some(format!("slot {slot} is led by {leaders:?}")),
+            }
+        }
+        if self.plan.nodes == 1 {
+            return None;
+        }
+        let Some(newest) = self.newest_cluster() else { return Some("nobody knows the cluster".to_owned()) };
+        for (index, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.present) {
+            let version = node.cluster.as_ref().map_or(0, |cluster| cluster.version);
+            if version != newest.version {
+                return Some(format!("node {index} knows version {version} of {}", newest.version));
+            }
+            if !newest.members.contains_key(&node.id) {
+                return Some(format!("node {index} is no member"));
+            }
+        }
+        self.unrest_of_rows(newest)
+    }
+
+    fn unrest_of_rows(&self, newest: &Cluster) -> Option<String> {
+        let serving = newest.members.values().filter(|member| member.state == MemberState::Serving).count();
+        let wanted = usize::from(newest.replicas_wanted).min(serving);
+        for (slot, row) in &newest.rows {
+            if row.target.is_some() || row.replicas.len() != wanted {
+                return Some(format!("slot {slot} is to have {wanted} replicas and has {row:?}"));
+            }
+            let mut said: Vec<Place> = row.replicas.iter().map(|replica| replica.place()).collect();
+            said.sort_unstable();
+            let real = self.places_of(*slot);
+            if said != real {
+                return Some(format!("slot {slot} is said to be at {said:?} and is at {real:?}"));
+            }
+        }
+        None
+    }
+
+    /// Where a slot is hosted, ascending.
+    fn places_of(&self, slot: SlotId) -> Vec<Place> {
+        let mut places = Vec::new();
+        for node in &self.nodes {
+            for (shard, host) in node.hosts.iter().enumerate() {
+                let here = host.shard.replicas().filter(|replica| replica.slot() == slot);
+                places.extend(here.map(|_| Place { node: node.id, shard: ShardId(shard as u16) }));
+            }
+        }
+        places.sort_unstable();
+        places
+    }
+}

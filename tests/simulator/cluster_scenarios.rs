@@ -1,0 +1,372 @@
+//! Scenarios of several nodes, told as those of one in `scenarios`.
+
+use std::time::Duration;
+
+use jindou::engine::metadata::MemberState;
+
+use crate::ledger::{Kind, Number};
+use crate::links::Machine;
+use crate::operator::Order;
+use crate::outages::Outage;
+use crate::stage::{Done, Script, Stage};
+use crate::world::Action;
+
+const ANA: usize = 0;
+const BO: usize = 1;
+const PHONE: u8 = 0;
+
+/// All of them by name.
+pub const ALL: [(&str, Script); 18] = [
+    ("three-nodes-form-and-talk", three_nodes_form_and_talk),
+    ("five-nodes-lose-two", five_nodes_lose_two),
+    ("leader-killed-under-load", leader_killed_under_load),
+    ("leader-hangs-and-comes-back", leader_hangs_and_comes_back),
+    ("one-way-cut", one_way_cut),
+    ("minority-and-majority", minority_and_majority),
+    ("restart-with-some-lag", restart_with_some_lag),
+    ("restart-with-much-lag", restart_with_much_lag),
+    ("lost-disk-is-rebuilt", lost_disk_is_rebuilt),
+    ("a-fourth-node-joins", a_fourth_node_joins),
+    ("a-node-is-drained", a_node_is_drained),
+    ("rolling-restart", rolling_restart),
+    ("flaps-while-sending", flaps_while_sending),
+    ("connections-break-while-sending", connections_break_while_sending),
+    ("all-nodes-lose-their-power", all_nodes_lose_their_power),
+    ("a-master-elsewhere-ends-the-others", a_master_elsewhere_ends_the_others),
+    ("a-device-changes-its-node", a_device_changes_its_node),
+    ("a-lonely-node-refuses", a_lonely_node_refuses),
+];
+
+impl Stage {
+    /// So many nodes that have found each other, and some that may join.
+    fn found(&mut self, nodes: u16, spares: u16) -> Done {
+        self.cluster(nodes, spares);
+        self.begin(&["ana", "bo"])?;
+        self.whole()
+    }
+
+    /// Waits until the cluster is as it should be.
+    fn whole(&mut self) -> Done {
+        self.until("the cluster is whole", |world| world.unrest_of_cluster().is_none())
+    }
+
+    /// Who leads the home of a user, as a node.
+    fn leader(&self, user: usize) -> usize {
+        self.world.leader_of(self.world.slot_of_user(user)).map_or(0, |host| host.node)
+    }
+
+    /// A phone that is connected to a node.
+    fn phone_at(&mut self, user: usize, node: usize) -> Done<usize> {
+        let device = self.device(user, PHONE);
+        self.world.devices[device].address = node;
+        self.connect(device)?;
+        Ok(device)
+    }
+
+    /// Ana and bo, connected to nodes that do not lead ana's home.
+    fn pair_away_from_leader(&mut self) -> Done<(usize, usize, usize)> {
+        let leader = self.leader(ANA);
+        let nodes = usize::from(self.world.plan.nodes);
+        let ana = self.phone_at(ANA, (leader + 1) % nodes)?;
+        let bo = self.phone_at(BO, (leader + 2) % nodes)?;
+        Ok((ana, bo, leader))
+    }
+
+    /// Both send to each other for so many rounds of some milliseconds.
+    fn chat(&mut self, ana: usize, bo: usize, rounds: usize, ms: u64) -> Done<Vec<(usize, Number)>> {
+        let mut sent = Vec::new();
+        for _ in 0..rounds {
+            sent.push((bo, self.send(ana, BO)));
+            sent.push((ana, self.send(bo, ANA)));
+            self.wait(ms)?;
+        }
+        Ok(sent)
+    }
+
+    /// Everything of a chat has arrived.
+    fn all_arrive(&mut self, sent: &[(usize, Number)]) -> Done {
+        for (device, number) in sent {
+            self.sees(*device, *number)?;
+        }
+        Ok(())
+    }
+
+    fn outage(&mut self, outage: Outage, ms: u64) {
+        self.world.outage_begins(outage);
+        self.world.after(Duration::from_millis(ms), Action::OutageEnds(outage));
+    }
+
+    fn kill(&mut self, node: usize, machine: Machine, ms: u64) {
+        self.world.crash_node_for(node, machine, Duration::from_millis(ms));
+    }
+}
+
+fn three_nodes_form_and_talk(stage: &mut Stage) -> Done {
+    stage.found(3, 0)?;
+    let ana = stage.phone_at(ANA, 0)?;
+    for node in 0..3 {
+        let bo = stage.phone_at(BO, node)?;
+        let sent = stage.chat(ana, bo, 5, 20)?;
+        stage.all_arrive(&sent)?;
+        stage.leave(bo)?;
+        stage.world.devices[bo].retired = true;
+    }
+    stage.conclude()
+}
+
+fn five_nodes_lose_two(stage: &mut Stage) -> Done {
+    stage.found(5, 0)?;
+    let (ana, bo, leader) = stage.pair_away_from_leader()?;
+    stage.kill(leader, Machine::Dark, 8_000);
+    stage.kill((leader + 4) % 5, Machine::Refuses, 8_000);
+    let sent = stage.chat(ana, bo, 20, 50)?;
+    stage.all_arrive(&sent)?;
+    stage.conclude()
+}
+
+fn leader_killed_under_load(stage: &mut Stage) -> Done {
+    stage.found(3, 0)?;
+    for machine in [Machine::Refuses, Machine::Dark] {
+        let (ana, bo, leader) = stage.pair_away_from_leader()?;
+        let before = stage.chat(ana, bo, 5, 10)?;
+        stage.kill(leader, machine, 4_000);
+        let during = stage.chat(ana, bo, 20, 50)?;
+        stage.all_arrive(&before)?;
+        stage.all_arrive(&during)?;
+        stage.whole()?;
+        stage.leave(ana)?;
+        stage.leave(bo)?;
+        stage.world.devices[ana].retired = true;
+        stage.world.devices[bo].retired = true;
+    }
+    let (ana, bo) = (stage.phone_at(ANA, 0)?, stage.phone_at(BO, 1)?);
+    let sent = stage.chat(ana, bo, 2, 10)?;
+    stage.all_arrive(&sent)?;
+    stage.conclude()
+}
+
+fn leader_hangs_and_comes_back(stage: &mut Stage) -> Done {
+    stage.found(3, 0)?;
+    let (ana, bo, leader) = stage.pair_away_from_leader()?;
+    stage.outage(Outage::Hung(leader), 5_000);
+    let sent = stage.chat(ana, bo, 50, 50)?;
+    stage.all_arrive(&sent)?;
+    stage.expect("somebody else leads while it hangs", |world| {
+        world.leader_of(world.slot_of_user(ANA)).is_some_and(|host| host.node != leader)
+    })?;
+    stage.wait(4_000)?;
+    let sent = stage.chat(ana, bo, 5, 10)?;
+    stage.all_arrive(&sent)?;
+    stage.conclude()
+}
+
+fn one_way_cut(stage: &mut Stage) -> Done {
+    stage.found(3, 0)?;
+    let (ana, bo, leader) = stage.pair_away_from_leader()?;
+    for (from, to) in [(leader, (leader + 1) % 3), ((leader + 1) % 3, leader), (leader, (leader + 2) % 3)] {
+        stage.outage(Outage::Deaf(from, to), 5_000);
+        let sent = stage.chat(ana, bo, 20, 50)?;
+        stage.wait(5_000)?;
+        stage.all_arrive(&sent)?;
+    }
+    stage.conclude()
+}
+
+fn minority_and_majority(stage: &mut Stage) -> Done {
+    stage.found(3, 0)?;
+    let leader = stage.leader(ANA);
+    let lonely = stage.phone_at(ANA, leader)?;
+    let bo = stage.phone_at(BO, (leader + 1) % 3)?;
+    let ana = stage.device(ANA, 1);
+    stage.world.devices[ana].address = (leader + 2) % 3;
+    stage.connect(ana)?;
+    stage.outage(Outage::Isolated(leader), 8_000);
+    let during = stage.send(lonely, BO);
+    // The majority finds another leader and goes on.
+    stage.wait(4_000)?;
+    let sent = stage.send(ana, BO);
+    stage.sees(bo, sent)?;
+    stage.expect("what the minority took is not acknowledged", |world| !world.is_accepted(during))?;
+    stage.sees(bo, during)?;
+    stage.conclude()
+}
+
+fn restart_with_some_lag(stage: &mut Stage) -> Done {
+    stage.found(3, 0)?;
+    let (ana, bo, leader) = stage.pair_away_from_leader()?;
+    stage.kill(leader, Machine::Refuses, 2_000);
+    let sent = stage.chat(ana, bo, 30, 100)?;
+    stage.all_arrive(&sent)?;
+    stage.whole()?;
+    stage.conclude()
+}
+
+fn restart_with_much_lag(stage: &mut Stage) -> Done {
+    stage.cluster(3, 0);
+    stage.limits(|limits| limits.replay_bytes_max = 64 << 10);
+    stage.world.plan.retention.bytes = (3 * 64) << 10;
+    stage.begin(&["ana", "bo"])?;
+    stage.whole()?;
+    let (ana, _, leader) = stage.pair_away_from_leader()?;
+    stage.kill(leader, Machine::Refuses, 20_000);
+    for _ in 0..25 {
+        for _ in 0..8 {
+            stage.world.send(ana, BO, Kind::Stored, 3_000, None);
+        }
+        stage.answered(ana)?;
+    }
+    stage.until("the node is back", |world| world.nodes[leader].up)?;
+    stage.whole()?;
+    stage.conclude()
+}
+
+fn lost_disk_is_rebuilt(stage: &mut Stage) -> Done {
+    stage.found(3, 0)?;
+    let (ana, bo, leader) = stage.pair_away_from_leader()?;
+    let before = stage.chat(ana, bo, 10, 20)?;
+    stage.all_arrive(&before)?;
+    stage.world.wipe_node(leader);
+    let during = stage.chat(ana, bo, 10, 50)?;
+    stage.all_arrive(&during)?;
+    stage.until("the node is back", |world| world.nodes[leader].up)?;
+    stage.whole()?;
+    // Now another one: what the first has is what was rebuilt.
+    stage.kill((leader + 1) % 3, Machine::Refuses, 3_000);
+    stage.conclude()
+}
+
+fn a_fourth_node_joins(stage: &mut Stage) -> Done {
+    stage.found(3, 1)?;
+    let (ana, bo, _) = stage.pair_away_from_leader()?;
+    stage.world.operate(Order::Join(3));
+    let sent = stage.chat(ana, bo, 30, 50)?;
+    stage.all_arrive(&sent)?;
+    stage.whole()?;
+    stage.until("it holds its share", |world| {
+        world.nodes[3].hosts.iter().any(|host| host.shard.led().next().is_some())
+    })?;
+    stage.conclude()
+}
+
+fn a_node_is_drained(stage: &mut Stage) -> Done {
+    stage.found(4, 0)?;
+    let (ana, bo, leader) = stage.pair_away_from_leader()?;
+    stage.world.operate(Order::Drain(leader));
+    let sent = stage.chat(ana, bo, 30, 50)?;
+    stage.all_arrive(&sent)?;
+    let id = stage.world.nodes[leader].id;
+    stage.until("it is draining and holds nothing", |world| {
+        world.newest_cluster().is_some_and(|cluster| {
+            cluster.members[&id].state == MemberState::Draining
+                && cluster.rows.values().all(|row| row.replicas.iter().all(|replica| replica.place().node != id))
+        })
+    })?;
+    stage.conclude()
+}
+
+fn rolling_restart(stage: &mut Stage) -> Done {
+    stage.found(3, 0)?;
+    for node in 0..3 {
+        let ana = stage.phone_at(ANA, (node + 1) % 3)?;
+        let bo = stage.phone_at(BO, (node + 2) % 3)?;
+        stage.world.stop_node(node);
+        let sent = stage.chat(ana, bo, 20, 50)?;
+        stage.all_arrive(&sent)?;
+        stage.until("the node is back", |world| world.nodes[node].up && !world.nodes[node].stopping)?;
+        stage.whole()?;
+        stage.leave(ana)?;
+        stage.leave(bo)?;
+        stage.world.devices[ana].retired = node < 2;
+        stage.world.devices[bo].retired = node < 2;
+    }
+    stage.conclude()
+}
+
+fn flaps_while_sending(stage: &mut Stage) -> Done {
+    stage.found(3, 0)?;
+    let (ana, bo, leader) = stage.pair_away_from_leader()?;
+    for other in 1..3 {
+        stage.world.flap(leader, (leader + other) % 3);
+        let sent = stage.chat(ana, bo, 40, 50)?;
+        stage.all_arrive(&sent)?;
+    }
+    stage.conclude()
+}
+
+fn connections_break_while_sending(stage: &mut Stage) -> Done {
+    stage.found(3, 0)?;
+    let (ana, bo, _) = stage.pair_away_from_leader()?;
+    for _ in 0..20 {
+        let sent = stage.chat(ana, bo, 3, 5)?;
+        stage.world.break_connection();
+        stage.all_arrive(&sent)?;
+    }
+    stage.conclude()
+}
+
+fn all_nodes_lose_their_power(stage: &mut Stage) -> Done {
+    stage.found(3, 0)?;
+    let (ana, bo, _) = stage.pair_away_from_leader()?;
+    let sent = stage.chat(ana, bo, 10, 20)?;
+    stage.answered(ana)?;
+    stage.world.site_fails();
+    stage.until("the nodes are back", |world| world.nodes.iter().all(|node| node.up))?;
+    stage.whole()?;
+    for device in [ana, bo] {
+        stage.world.client_closes(device, 0);
+        stage.connect(device)?;
+    }
+    stage.all_arrive(&sent)?;
+    stage.conclude()
+}
+
+fn a_master_elsewhere_ends_the_others(stage: &mut Stage) -> Done {
+    stage.cluster(3, 0);
+    stage.world.plan.token_auth = true;
+    stage.begin(&["ana", "bo"])?;
+    stage.whole()?;
+    stage.world.backend.make_master("ana", PHONE);
+    let (old, new) = (stage.device(ANA, PHONE), stage.device(ANA, PHONE));
+    for (node, device) in [old, new].into_iter().enumerate() {
+        stage.world.devices[device].token = None;
+        stage.world.devices[device].address = node;
+    }
+    stage.until("the token is stored", |world| world.devices.iter().all(|device| device.token.is_some()))?;
+    stage.connect(old)?;
+    stage.connect(new)?;
+    stage.until("the old connection ends", |world| world.devices[old].link.is_none())?;
+    stage.expect("with notice", |world| world.checkers.kicks.carried_out == 1)?;
+    stage.conclude()
+}
+
+fn a_device_changes_its_node(stage: &mut Stage) -> Done {
+    stage.found(3, 0)?;
+    let ana = stage.phone_at(ANA, 0)?;
+    let bo = stage.phone_at(BO, 1)?;
+    for round in 0..6 {
+        let live = stage.send(ana, BO);
+        stage.sees(bo, live)?;
+        stage.vanish(bo);
+        let missed = stage.send(ana, BO);
+        stage.world.devices[bo].address = 2 + round;
+        stage.connect(bo)?;
+        stage.sees(bo, missed)?;
+    }
+    stage.conclude()
+}
+
+fn a_lonely_node_refuses(stage: &mut Stage) -> Done {
+    stage.found(3, 0)?;
+    let (ana, bo, leader) = stage.pair_away_from_leader()?;
+    for node in (0..3).filter(|node| *node != (leader + 1) % 3) {
+        stage.kill(node, Machine::Dark, 6_000);
+    }
+    let sent = stage.send(ana, BO);
+    stage.wait(5_000)?;
+    stage.expect("one of three does not acknowledge", |world| !world.is_accepted(sent))?;
+    stage.until("the nodes are back", |world| world.nodes.iter().all(|node| node.up))?;
+    stage.world.client_closes(bo, 0);
+    stage.connect(bo)?;
+    stage.sees(bo, sent)?;
+    stage.conclude()
+}

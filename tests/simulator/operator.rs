@@ -1,0 +1,72 @@
+//! What an operator does while everything runs: lets a node join, drains one, replaces one, asks for a split. Joining is starting a node
+//! that has nothing and knows another's address; the rest goes through a node's HTTP interface as a request of its own kind.
+
+use jindou::engine::event::ApiRequest;
+
+use crate::world::{Action, World};
+
+/// One doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// A node that was never there starts.
+    Join(usize),
+    /// A node is to hold nothing any more.
+    Drain(usize),
+    /// A node holds its share again.
+    Undrain(usize),
+    /// A node that is gone for good is to be forgotten.
+    Forget(usize),
+    /// Every slot becomes two.
+    Split,
+}
+
+impl World {
+    /// Plans the next doing.
+    pub fn plan_orders(&mut self) {
+        let every = self.plan.cluster.order_every;
+        if every.is_zero() || self.healed || self.plan.nodes < 2 {
+            return;
+        }
+        let mean_us = every.as_micros() as u64;
+        let span = self.chances.outages.span_us(mean_us / 4, mean_us * 7 / 4);
+        let absent = self.nodes.iter().position(|node| !node.present);
+        let chance = &mut self.chances.outages;
+        let some = chance.below(u64::from(self.plan.nodes)) as usize;
+        let order = match (absent, chance.below(3)) {
+            (Some(absent), 0 | 1) => Order::Join(absent),
+            (_, 2) => Order::Drain(some),
+            _ => Order::Undrain(some),
+        };
+        self.after(span, Action::Operate(order));
+    }
+
+    /// Does it.
+    pub fn operate(&mut self, order: Order) {
+        self.plan_orders();
+        if self.healed && !self.scripted {
+            return;
+        }
+        self.say(|| format!("the operator: {order:?}"));
+        if let Order::Join(node) = order {
+            self.start_node(node);
+            self.trouble_strikes();
+            return self.coverage.add("counted joins", 1);
+        }
+        match request_of(order) {
+            Some(request) => {
+                self.trouble_strikes();
+                self.order_by_request(request);
+            }
+            None => self.coverage.add("counted orders that no request exists for", 1),
+        }
+    }
+}
+
+/// The request that asks for it; `None` as long as the router knows none.
+fn request_of(order: Order) -> Option<ApiRequest> {
+    match order {
+        Order::Join(_) => None,
+        // Their place: requests of the cluster's own, to any node.
+        Order::Drain(_) | Order::Undrain(_) | Order::Forget(_) | Order::Split => None,
+    }
+}
