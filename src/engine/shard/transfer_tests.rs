@@ -289,8 +289,13 @@ fn a_checkpoint_that_cannot_be_written_leaves_the_old_state_and_raft_asks_again(
     pair.nodes[1].refused = 2;
     pair.add_replica();
     let mut failed = 0;
-    for _ in 0..600 {
-        pair.run(5);
+    for _ in 0..3000 {
+        pair.run(1);
+        // Whenever the power goes, it is one state or the other.
+        let back = pair.nodes[1].restarted(pair.now);
+        let slot = &back.hosted[back.place_of(SLOT).expect("it lives here")].slot;
+        let (new, applied) = (pair.nodes[1].checkpoints.contains_key(&SLOT), slot.group().applied());
+        assert_eq!((applied > 0, slot.channels().is_empty()), (new, !new));
         let counters = pair.nodes[1].shard.view().counters;
         if counters.transfers_failed > failed && counters.transfers_received == 0 {
             failed = counters.transfers_failed;
@@ -302,6 +307,32 @@ fn a_checkpoint_that_cannot_be_written_leaves_the_old_state_and_raft_asks_again(
         }
     }
     assert_eq!((failed, pair.received()), (2, 1));
+    pair.run(200);
+    pair.assert_equal();
+}
+
+#[test]
+fn a_link_that_is_reset_again_and_again_only_delays() {
+    let mut pair = Pair::new();
+    pair.talk(200);
+    pair.add_replica();
+    let mut resets = 0;
+    for round in 0..400 {
+        pair.run(4);
+        if pair.received() > 0 {
+            break;
+        }
+        let under_way = pair.nodes[1].shard.transfers.incoming.count();
+        if round % 3 == 0 && under_way > 0 {
+            resets += 1;
+            let places = [0, 1].map(|n| pair.nodes[n].config.place);
+            for (n, node) in pair.nodes.iter_mut().enumerate() {
+                node.events.retain(|event| !matches!(event, Event::Frames { .. }));
+                node.shard.reset_transfers(places[1 - n]);
+            }
+        }
+    }
+    assert!(resets > 2 && pair.received() == 1, "{resets} resets");
     pair.run(200);
     pair.assert_equal();
 }
