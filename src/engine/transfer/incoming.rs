@@ -31,6 +31,9 @@ const PATIENCE_TIMES: u32 = 4;
 /// What staging one message costs.
 const STAGED_BYTES: usize = std::mem::size_of::<(u32, Position)>();
 
+/// The replica's own channels by index.
+pub type OwnChannels<'f, 'a> = dyn Fn(usize) -> Option<(&'a ChannelKey, &'a Channel)> + 'f;
+
 /// Where an answer goes.
 pub type Answer = (Place, SnapshotTaken);
 
@@ -301,7 +304,7 @@ impl Incoming {
         &self,
         slot: SlotId,
         state: &mut State,
-        own: &dyn Fn(usize) -> Option<(&'a ChannelKey, &'a Channel)>,
+        own: &OwnChannels<'_, 'a>,
         limits: &Limits,
     ) -> Result<Vec<(ChannelKey, Channel)>, String> {
         let mut channels = Vec::with_capacity(state.channels.len());
