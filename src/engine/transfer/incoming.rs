@@ -31,6 +31,9 @@ const PATIENCE_TIMES: u32 = 4;
 /// What staging one message costs.
 const STAGED_BYTES: usize = std::mem::size_of::<(u32, Position)>();
 
+/// Puts bodies into the journal for a replica: where the first byte lies, and which flush carries them.
+pub type Append<'f> = dyn FnMut(ReplicaId, &[u8]) -> (Position, u64) + 'f;
+
 /// The replica's own channels by index.
 pub type OwnChannels<'f, 'a> = dyn Fn(usize) -> Option<(&'a ChannelKey, &'a Channel)> + 'f;
 
@@ -195,7 +198,7 @@ impl Incoming {
         now: Instant,
         (from, part): (Place, &SnapshotPart),
         limits: &Limits,
-        append: &mut dyn FnMut(ReplicaId, &[u8]) -> (Position, u64),
+        append: &mut Append<'_>,
     ) -> Took {
         let Some(staged) = self.slots.get_mut(&part.slot) else {
             return Took::Stray;
