@@ -447,7 +447,7 @@ impl Slot {
             let Some(row) = self.homes.get_mut(&uid).and_then(|home| home.take_dirty(&channel)) else {
                 continue;
             };
-            let (last_seq, read_seq, cursors) = (row.last_seq, row.read_seq, row.cursors.clone());
+            let (last_seq, read_seq, cursors) = (row.last_seq, row.read_seq, row.known_cursors().collect());
             let pending = self.pending(limits);
             let row =
                 RowCommand { uid: uid.as_str(), kind: channel.kind, id: &channel.id, last_seq, read_seq, cursors };
@@ -714,8 +714,7 @@ impl Slot {
 
     fn apply_row(&mut self, row: &RowCommand<'_>, around: &mut Surroundings<'_>) {
         let Ok(uid) = Uid::parse(row.uid) else { return };
-        let agreed =
-            Row { last_seq: row.last_seq, read_seq: row.read_seq, cursors: row.cursors.clone(), ..Row::default() };
+        let agreed = Row::agreed_on(row.last_seq, row.read_seq, &row.cursors);
         let channel = ChannelKey { kind: row.kind, id: row.id.into() };
         let rows_max = around.limits.rows_per_user_max;
         let (owed, dropped) = self.home_or_new(&uid).apply_row(channel.clone(), &agreed, rows_max);

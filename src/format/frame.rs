@@ -305,6 +305,8 @@ pub struct Resume {
     pub address: SessionAddress,
     /// Its user.
     pub uid: Uid,
+    /// Names the question; not 0.
+    pub question: u32,
 }
 
 /// Channels in which a device lags.
@@ -316,6 +318,8 @@ pub struct Backlog {
     pub rows: Vec<BacklogRow>,
     /// There are others; ask again when these have caught up.
     pub more: bool,
+    /// Which [`Resume`] it answers; 0: none.
+    pub question: u32,
 }
 
 /// One lagging channel.

@@ -146,7 +146,11 @@ fn session_frame() -> Any<Frame> {
             level
         })),
         (address(), uid()).prop_map(|(address, uid)| Frame::Unregister(Unregister { address, uid })),
-        (address(), uid()).prop_map(|(address, uid)| Frame::Resume(Resume { address, uid })),
+        (address(), uid(), any::<u32>()).prop_map(|(address, uid, question)| Frame::Resume(Resume {
+            address,
+            uid,
+            question
+        })),
         (session(), option::of((reason(), text()))).prop_map(|(session, notice)| {
             let notice = notice.map(|(reason, text)| KickNotice { reason, text });
             Frame::Kick(Kick { session, notice })
@@ -193,11 +197,9 @@ fn channel_frame() -> Any<Frame> {
             channel,
             seq
         })),
-        (session(), vec(row, 0..4), any::<bool>()).prop_map(|(session, rows, more)| Frame::Backlog(Backlog {
-            session,
-            rows,
-            more
-        })),
+        (session(), vec(row, 0..4), any::<(bool, u32)>()).prop_map(|(session, rows, (more, question))| {
+            Frame::Backlog(Backlog { session, rows, more, question })
+        }),
         (address(), channel(), any::<(u32, u32)>()).prop_map(|(address, channel, (from_seq, messages_max))| {
             Frame::Fetch(Fetch { address, channel, from_seq, messages_max })
         }),

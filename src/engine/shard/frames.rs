@@ -249,7 +249,7 @@ impl Shard {
         }
         let rows =
             rows.into_iter().map(|(channel, cursor, last_seq)| BacklogRow { channel, cursor, last_seq }).collect();
-        self.out.frame(address.place, Frame::Backlog(Backlog { session: address.session, rows, more }));
+        self.out.frame(address.place, Frame::Backlog(Backlog { session: address.session, rows, more, question: 0 }));
     }
 
     fn handle_unregister(&mut self, unregister: &Unregister) {
@@ -291,7 +291,7 @@ impl Shard {
         let (rows, more) = home.lagging(flag, self.config.limits.backlog_rows_max);
         let rows =
             rows.into_iter().map(|(channel, cursor, last_seq)| BacklogRow { channel, cursor, last_seq }).collect();
-        let backlog = Backlog { session: resume.address.session, rows, more };
+        let backlog = Backlog { session: resume.address.session, rows, more, question: resume.question };
         self.out.frame(resume.address.place, Frame::Backlog(backlog));
     }
 
@@ -339,7 +339,7 @@ impl Shard {
         let rows: Vec<(ChannelKey, u32, u32)> =
             backlog.rows.into_iter().map(|row| (row.channel, row.cursor, row.last_seq)).collect();
         self.push_with(backlog.session, |delivery, out| {
-            delivery.handle_backlog(now.instant, &rows, backlog.more, &limits, out);
+            delivery.handle_backlog(now.instant, &rows, (backlog.more, backlog.question), &limits, out);
         });
     }
 

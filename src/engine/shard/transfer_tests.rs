@@ -241,7 +241,7 @@ impl Pair {
             let rows = |home: &crate::engine::home::Home| -> Vec<_> {
                 home.agreed_rows()
                     .into_iter()
-                    .map(|(key, row)| (key.clone(), row.settled_seq, row.cursors.clone()))
+                    .map(|(key, row)| (key.clone(), row.settled_seq, row.agreed_cursors().collect::<Vec<_>>()))
                     .collect()
             };
             let other = theirs.home(uid);

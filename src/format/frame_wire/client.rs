@@ -246,19 +246,20 @@ impl ArchivedWireUnregister<'_> {
 #[derive(Archive, Serialize)]
 pub(super) struct WireResume<'a> {
     address: WireAddress,
+    question: u32,
     #[rkyv(with = InlineAsBox)]
     uid: &'a str,
 }
 
 impl<'a> From<&'a Resume> for WireResume<'a> {
     fn from(frame: &'a Resume) -> WireResume<'a> {
-        WireResume { address: frame.address.into(), uid: frame.uid.as_str() }
+        WireResume { address: frame.address.into(), question: frame.question, uid: frame.uid.as_str() }
     }
 }
 
 impl ArchivedWireResume<'_> {
     pub(super) fn read(&self) -> Result<Resume, BadValue> {
-        Ok(Resume { address: self.address.read()?, uid: uid(&self.uid)? })
+        Ok(Resume { address: self.address.read()?, uid: uid(&self.uid)?, question: self.question.to_native() })
     }
 }
 
@@ -437,6 +438,7 @@ impl ArchivedWireReceived<'_> {
 pub(super) struct WireBacklog<'a> {
     session: WireSession,
     rows: Each<'a, BacklogRow, WireRow<'a>>,
+    question: u32,
     more: bool,
 }
 
@@ -455,7 +457,12 @@ impl<'a> From<&'a BacklogRow> for WireRow<'a> {
 
 impl<'a> From<&'a Backlog> for WireBacklog<'a> {
     fn from(frame: &'a Backlog) -> WireBacklog<'a> {
-        WireBacklog { session: frame.session.into(), rows: Each::new(&frame.rows), more: frame.more }
+        WireBacklog {
+            session: frame.session.into(),
+            rows: Each::new(&frame.rows),
+            question: frame.question,
+            more: frame.more,
+        }
     }
 }
 
@@ -468,7 +475,8 @@ impl ArchivedWireBacklog<'_> {
                 last_seq: wire.last_seq.to_native(),
             })
         };
-        Ok(Backlog { session: self.session.read(), rows: each(&self.rows, row)?, more: self.more })
+        let rows = each(&self.rows, row)?;
+        Ok(Backlog { session: self.session.read(), rows, more: self.more, question: self.question.to_native() })
     }
 }
 
