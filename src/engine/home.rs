@@ -316,15 +316,28 @@ impl Home {
     }
 
     /// A flag comes online whose devices fetch over HTTP what they missed: it begins at the end of every channel. Nothing changes
-    /// for one that is online already. Not agreed on: every CONNECT does it again.
-    pub fn pass_over_missed(&mut self, flag: DeviceFlag) {
+    /// for one that is online already. Returns the rows that must be proposed and were clean before.
+    pub fn pass_over_missed(&mut self, flag: DeviceFlag) -> Vec<ChannelKey> {
         if self.online.iter().any(|online| online.flag == flag) {
-            return;
+            return Vec::new();
         }
-        for row in self.rows.values_mut() {
+        let mut newly = Vec::new();
+        for (channel, row) in &mut self.rows {
             let last_seq = row.last_seq;
-            row.advance(flag, last_seq);
+            if row.advance(flag, last_seq) && !row.dirty {
+                row.dirty = true;
+                newly.push(channel.clone());
+            }
         }
+        newly.sort_unstable();
+        newly
+    }
+
+    /// The group has not agreed yet on how far the devices of a flag are.
+    #[must_use]
+    pub fn runs_ahead(&self, flag: DeviceFlag) -> bool {
+        let cursors = self.rows.values().flat_map(|row| &row.cursors);
+        cursors.filter(|cursor| cursor.flag == flag).any(|cursor| cursor.seq > cursor.agreed)
     }
 
     /// Where a flag that is new would begin: where the user's furthest device is, in each channel, in the order of their names.

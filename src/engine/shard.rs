@@ -470,5 +470,3 @@ pub(super) fn chance_of(config: &ShardConfig, slot: SlotId) -> Chance {
 
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod transfer_tests;

@@ -23,7 +23,9 @@ use super::outbox::Outbox;
 use super::raft_group::{CommittedEntry, GroupState, MemberChange, NotTaken, Proposed, RaftGroup};
 use super::recent::Recent;
 use super::routes::Routes;
-use crate::format::frame::{Answered, Frame, Notified, Notify, Register, Registered, Submission, Submit, Submitted};
+use crate::format::frame::{
+    Answered, Frame, Notified, Notify, Register, Registered, Resume, Submission, Submit, Submitted,
+};
 use crate::format::message::{MessageFields, StoredMessage};
 use crate::format::packet::{HeaderFlags, Reason};
 use crate::format::raft_message::RaftMessage;
@@ -147,6 +149,8 @@ pub struct Slot {
     /// What the group wants said to its other replicas.
     raft_messages: Vec<RaftMessage>,
     repeats: Vec<RepeatCheck>,
+    /// Sessions that ask what lags, while the group has not agreed on what they have reported. One a session.
+    resumes: Vec<Resume>,
     /// What is pending waits for the next beat.
     held_back: bool,
     messages: u64,
@@ -195,6 +199,7 @@ impl Slot {
             committed: Vec::new(),
             raft_messages: Vec::new(),
             repeats: Vec::new(),
+            resumes: Vec::new(),
             held_back: false,
             messages: 0,
         };
@@ -245,6 +250,7 @@ impl Slot {
     pub fn replace_state(&mut self, whole: Slot) {
         assert!(self.led_term.is_none() && self.unannounced.is_empty(), "a leader's state is never replaced");
         assert_eq!(self.id, whole.id, "a state belongs to its slot");
+        self.map_state = whole.map_state;
         self.channels_by_key = whole.channels_by_key;
         self.channels = whole.channels;
         self.homes = whole.homes;
@@ -440,6 +446,13 @@ impl Slot {
         self.rows_due
     }
 
+    /// A session asks what lags, and what it has reported is not agreed on yet: answered when it is, because a session forgets what the
+    /// answer covers, and the next leader would send that again.
+    pub fn hold_resume(&mut self, resume: Resume) {
+        self.resumes.retain(|held| held.address != resume.address);
+        self.resumes.push(resume);
+    }
+
     /// Turns changed rows into commands.
     pub fn flush_rows(&mut self, limits: &Limits) {
         self.rows_due = None;
@@ -514,6 +527,7 @@ impl Slot {
             self.refuse(waiters, around);
         }
         self.dirty_rows.clear();
+        self.resumes.clear();
         self.rows_due = None;
         for index in std::mem::take(&mut self.unannounced) {
             self.channels[index as usize].listed = false;
@@ -719,6 +733,10 @@ impl Slot {
         let rows_max = around.limits.rows_per_user_max;
         let (owed, dropped) = self.home_or_new(&uid).apply_row(channel.clone(), &agreed, rows_max);
         around.out.counters.rows_dropped += u64::from(dropped);
+        let here = around.out.here;
+        for resume in self.resumes.extract_if(.., |held| held.uid == uid) {
+            around.out.frame(here, Frame::Resume(resume));
+        }
         if let Some(seq) = owed {
             tell_settled(Notified { uid, channel, seq }, around);
         }

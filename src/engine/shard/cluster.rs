@@ -2,11 +2,12 @@
 //! whose homes have moved, homes whose gateways must be asked.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::engine::devices::{self, Conflict};
 use crate::engine::effect::Effects;
 use crate::engine::home::Online;
-use crate::engine::routes::Learned;
+use crate::engine::routes::{Learned, Table};
 use crate::engine::session::Phase;
 use crate::format::frame::{Frame, Kick, KickNotice, LeaderOf, Leaders, Present, PresentSession, WhoLeads};
 use crate::format::packet::Reason;
@@ -173,6 +174,9 @@ impl Shard {
         let waiting = sessions.iter().flatten().filter(|session| session.phase == Phase::Registering);
         let slots = waiting.filter_map(|session| session.identity.as_ref().map(|identity| identity.slot));
         unknown.extend(slots.filter(|slot| self.routes.leader(*slot).is_none()));
+        // A newcomer has missed what leaders said before it knew them for members.
+        let unled = self.hosted.iter().map(|hosted| hosted.slot.id());
+        unknown.extend(unled.filter(|slot| self.routes.leader(*slot).is_none()));
         for slot in unknown {
             self.ask_who_leads(slot);
         }
@@ -224,9 +228,10 @@ impl Shard {
             }
         }
         let mut asking = Vec::new();
+        let table = Arc::clone(self.routes.table());
         let ids: Vec<SessionId> = self.sessions.iter().flatten().map(|session| session.id).collect();
         for id in ids {
-            self.fetch_again(now, id, &slots);
+            self.fetch_again(now, id, &slots, &table);
             let Some(session) = self.session(id) else { continue };
             let (phase, Some(identity)) = (session.phase, session.identity.as_deref()) else { continue };
             let slot = identity.slot;
@@ -278,14 +283,13 @@ impl Shard {
     }
 
     /// A session's fetches from channels of these slots went to somebody who does not lead any more.
-    fn fetch_again(&mut self, now: Now, id: SessionId, slots: &BTreeSet<SlotId>) {
+    fn fetch_again(&mut self, now: Now, id: SessionId, slots: &BTreeSet<SlotId>, table: &Table) {
         let limits = self.config.limits;
         if !self.session(id).and_then(|session| session.live()).is_some_and(|identity| identity.delivery.waits()) {
             return;
         }
-        let routes = self.routes.clone();
         self.push_with(id, |delivery, out| {
-            delivery.fetch_again(now.instant, &limits, |key| slots.contains(&routes.slot(key.key_hash())), out);
+            delivery.fetch_again(now.instant, &limits, |key| slots.contains(&table.slot(key.key_hash())), out);
         });
     }
 

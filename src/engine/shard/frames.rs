@@ -185,8 +185,12 @@ impl Shard {
         self.end_conflicting(place, register, level);
         let home = self.hosted[place].slot.home_or_new(uid);
         if self.config.offline == OfflineMode::Sync {
-            home.pass_over_missed(*flag);
+            let limits = self.config.limits;
+            for channel in home.pass_over_missed(*flag) {
+                self.with_slot(place, now, |slot, _, _| slot.row_dirtied(uid, &channel, now.instant, &limits));
+            }
         }
+        let home = self.hosted[place].slot.home_or_new(uid);
         let online = Online { address: *address, flag: *flag, level, device_id: device_id.clone(), fresh: true };
         home.register(online);
         let registered = Registered { session: address.session, reason: Reason::Success as u8, level };
@@ -288,6 +292,10 @@ impl Shard {
         let Some(flag) = known.map(|online| online.flag) else {
             return;
         };
+        if home.runs_ahead(flag) {
+            self.hosted[place].slot.hold_resume(resume.clone());
+            return;
+        }
         let (rows, more) = home.lagging(flag, self.config.limits.backlog_rows_max);
         let rows =
             rows.into_iter().map(|(channel, cursor, last_seq)| BacklogRow { channel, cursor, last_seq }).collect();
