@@ -24,8 +24,8 @@ pub struct Online {
     pub level: DeviceLevel,
     /// Client-chosen.
     pub device_id: Box<str>,
-    /// It registered with this leader; false: its gateway named it to a new one.
-    pub fresh: bool,
+    /// Larger than of those that were accepted before it, by whichever leader.
+    pub order: u64,
 }
 
 /// How far a device family is in a channel.

@@ -36,6 +36,9 @@ use crate::ids::{
 use crate::limits::Limits;
 use crate::time::{Instant, Now};
 
+/// Connections that one leader can number.
+const ORDER_TERM_SHIFT: u32 = 32;
+
 /// Proof that something was agreed by the group, and so is durable on a majority. Only [`Slot::apply`] can make one;
 /// what promises durability to a client asks for it.
 #[derive(Debug)]
@@ -145,6 +148,8 @@ pub struct Slot {
     unannounced: Vec<u32>,
     led_term: Option<u64>,
     leadership_changed: bool,
+    /// The largest that a connection was accepted with, as far as it is known here.
+    order_last: u64,
     committed: Vec<CommittedEntry>,
     /// What the group wants said to its other replicas.
     raft_messages: Vec<RaftMessage>,
@@ -196,6 +201,7 @@ impl Slot {
             unannounced: Vec::new(),
             led_term: None,
             leadership_changed: false,
+            order_last: 0,
             committed: Vec::new(),
             raft_messages: Vec::new(),
             repeats: Vec::new(),
@@ -423,6 +429,18 @@ impl Slot {
         pending.waiters.push(Waiter::Register(Box::new(register.clone())));
     }
 
+    /// A number for a connection that is accepted now: larger than all that were given by earlier leaders, and by this one.
+    pub fn next_order(&mut self) -> u64 {
+        let term = self.led_term.unwrap_or_default();
+        self.order_last = (self.order_last + 1).max(term << ORDER_TERM_SHIFT);
+        self.order_last
+    }
+
+    /// A connection has this number from an earlier leader, or from the slot that this one was part of.
+    pub fn observe_order(&mut self, order: u64) {
+        self.order_last = self.order_last.max(order);
+    }
+
     /// A connection that may be waiting for its flag is gone.
     pub fn cancel_register(&mut self, address: SessionAddress) {
         let pending = self.pending.iter_mut().map(|pending| &mut pending.waiters);
@@ -597,7 +615,8 @@ impl Slot {
                 }
                 Waiter::Register(register) => {
                     let session = register.address.session;
-                    let refused = Registered { session, reason: Reason::NodeNotMatch as u8, level: DeviceLevel::Slave };
+                    let refused =
+                        Registered { session, reason: Reason::NodeNotMatch as u8, level: DeviceLevel::Slave, order: 0 };
                     around.out.frame(register.address.place, Frame::Registered(refused));
                 }
                 Waiter::Nobody => {}

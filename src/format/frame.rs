@@ -259,6 +259,8 @@ pub struct Registered {
     pub reason: u8,
     /// From the stored device row.
     pub level: DeviceLevel,
+    /// Larger than of any connection of this user that was accepted before.
+    pub order: u64,
 }
 
 /// A connection is gone.
@@ -438,6 +440,8 @@ pub struct PresentSession {
     pub level: DeviceLevel,
     /// Client-chosen.
     pub device_id: Box<str>,
+    /// As in [`Registered`].
+    pub order: u64,
 }
 
 /// An HTTP request on its way to the key's leader.

@@ -161,8 +161,12 @@ impl Shard {
 
     fn handle_register(&mut self, now: Now, register: &Register) {
         let Register { address, uid, flag, device_id, token } = register;
-        let refused =
-            |reason: Reason| Registered { session: address.session, reason: reason as u8, level: DeviceLevel::Slave };
+        let refused = |reason: Reason| Registered {
+            session: address.session,
+            reason: reason as u8,
+            level: DeviceLevel::Slave,
+            order: 0,
+        };
         let Some(place) = self.leading(self.routes.slot(uid.key_hash())) else {
             self.out.frame(address.place, Frame::Registered(refused(Reason::NodeNotMatch)));
             self.tell_leader(self.routes.slot(uid.key_hash()), address.place);
@@ -190,10 +194,11 @@ impl Shard {
                 self.with_slot(place, now, |slot, _, _| slot.row_dirtied(uid, &channel, now.instant, &limits));
             }
         }
+        let order = self.hosted[place].slot.next_order();
         let home = self.hosted[place].slot.home_or_new(uid);
-        let online = Online { address: *address, flag: *flag, level, device_id: device_id.clone(), fresh: true };
+        let online = Online { address: *address, flag: *flag, level, device_id: device_id.clone(), order };
         home.register(online);
-        let registered = Registered { session: address.session, reason: Reason::Success as u8, level };
+        let registered = Registered { session: address.session, reason: Reason::Success as u8, level, order };
         self.out.frame(address.place, Frame::Registered(registered));
         if self.config.offline == OfflineMode::Push {
             self.send_backlog(place, *address, uid, *flag);
@@ -225,7 +230,7 @@ impl Shard {
     }
 
     /// Takes a connection off its home and tells its gateway to end it.
-    fn end_session(&mut self, place: usize, uid: &Uid, address: SessionAddress, text: Option<&str>) {
+    pub(super) fn end_session(&mut self, place: usize, uid: &Uid, address: SessionAddress, text: Option<&str>) {
         self.hosted[place].slot.home_or_new(uid).unregister(address);
         let notice = text.map(|text| KickNotice { reason: Reason::Kicked as u8, text: text.into() });
         self.out.frame(address.place, Frame::Kick(Kick { session: address.session, notice }));
@@ -329,6 +334,7 @@ impl Shard {
             return;
         }
         identity.level = registered.level;
+        identity.order = registered.order;
         identity.token = "".into();
         session.phase = Phase::Live;
         session.counted_live = true;

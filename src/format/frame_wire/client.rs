@@ -206,6 +206,7 @@ impl ArchivedWireRegister<'_> {
 
 #[derive(Archive, Serialize)]
 pub(super) struct WireRegistered {
+    order: u64,
     session: WireSession,
     reason: u8,
     /// 0 slave, 1 master.
@@ -214,13 +215,23 @@ pub(super) struct WireRegistered {
 
 impl From<&Registered> for WireRegistered {
     fn from(frame: &Registered) -> WireRegistered {
-        WireRegistered { session: frame.session.into(), reason: frame.reason, level: device_level_byte(frame.level) }
+        WireRegistered {
+            order: frame.order,
+            session: frame.session.into(),
+            reason: frame.reason,
+            level: device_level_byte(frame.level),
+        }
     }
 }
 
 impl ArchivedWireRegistered {
     pub(super) fn read(&self) -> Result<Registered, BadValue> {
-        Ok(Registered { session: self.session.read(), reason: reason(self.reason)?, level: device_level(self.level)? })
+        Ok(Registered {
+            session: self.session.read(),
+            reason: reason(self.reason)?,
+            level: device_level(self.level)?,
+            order: self.order.to_native(),
+        })
     }
 }
 
@@ -312,6 +323,7 @@ pub(super) struct WireSlotTerm {
 
 #[derive(Archive, Serialize)]
 pub(super) struct WirePresentSession<'a> {
+    order: u64,
     session: WireSession,
     #[rkyv(with = InlineAsBox)]
     uid: &'a str,
@@ -330,6 +342,7 @@ impl From<&(SlotId, u64)> for WireSlotTerm {
 impl<'a> From<&'a PresentSession> for WirePresentSession<'a> {
     fn from(session: &'a PresentSession) -> WirePresentSession<'a> {
         WirePresentSession {
+            order: session.order,
             session: session.session.into(),
             uid: session.uid.as_str(),
             device_id: &session.device_id,
@@ -360,6 +373,7 @@ impl ArchivedWirePresent<'_> {
                 flag: DeviceFlag(wire.flag),
                 level: device_level(wire.level)?,
                 device_id: text(&wire.device_id, DEVICE_ID_BYTES_MAX)?,
+                order: wire.order.to_native(),
             })
         };
         Ok(Present {
