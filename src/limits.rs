@@ -112,6 +112,8 @@ pub struct Limits {
     pub join_every: Duration,
     /// How often every slot led here is reported to whoever leads the metadata group; those that change are more often.
     pub report_every: Duration,
+    /// How long a shard that stops waits for others to lead what it leads. Over it: it stops as if its power went.
+    pub leave_patience: Duration,
     /// How long leadership stays where it is before it is handed over again.
     pub hand_over_every: Duration,
     /// How long a message waits for its slot to have a leader that takes it. Over it: SENDACK 1, outcome unknown.
@@ -187,6 +189,7 @@ impl Limits {
         alive_every: Duration::from_millis(500),
         join_every: Duration::from_secs(1),
         report_every: Duration::from_secs(5),
+        leave_patience: Duration::from_secs(3),
         hand_over_every: Duration::from_secs(2),
         submit_give_up_after: Duration::from_secs(10),
         rollcall_patience: Duration::from_secs(3),
@@ -244,6 +247,7 @@ impl Limits {
         alive_every: Duration::from_millis(500),
         join_every: Duration::from_secs(1),
         report_every: Duration::from_secs(2),
+        leave_patience: Duration::from_secs(2),
         hand_over_every: Duration::from_secs(1),
         submit_give_up_after: Duration::from_secs(10),
         rollcall_patience: Duration::from_secs(2),

@@ -11,7 +11,7 @@ use crate::engine::slot::{self, RepeatCheck};
 use crate::format::frame::{Answered, Ask, Fetch, Frame, Origin, Submit};
 use crate::format::packet::HeaderFlags;
 use crate::ids::{ChannelKey, DeviceLevel, Place, SlotId, Uid};
-use crate::time::Now;
+use crate::time::{Instant, Now};
 
 use super::Shard;
 
@@ -275,6 +275,9 @@ impl Shard {
             return;
         }
         self.stopping = true;
+        // What is led here is handed over at once.
+        self.chase_at = Instant(0);
+        self.hurry_office();
         let open: Vec<_> = self.sessions.iter().flatten().map(|session| session.id).collect();
         for id in open {
             self.close(id, effects);

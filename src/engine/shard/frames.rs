@@ -45,7 +45,9 @@ impl Shard {
             Frame::Leaders(leaders) => self.handle_leaders(leaders, effects),
             Frame::WhoLeads(asked) => self.handle_who_leads(asked),
             Frame::Present(present) => self.handle_present(&present),
-            Frame::Raft(message) => self.handle_raft(now, *message, effects),
+            Frame::Raft(message) if !self.left => self.handle_raft(now, *message, effects),
+            // This node is as good as stopped.
+            Frame::Raft(_) => {}
             Frame::Join(join) => self.handle_join(now, from, *join),
             Frame::Joined(joined) => self.handle_joined(now, *joined),
             Frame::Propose(propose) => self.handle_propose(propose),

@@ -5,7 +5,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::Shard;
 use crate::engine::slot::Slot;
-use crate::ids::{ChannelKey, SlotId};
+use crate::ids::{ChannelKey, ReplicaId, SlotId};
 
 /// One replica.
 #[derive(Clone, Copy)]
@@ -18,6 +18,25 @@ impl Shard {
     pub fn led(&self) -> impl Iterator<Item = (SlotId, u64)> + '_ {
         let led = self.hosted.iter().filter(|hosted| hosted.slot.leads());
         led.map(|hosted| (hosted.slot.id(), hosted.slot.group().term()))
+    }
+
+    /// States of slots on their way into this shard.
+    #[must_use]
+    pub fn transfers_coming(&self) -> usize {
+        self.transfers.incoming.count()
+    }
+
+    /// The term in which this node's replica of the metadata group leads it.
+    #[must_use]
+    pub fn metadata_term(&self) -> Option<u64> {
+        self.office.as_ref()?.council.as_ref()?.led_term()
+    }
+
+    /// Who votes in the metadata group, as this node's replica knows.
+    #[must_use]
+    pub fn metadata_voters(&self) -> &[ReplicaId] {
+        let council = self.office.as_ref().and_then(|office| office.council.as_ref());
+        council.map_or(&[], |council| &council.group().members().voters)
     }
 
     /// Every replica hosted here.
