@@ -177,13 +177,13 @@ fn who_does_not_belong_is_not_let_in_and_both_sides_say_why() {
     let founder = |words: &'static [&'static str]| (cluster.node(1), words);
 
     let node = stranger(3, &seeds, "cluster.secret", "another secret of tests");
-    say([founder(&["node 3", "different cluster secrets"]), (&node, &["node 1", "different cluster secrets"])]);
+    say([founder(&["node 3", "different cluster secrets"]), (&node, &["refuses a link", "different cluster secrets"])]);
     drop(node);
     let node = stranger(3, &seeds, "cluster.name", "another");
-    say([founder(&["node 3", "name"]), (&node, &["node 1", "name"])]);
+    say([founder(&["node 3", "different names"]), (&node, &["refuses a link", "different names"])]);
     drop(node);
     let node = stranger(2, &seeds, "log.level", "info");
-    say([founder(&["node 2", "same node id"]), (&node, &["node 1", "same node id"])]);
+    say([founder(&["node 2", "same node id"]), (&node, &["refuses a link", "same node id"])]);
     drop(node);
     let version = cluster.node(1).metric("jindou_cluster_members");
     assert!(version.is_none_or(|members| members == 2), "nobody was let in");

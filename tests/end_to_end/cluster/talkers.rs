@@ -48,6 +48,8 @@ struct World {
     received: Vec<AtomicU64>,
     /// When the oldest unanswered SEND was wanted, in µs of the world; none: `u64::MAX`.
     waiting_since_us: Vec<AtomicU64>,
+    /// What each is doing, for people.
+    doing: Vec<Mutex<String>>,
 }
 
 impl World {
@@ -57,6 +59,10 @@ impl World {
 
     fn name_of(&self, number: usize) -> String {
         format!("{}-{number}", self.name)
+    }
+
+    fn does(&self, number: usize, what: String) {
+        *self.doing[number].lock().expect("nobody panics with it") = what;
     }
 }
 
@@ -174,7 +180,9 @@ impl Talker {
                 let addresses = world.addresses.lock().expect("nobody panics with it");
                 addresses[at % addresses.len()]
             };
-            if self.one_connection(world, address).is_err() {
+            if let Err(why) = self.one_connection(world, address) {
+                let unanswered = self.unanswered.len();
+                world.does(self.number, format!("has left {address}: {why}; {unanswered} unanswered"));
                 at += 1;
                 self.want_more(world);
                 std::thread::sleep(PAUSE);
@@ -190,6 +198,7 @@ impl Talker {
             other => return Err(io::Error::other(format!("instead of CONNACK: {other:?}"))),
         }
         self.counts.connections += 1;
+        world.does(self.number, format!("is at {address}"));
         self.in_flight.clear();
         self.refused_until = None;
         let again: Vec<u64> = self.unanswered.iter().copied().collect();
@@ -205,7 +214,7 @@ impl Talker {
             }
             if self.in_flight.values().next().is_some_and(|(_, sent)| sent.elapsed() > PATIENCE) {
                 self.counts.silences += 1;
-                return Err(io::ErrorKind::TimedOut.into());
+                return Err(io::Error::other("a SEND is not answered"));
             }
         }
         Ok(())
@@ -361,6 +370,7 @@ impl Talk {
             acknowledged: numbers(0),
             received: numbers(0),
             waiting_since_us: numbers(u64::MAX),
+            doing: (0..users).map(|_| Mutex::default()).collect(),
         });
         let live = |number: usize| {
             let world = Arc::clone(&world);
@@ -420,8 +430,9 @@ impl Talk {
         };
         while (0..before.len()).any(lags) {
             if Instant::now() > deadline {
-                let lagging: Vec<usize> = (0..before.len()).filter(|number| lags(*number)).collect();
-                panic!("users {lagging:?} get no answers within {within:?}");
+                let of_one = |number: usize| format!("user {number} {}", self.world.doing[number].lock().unwrap());
+                let lagging: Vec<String> = (0..before.len()).filter(|number| lags(*number)).map(of_one).collect();
+                panic!("within {within:?} these get no answers: {lagging:#?}");
             }
             std::thread::sleep(Duration::from_millis(5));
         }
