@@ -74,7 +74,7 @@ fn frames(count: usize) -> Vec<Frame> {
     let notify = |number: usize| {
         let seq = number as u32 + 1;
         let message = Some(stored(i64::from(seq)));
-        Frame::Notify(Notify { uid: bob.clone(), channel: channel.clone(), seq, message, from: place(1) })
+        Frame::Notify(Notify { uid: bob.clone(), channel: channel.clone(), seq, message })
     };
     (0..count).map(notify).collect()
 }

@@ -7,7 +7,7 @@ use jindou::engine::chance::Chance;
 use jindou::engine::channel::{Appended, Channel, Fingerprint};
 use jindou::engine::home::Home;
 use jindou::engine::journal::Position;
-use jindou::engine::slot_table::SlotTable;
+use jindou::engine::routes::Table;
 use jindou::format::message::StoredMessage;
 use jindou::ids::{ChannelKey, NodeId, Uid};
 use jindou::limits::Limits;
@@ -37,12 +37,12 @@ fn full_channel() -> (Channel, Vec<StoredMessage>) {
 pub fn benches(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("machine");
     group.throughput(Throughput::Elements(1));
-    let table = SlotTable::alone(NodeId(1), 8, 8);
+    let table = Table::alone(NodeId(1), 8, 8);
     let (alice, bob) = (uid(1), uid(2));
     group.bench_function("slot route of a pair", |bencher| {
         bencher.iter(|| {
             let channel = ChannelKey::pair(black_box(&alice), black_box(&bob));
-            table.leader(table.slot(channel.key_hash()))
+            table.preferred(table.slot(channel.key_hash()))
         });
     });
 
@@ -77,13 +77,13 @@ pub fn benches(criterion: &mut Criterion) {
         let home = || {
             let mut home = Home::new(map_state);
             for channel in &rows {
-                home.notice(channel, 1, 1000);
+                home.notice(channel, 1);
             }
             home
         };
         let update = |mut home: Home| {
             for channel in &rows {
-                home.notice(black_box(channel), 2, 1000);
+                home.notice(black_box(channel), 2);
             }
             home
         };

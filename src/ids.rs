@@ -1,7 +1,7 @@
 //! Names of things: nodes, shards, slots, sessions, users, channels. Newtypes so that two numbers of
 //! one kind cannot be swapped by accident. Pure values; hashing of a key to its slot is here too,
 //! because a key's path must be the same function everywhere. Does not know who leads what
-//! (`engine::slot_table`).
+//! (`engine::routes`).
 
 use std::fmt;
 use std::sync::Arc;

@@ -437,6 +437,31 @@ mod tests {
     }
 
     #[test]
+    fn a_message_written_anew_is_found_there_and_does_not_keep_those_after_it() {
+        let mut channel = Channel::default();
+        for n in 1..=300u32 {
+            channel.append(&message(i64::from(n)), at(n), Fingerprint::NONE, 64);
+        }
+        while channel.recent(300).is_some() {
+            channel.evict_oldest();
+        }
+        for seq in [10, 299] {
+            assert!(channel.set_position(seq, Position { segment: 9, offset: seq }));
+            assert_eq!(channel.position(seq), Some(Position { segment: 9, offset: seq }));
+        }
+        assert!(!channel.set_position(301, at(1)) && !channel.set_position(0, at(1)));
+        assert_eq!((channel.position(9), channel.position(11)), (Some(at(9)), Some(at(11))));
+        // As it comes back from a checkpoint, it is the same.
+        let mut back = Channel::restore(channel.parts());
+        for channel in [&mut channel, &mut back] {
+            assert_eq!((channel.drop_below(2), channel.first_seq()), (99, 100));
+            assert_eq!(channel.drop_below(3), 100);
+            assert_eq!(channel.drop_below(5), 101, "the last of segment 4 is message 300");
+            channel.check_invariants();
+        }
+    }
+
+    #[test]
     fn a_message_whose_segment_is_gone_is_readable_as_long_as_it_is_in_memory() {
         let mut channel = Channel::default();
         for n in 1..=3u32 {

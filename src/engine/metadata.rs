@@ -1,7 +1,7 @@
 //! What the metadata group agrees on: members, the slot table with its epochs, planned moves and reshapings. Every node holds a copy.
 //! Decides nothing: [`super::steward`] does; this says what a command changes and refuses one that no longer makes sense. Every
 //! replica applies the same commands in the same order, so nothing here may depend on anything but the state and the command. A
-//! refused command changes nothing, not even the version. Bytes are [`codec`]'s affair, splits and merges [`reshape`]'s, what can be asked [`questions`]'.
+//! refused command changes nothing, not even the version. Bytes are `codec`'s affair, splits and merges `reshape`'s, what can be asked `questions`'.
 //!
 //! ```text
 //!  a row:  at rest ──SetTargets──► moving (target) ──Settled──► at rest, epoch + 1

@@ -28,7 +28,6 @@ pub mod routes;
 pub mod session;
 pub mod shard;
 pub mod slot;
-pub mod slot_table;
 pub mod steering;
 pub mod steward;
 pub mod submits;

@@ -1,6 +1,6 @@
 //! Who should hold what: from the nodes and what they hold now, the moves that make it even. The same question always has the same
 //! answer, and asking again after the answer was carried out asks for nothing. When and in which order is [`super::steward`]'s
-//! affair; who leads is [`leaders`]'.
+//! affair; who leads is `leaders`'.
 //!
 //! What is promised, with `r = min(wanted, serving nodes)`:
 //! * A slot has `r` replicas, on different serving nodes.

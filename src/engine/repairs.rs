@@ -76,13 +76,13 @@ impl Repairs {
         key: &ChannelKey,
         others: VecDeque<Place>,
         limits: &Limits,
-    ) -> Result<(), RangeRead> {
+    ) -> Result<(), Box<RangeRead>> {
         let first = range.damaged.iter().min().copied();
         let Some(first) = first.filter(|_| !range.repaired && !others.is_empty()) else {
-            return Err(range);
+            return Err(Box::new(range));
         };
         if self.waiting() >= limits.repairs_max {
-            return Err(range);
+            return Err(Box::new(range));
         }
         let same = |known: &&mut Repairing| known.slot == range.slot && known.channel == range.channel;
         if let Some(known) = self.repairing.iter_mut().find(same) {
@@ -186,5 +186,119 @@ impl Repairs {
     pub fn check_invariants(&self, limits: &Limits) {
         assert!(self.waiting() <= limits.repairs_max && self.answering <= limits.repairs_max);
         assert!(self.repairing.iter().all(|repairing| !repairing.ranges.is_empty()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::engine::channel::{ChannelParts, HOLE};
+    use crate::engine::reads::Purpose;
+    use crate::format::message::MessageFields;
+    use crate::format::packet::{HeaderFlags, Setting};
+    use crate::ids::{NodeId, ShardId, Uid};
+
+    fn place(node: u16) -> Place {
+        Place { node: NodeId(node), shard: ShardId(0) }
+    }
+
+    fn uids() -> (Uid, Uid) {
+        (Uid::parse("al").unwrap(), Uid::parse("bo").unwrap())
+    }
+
+    fn key() -> ChannelKey {
+        ChannelKey::pair(&uids().0, &uids().1)
+    }
+
+    fn message(from: &str) -> StoredMessage {
+        let mut out = Vec::new();
+        let (flags, setting) = (HeaderFlags(0), Setting(0));
+        let (client_msg_no, topic, payload) = ("", "", &b"x"[..]);
+        let (message_id, unix_ms, expire_s, device_tag, to) = (1, 0, 0, 0, "bo");
+        let fields = MessageFields {
+            message_id,
+            unix_ms,
+            expire_s,
+            flags,
+            setting,
+            device_tag,
+            from,
+            to,
+            client_msg_no,
+            topic,
+            payload,
+        };
+        fields.encode(&mut out);
+        StoredMessage::trusted(Bytes::from(out))
+    }
+
+    fn channel() -> Channel {
+        Channel::restore(ChannelParts { last_seq: 9, positions: vec![HOLE; 9], ..ChannelParts::default() })
+    }
+
+    fn range(damaged: &[u32]) -> RangeRead {
+        let asker = place(1);
+        let mut range = RangeRead::new((SlotId(1), 0), 1..=9, Purpose::Api { asker, ticket: 1, more: false });
+        (range.damaged, range.next) = (damaged.to_vec(), 10);
+        range.messages = vec![(1, message("al")), (9, message("al"))];
+        range
+    }
+
+    fn asked(repairs: &mut Repairs, now: Instant) -> Option<(Place, Vec<u32>)> {
+        match repairs.next(now, place(1), &Limits::TINY)? {
+            Move::Ask(to, repair) => Some((to, repair.seqs)),
+            Move::Read(ranges) => panic!("{ranges:?}"),
+        }
+    }
+
+    #[test]
+    fn one_after_the_other_is_asked_for_what_is_still_missing() {
+        let (mut repairs, channel, limits) = (Repairs::default(), channel(), Limits::TINY);
+        let others: VecDeque<Place> = [place(2), place(3), place(4)].into();
+        repairs.hold(range(&[2, 3, 7]), &key(), others, &limits).expect("there is room");
+        let mut now = Instant(5);
+        assert_eq!(repairs.deadline(), Some(Instant(0)));
+        assert_eq!(asked(&mut repairs, now), Some((place(2), vec![2, 3])), "no more than the limit");
+        assert_eq!(asked(&mut repairs, now), None);
+        let repaired = |from: &str| Repaired { channel: key(), messages: vec![(2, message(from)), (9, message(from))] };
+        assert_eq!(repairs.handle_repaired(place(3), &repaired("al"), |_, _| Some(&channel)).len(), 0, "not asked");
+        assert_eq!(repairs.handle_repaired(place(2), &repaired("eve"), |_, _| Some(&channel)).len(), 0, "not of it");
+        assert_eq!(asked(&mut repairs, now), Some((place(3), vec![2, 3])));
+        let good = repairs.handle_repaired(place(3), &repaired("al"), |_, _| Some(&channel));
+        assert_eq!(good.iter().map(|good| good.seq).collect::<Vec<_>>(), [2]);
+        assert_eq!(asked(&mut repairs, now), Some((place(4), vec![3])));
+        now = repairs.deadline().expect("it waits");
+        assert_eq!(now, Instant(5) + limits.transfer_patience);
+        let Some(Move::Read(ranges)) = repairs.next(now, place(1), &limits) else { panic!("nobody is left") };
+        let back = &ranges[0];
+        assert_eq!((back.next, back.messages.len(), back.repaired, back.damaged.len()), (2, 1, true, 0));
+        assert_eq!((repairs.waiting(), repairs.deadline()), (0, None));
+        repairs.check_invariants(&limits);
+    }
+
+    #[test]
+    fn what_cannot_wait_comes_back_and_what_waits_for_a_lost_link_goes_on() {
+        let (mut repairs, limits) = (Repairs::default(), Limits::TINY);
+        let others = || VecDeque::from([place(2), place(3)]);
+        assert!(repairs.hold(range(&[2]), &key(), VecDeque::new(), &limits).is_err(), "nobody to ask");
+        let again = RangeRead { repaired: true, ..range(&[2]) };
+        assert!(repairs.hold(again, &key(), others(), &limits).is_err(), "asked for before");
+        assert!(repairs.hold(range(&[]), &key(), others(), &limits).is_err(), "nothing is damaged");
+        for _ in 0..limits.repairs_max {
+            repairs.hold(range(&[2]), &key(), others(), &limits).expect("there is room");
+        }
+        assert!(repairs.hold(range(&[2]), &key(), others(), &limits).is_err(), "the limit");
+        assert_eq!(asked(&mut repairs, Instant(1)), Some((place(2), vec![2])));
+        repairs.abandon_place(place(2));
+        assert_eq!(asked(&mut repairs, Instant(1)), Some((place(3), vec![2])));
+        assert_eq!(repairs.forget_slot(SlotId(2)).len(), 0);
+        assert_eq!(repairs.forget_slot(SlotId(1)).len(), limits.repairs_max);
+        for n in 0..=limits.repairs_max {
+            assert_eq!(repairs.begin_answer(&limits), n < limits.repairs_max);
+        }
+        repairs.end_answer();
+        assert!(repairs.begin_answer(&limits));
     }
 }

@@ -4,7 +4,7 @@
 //! lies and how it is guarded is [`super::frame_codec`]'s.
 //!
 //! Payloads, messages and raft's entries come out as slices of the buffer they arrived in; names are copied. Fields are those
-//! of the frame of the same name, the widest first, so that little is lost between them. The order of [`WireFrame`]'s
+//! of the frame of the same name, the widest first, so that little is lost between them. The order of `WireFrame`'s
 //! variants and of fields is the wire's: a change of it is a new version in [`super::frame_codec`].
 //!
 //! What can be checked without knowing the cluster is checked here: names, kinds, reasons, bounds of texts, numbers

@@ -359,7 +359,8 @@ fn cluster_frame() -> Any<Frame> {
         },
     );
     prop_oneof![
-        (vec(leader, 0..9), any::<bool>()).prop_map(|(known, relay)| Frame::Leaders(Leaders { known, relay })),
+        (vec(leader, 0..9), any::<bool>(), any::<bool>())
+            .prop_map(|(known, relay, announced)| Frame::Leaders(Leaders { known, relay, announced })),
         (slot(), place()).prop_map(|(slot, place)| Frame::WhoLeads(WhoLeads { slot, place })),
         (1..=u16::MAX, 1..=u16::MAX, any::<(u64, u64)>(), addresses, text()).prop_map(
             |(node, shards, (identity, boot), addresses, version)| Frame::Join(Box::new(Join {
