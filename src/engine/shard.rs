@@ -17,6 +17,7 @@ mod hosting;
 mod inspect;
 mod links;
 mod membership;
+mod operators;
 mod settings;
 mod mending;
 mod transfers;
@@ -48,11 +49,12 @@ use crate::ids::{NodeId, Place, SLOT_COUNT_MAX, SessionId, ShardId, SlotId, Uid}
 use crate::time::{Instant, Now};
 
 use membership::Office;
+use operators::Leaving;
 use transfers::Transfers;
 
 pub use super::recovery::Recovery;
 pub use inspect::ReplicaView;
-pub use settings::{ClusterSettings, Durability, JournalGeometry, OfflineMode, Retention, ShardConfig, ShardView};
+pub use settings::{ClusterSettings, ClusterView, Durability, JournalGeometry, OfflineMode, Retention, ShardConfig, ShardView};
 
 /// Rounds of talk between the machines in one step. A message needs four (submit, apply, notify, deliver); what is not at
 /// rest after this many goes on in the next step.
@@ -156,6 +158,8 @@ pub struct Shard {
     chase_at: Instant,
     /// When every slot led here is reported again.
     report_at: Instant,
+    /// While this node is to be emptied: sessions that are to go.
+    leaving: Option<Leaving>,
     /// Not everything was done in the last step.
     restless: bool,
     stopping: bool,
@@ -219,6 +223,7 @@ impl Shard {
             retry_at: now.instant + config.limits.announce_retry_after,
             chase_at: now.instant + config.limits.chase_every,
             report_at: now.instant,
+            leaving: None,
             restless: true,
             stopping: false,
             stopped: false,
@@ -447,6 +452,7 @@ impl Shard {
             journal_segments: self.journal.segments(),
             reads_waiting: self.reads.waiting(),
             writable: self.journal.writable(),
+            cluster: self.cluster_view(),
         }
     }
 }

@@ -11,7 +11,7 @@ use tower::ServiceExt;
 use super::{Api, NodeState, PublicAddresses, router};
 use crate::engine::counters::Counters;
 use crate::engine::event::{ApiAnswer, ApiRequest};
-use crate::engine::shard::ShardView;
+use crate::engine::shard::{ClusterView, ShardView};
 use crate::format::message::{MessageFields, StoredMessage};
 use crate::format::packet::{HeaderFlags, Setting};
 use crate::ids::ShardId;
@@ -129,6 +129,7 @@ impl Fake {
             journal_pending_bytes: 0,
             journal_segments: (1, 2),
             writable: self.writable,
+            cluster: ClusterView { table_version: 7, members_serving: 3, ..ClusterView::default() },
         };
         let mut stages = Stages::new();
         stages.record(Stage::Step, 1500);
@@ -137,6 +138,7 @@ impl Fake {
             engine: EngineSnapshot::of(&view),
             shell: ShellCounters::default(),
             stages: stages.summaries(),
+            links: Vec::new(),
         }
     }
 
