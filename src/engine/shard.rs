@@ -45,7 +45,7 @@ use super::session::Session;
 use super::slot::{Slot, Surroundings};
 use super::submits::Submits;
 use crate::format::raft_message::RaftMessage;
-use crate::ids::{NodeId, Place, SLOT_COUNT_MAX, SessionId, ShardId, SlotId, Uid};
+use crate::ids::{NodeId, Place, SLOT_COUNT_MAX, SessionId, ShardId, SlotId};
 use crate::time::{Instant, Now};
 
 use membership::Office;
@@ -455,12 +455,6 @@ impl Shard {
             cluster: self.cluster_view(),
         }
     }
-}
-
-/// The shard of this node that leads a user's slot: for HTTP, which must ask the right one.
-#[must_use]
-pub fn shard_of(uid: &Uid, slot_depth: u8, shard_count: u16) -> ShardId {
-    ShardId(uid.key_hash().slot(slot_depth).0 % shard_count)
 }
 
 /// The stream of chance for one slot's group.

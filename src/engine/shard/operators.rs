@@ -43,7 +43,10 @@ impl Shard {
         }
         let members = self.cluster.as_ref().map(|cluster| &cluster.members);
         let route = |(node, users): (NodeId, Vec<u32>)| {
-            let addresses = members.and_then(|members| members.get(&node)).map(|member| &member.addresses);
+            let of_member = members.and_then(|members| members.get(&node)).map(|member| &member.addresses);
+            // Of itself it knows best.
+            let own = node == self.config.place.node;
+            let addresses = if own { Some(&self.config.cluster.addresses) } else { of_member };
             let or_none = |address: Option<&Box<str>>| address.cloned().unwrap_or_default();
             UserRoute {
                 node: addresses.map(|_| node),
