@@ -780,4 +780,6 @@ impl RaftGroup {
 }
 
 #[cfg(test)]
+mod mini_cluster;
+#[cfg(test)]
 mod tests;

@@ -76,13 +76,13 @@ impl Repairs {
         key: &ChannelKey,
         others: VecDeque<Place>,
         limits: &Limits,
-    ) -> Result<(), RangeRead> {
+    ) -> Result<(), Box<RangeRead>> {
         let first = range.damaged.iter().min().copied();
         let Some(first) = first.filter(|_| !range.repaired && !others.is_empty()) else {
-            return Err(range);
+            return Err(Box::new(range));
         };
         if self.waiting() >= limits.repairs_max {
-            return Err(range);
+            return Err(Box::new(range));
         }
         let same = |known: &&mut Repairing| known.slot == range.slot && known.channel == range.channel;
         if let Some(known) = self.repairing.iter_mut().find(same) {

@@ -17,9 +17,9 @@ mod hosting;
 mod inspect;
 mod links;
 mod membership;
+mod mending;
 mod operators;
 mod settings;
-mod mending;
 mod transfers;
 mod upkeep;
 
@@ -45,7 +45,7 @@ use super::session::Session;
 use super::slot::{Slot, Surroundings};
 use super::submits::Submits;
 use crate::format::raft_message::RaftMessage;
-use crate::ids::{NodeId, Place, SLOT_COUNT_MAX, SessionId, ShardId, SlotId};
+use crate::ids::{NodeId, Place, SLOT_COUNT_MAX, SessionId, ShardId, SlotId, Uid};
 use crate::time::{Instant, Now};
 
 use membership::Office;
@@ -402,7 +402,13 @@ impl Shard {
         }
         let rows = self.row_slots.front().and_then(|place| self.hosted[*place as usize].slot.rows_due());
         let fixed = self.tick_at.min(self.sweep_at).min(self.retry_at).min(self.chase_at);
-        let others = [rows, self.journal.deadline(), self.links.next_deadline(), self.office_deadline(), self.transfers_deadline()];
+        let others = [
+            rows,
+            self.journal.deadline(),
+            self.links.next_deadline(),
+            self.office_deadline(),
+            self.transfers_deadline(),
+        ];
         Some(others.into_iter().flatten().fold(fixed, Instant::min))
     }
 
@@ -457,6 +463,12 @@ impl Shard {
     }
 }
 
+/// The shard of a user's home on a node that was founded alone. In a cluster any shard may be asked, and passes it on.
+#[must_use]
+pub fn shard_of(uid: &Uid, slot_depth: u8, shard_count: u16) -> ShardId {
+    ShardId(uid.key_hash().slot(slot_depth).0 % shard_count)
+}
+
 /// The stream of chance for one slot's group.
 pub(super) fn chance_of(config: &ShardConfig, slot: SlotId) -> Chance {
     Chance::new(config.seed, 16 + u64::from(slot.0))
@@ -464,5 +476,3 @@ pub(super) fn chance_of(config: &ShardConfig, slot: SlotId) -> Chance {
 
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod transfer_tests;

@@ -245,6 +245,7 @@ impl Slot {
     pub fn replace_state(&mut self, whole: Slot) {
         assert!(self.led_term.is_none() && self.unannounced.is_empty(), "a leader's state is never replaced");
         assert_eq!(self.id, whole.id, "a state belongs to its slot");
+        self.map_state = whole.map_state;
         self.channels_by_key = whole.channels_by_key;
         self.channels = whole.channels;
         self.homes = whole.homes;

@@ -194,6 +194,9 @@ impl Shard {
         let waiting = sessions.iter().flatten().filter(|session| session.phase == Phase::Registering);
         let slots = waiting.filter_map(|session| session.identity.as_ref().map(|identity| identity.slot));
         unknown.extend(slots.filter(|slot| self.routes.leader(*slot).is_none()));
+        // A newcomer has missed what leaders said before it knew them for members.
+        let unled = self.hosted.iter().map(|hosted| hosted.slot.id());
+        unknown.extend(unled.filter(|slot| self.routes.leader(*slot).is_none()));
         for slot in unknown {
             self.ask_who_leads(slot);
         }

@@ -27,7 +27,7 @@ impl Shard {
         let (up, down): (Vec<Place>, Vec<Place>) =
             others.into_iter().map(|member| member.place()).partition(|place| !self.nodes_down.contains(&place.node));
         let others: VecDeque<Place> = up.into_iter().chain(down).collect();
-        self.repairs.hold(range, &key, others, &self.config.limits).err()
+        self.repairs.hold(range, &key, others, &self.config.limits).err().map(|range| *range)
     }
 
     /// Asks who is to be asked next; reads again what was asked for in vain or not.

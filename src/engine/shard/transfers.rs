@@ -21,8 +21,6 @@ use crate::format::record::Position;
 use crate::ids::{Place, SlotId};
 use crate::time::{Instant, Now};
 
-use crate::engine::chance::Chance;
-
 use super::{Shard, chance_of};
 
 /// A state that is being put to use.
@@ -192,7 +190,7 @@ impl Shard {
         let blame = |what: String| Some(format!("state of slot {slot} from replica {}: {what}", message.from));
         let place = self.place_of(slot).ok_or(None)?;
         let head: &SnapshotHead = message.snapshot.as_ref().ok_or(None)?;
-        let map_state = Chance::new(self.config.seed, 1).map_state();
+        let map_state = self.map_state;
         let mut read = state::read(&state, map_state).map_err(blame)?;
         let depth = self.hosted[place].depth;
         if read.depth != depth {

@@ -31,6 +31,12 @@ const PATIENCE_TIMES: u32 = 4;
 /// What staging one message costs.
 const STAGED_BYTES: usize = std::mem::size_of::<(u32, Position)>();
 
+/// Puts bodies into the journal for a replica: where the first byte lies, and which flush carries them.
+pub type Append<'f> = dyn FnMut(ReplicaId, &[u8]) -> (Position, u64) + 'f;
+
+/// The replica's own channels by index.
+pub type OwnChannels<'f, 'a> = dyn Fn(usize) -> Option<(&'a ChannelKey, &'a Channel)> + 'f;
+
 /// Where an answer goes.
 pub type Answer = (Place, SnapshotTaken);
 
@@ -192,7 +198,7 @@ impl Incoming {
         now: Instant,
         (from, part): (Place, &SnapshotPart),
         limits: &Limits,
-        append: &mut dyn FnMut(ReplicaId, &[u8]) -> (Position, u64),
+        append: &mut Append<'_>,
     ) -> Took {
         let Some(staged) = self.slots.get_mut(&part.slot) else {
             return Took::Stray;
@@ -301,7 +307,7 @@ impl Incoming {
         &self,
         slot: SlotId,
         state: &mut State,
-        own: &dyn Fn(usize) -> Option<(&'a ChannelKey, &'a Channel)>,
+        own: &OwnChannels<'_, 'a>,
         limits: &Limits,
     ) -> Result<Vec<(ChannelKey, Channel)>, String> {
         let mut channels = Vec::with_capacity(state.channels.len());

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::*;
-use crate::engine::shard::{ClusterSettings, Durability, JournalGeometry, OfflineMode, Retention};
+use crate::engine::shard::{ClusterSettings, Durability, JournalGeometry, OfflineMode, Retention, shard_of};
 use crate::format::pipeline::Transport;
 use crate::ids::{NodeId, Uid};
 use crate::limits::Limits;
@@ -159,11 +159,6 @@ impl Node {
         }
         began.elapsed()
     }
-}
-
-/// Where the home of a user is as long as a node is alone.
-fn shard_of(uid: &Uid, slot_depth: u8, shard_count: u16) -> ShardId {
-    ShardId(uid.key_hash().slot(slot_depth).0 % shard_count)
 }
 
 /// A uid whose home is on this shard.
