@@ -90,6 +90,8 @@ counters! {
     frames_unwelcome,
     /// Raft messages for replicas that are not here.
     raft_stray,
+    /// Slots that became two here.
+    splits,
     /// API requests.
     api_requests,
     /// Conversation rows dropped at their limit.

@@ -19,6 +19,7 @@ impl Shard {
                 self.with_slot(place, now, |slot, _, _| slot.tick());
             }
             self.tick_council();
+            self.urge_children(now);
         }
         if now.instant >= self.chase_at {
             self.chase_at = now.instant + self.config.limits.chase_every;
@@ -119,6 +120,7 @@ impl Shard {
             .iter()
             .enumerate()
             .filter(|(_, hosted)| hosted.checkpointing.is_none() && mark - hosted.checkpoint_mark >= half)
+            .filter(|(_, hosted)| !self.is_nursing(hosted.slot.id()))
             .map(|(place, hosted)| (hosted.checkpoint_mark, place))
             .collect();
         due.sort_unstable();
