@@ -38,6 +38,7 @@ mod sabotage;
 mod scenarios;
 mod self_test;
 mod shard_host;
+mod splits;
 mod stage;
 mod trace;
 mod trial;
@@ -230,7 +231,7 @@ fn run_everything(arguments: &Arguments, totals: &mut Totals) {
 /// Name, script, and whether it needs several nodes.
 fn all_scenarios() -> impl Iterator<Item = (&'static str, stage::Script, bool)> {
     let one = scenarios::ALL.into_iter().map(|(name, script)| (name, script, false));
-    one.chain(cluster_scenarios::ALL.into_iter().map(|(name, script)| (name, script, true)))
+    one.chain(cluster_scenarios::ALL.into_iter().chain(splits::ALL).map(|(name, script)| (name, script, true)))
 }
 
 fn run_self_tests(arguments: &Arguments, totals: &mut Totals) {

@@ -18,6 +18,8 @@ pub enum Order {
     Forget(usize),
     /// Every slot becomes two.
     Split,
+    /// The slot of this number, modulo all, becomes two.
+    SplitOne(usize),
 }
 
 impl World {
@@ -32,9 +34,11 @@ impl World {
         let absent = self.nodes.iter().position(|node| !node.present);
         let chance = &mut self.chances.outages;
         let some = chance.below(u64::from(self.plan.nodes)) as usize;
-        let order = match (absent, chance.below(3)) {
+        let order = match (absent, chance.below(5)) {
             (Some(absent), 0 | 1) => Order::Join(absent),
             (_, 2) => Order::Drain(some),
+            (_, 3) => Order::Split,
+            (_, 4) => Order::SplitOne(chance.below(64) as usize),
             _ => Order::Undrain(some),
         };
         self.after(span, Action::Operate(order));
@@ -52,6 +56,11 @@ impl World {
             self.trouble_strikes();
             return self.coverage.add("counted joins", 1);
         }
+        if let Order::Split | Order::SplitOne(_) = order {
+            let which = if let Order::SplitOne(slot) = order { Some(slot) } else { None };
+            self.split(which);
+            return self.coverage.add("counted orders to split", 1);
+        }
         match request_of(order) {
             Some(request) => {
                 self.trouble_strikes();
@@ -67,6 +76,7 @@ fn request_of(order: Order) -> Option<ApiRequest> {
     match order {
         Order::Join(_) => None,
         // Their place: requests of the cluster's own, to any node.
-        Order::Drain(_) | Order::Undrain(_) | Order::Forget(_) | Order::Split => None,
+        Order::Drain(_) | Order::Undrain(_) | Order::Forget(_) => None,
+        Order::Split | Order::SplitOne(_) => None,
     }
 }
