@@ -7,7 +7,7 @@ use super::{ClusterView, Shard};
 use crate::engine::link::{LinkRow, LinkState};
 use crate::engine::metadata::MemberState;
 use crate::engine::slot::Slot;
-use crate::ids::{ChannelKey, ReplicaId, SlotId};
+use crate::ids::{ChannelKey, KeyHash, ReplicaId, SlotId};
 
 /// One replica.
 #[derive(Clone, Copy)]
@@ -81,6 +81,22 @@ impl ReplicaView<'_> {
     #[must_use]
     pub fn slot(&self) -> SlotId {
         self.slot.id()
+    }
+
+    /// Bits of the hash that name its slot.
+    #[must_use]
+    pub fn depth(&self) -> u8 {
+        self.slot.depth()
+    }
+
+    /// Something that it holds and that belongs to another slot: there is nothing of the kind.
+    #[must_use]
+    pub fn stray(&self) -> Option<String> {
+        let elsewhere = |key: KeyHash| key.slot(self.slot.depth()) != self.slot.id();
+        let channels = self.slot.channels().iter().filter(|entry| elsewhere(entry.key.key_hash()));
+        let homes = self.slot.sorted_homes().into_iter().filter(|(uid, _)| elsewhere(uid.key_hash()));
+        let channels = channels.map(|entry| format!("channel {}", entry.key.id));
+        channels.chain(homes.map(|(uid, _)| format!("the home of {uid}"))).next()
     }
 
     /// The last entry that is in its state.
