@@ -47,6 +47,9 @@ pub struct Limits {
     pub fetch_messages_max: u32,
     /// Bytes read from disk for one fetch (plus one whole message).
     pub fetch_bytes_max: u32,
+    /// Bytes of messages in one answer to an API request (one whole message always goes). The rest is announced as more: an answer must fit a
+    /// link's window.
+    pub answer_bytes_max: usize,
     /// Disk reads under way on one shard. At it: further fetches wait in order, bounded by one per followed channel.
     pub reads_max: usize,
     /// Lagging channels named in one answer of the home. At it: the session asks for the rest.
@@ -155,6 +158,7 @@ impl Limits {
         delivery_channels_max: 256,
         fetch_messages_max: 64,
         fetch_bytes_max: 128 * 1024,
+        answer_bytes_max: 1 << 20,
         reads_max: 32,
         backlog_rows_max: 128,
         redeliver_after: Duration::from_secs(60),
@@ -176,7 +180,7 @@ impl Limits {
         dedupe_window: 4096,
         recent_bytes_max: 64 << 20,
         replay_bytes_max: 256 << 20,
-        log_tail_bytes_max: 2 << 20,
+        log_tail_bytes_max: 256 << 10,
         events_per_step_max: 8192,
         raft_tick: Duration::from_millis(50),
         sweep_every: Duration::from_secs(1),
@@ -212,6 +216,7 @@ impl Limits {
         delivery_channels_max: 2,
         fetch_messages_max: 2,
         fetch_bytes_max: 1024,
+        answer_bytes_max: 2048,
         reads_max: 1,
         backlog_rows_max: 1,
         redeliver_after: Duration::from_secs(2),

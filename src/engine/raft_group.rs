@@ -783,4 +783,6 @@ impl RaftGroup {
 }
 
 #[cfg(test)]
+mod mini_cluster;
+#[cfg(test)]
 mod tests;

@@ -17,8 +17,8 @@ mod hosting;
 mod inspect;
 mod links;
 mod membership;
-mod settings;
 mod mending;
+mod settings;
 mod transfers;
 mod upkeep;
 
@@ -415,7 +415,13 @@ impl Shard {
         }
         let rows = self.row_slots.front().and_then(|place| self.hosted[*place as usize].slot.rows_due());
         let fixed = self.tick_at.min(self.sweep_at).min(self.retry_at).min(self.chase_at);
-        let others = [rows, self.journal.deadline(), self.links.next_deadline(), self.office_deadline(), self.transfers_deadline()];
+        let others = [
+            rows,
+            self.journal.deadline(),
+            self.links.next_deadline(),
+            self.office_deadline(),
+            self.transfers_deadline(),
+        ];
         Some(others.into_iter().flatten().fold(fixed, Instant::min))
     }
 

@@ -220,11 +220,27 @@ impl Links {
     }
 
     /// One direction becomes slow, or a little less so.
-    pub fn clog(&mut self, from: usize, to: usize, begins: bool) {
+    pub fn clog(&mut self, from: usize, to: usize, begins: bool, now_ns: u64) {
         let count = self.clogs.entry((from, to)).or_default();
         *count = if begins { *count + 1 } else { count.saturating_sub(1) };
         if *count == 0 {
             self.clogs.remove(&(from, to));
+            self.hurry(now_ns, from, to);
+        }
+    }
+
+    /// What has waited in a slow direction crosses now.
+    fn hurry(&mut self, now_ns: u64, from: usize, to: usize) {
+        for index in 0..self.sockets.len() {
+            for flow in 0..2 {
+                let concerned = self.nodes_of(index, flow) == Some((from, to));
+                let pending = &mut self.sockets[index].flows[flow];
+                if concerned && pending.last_ns > now_ns + 1_000 {
+                    pending.last_ns = now_ns + 1_000;
+                    let upto = pending.written;
+                    self.due.push((pending.last_ns, LinkStep::Arrive(index, flow, upto)));
+                }
+            }
         }
     }
 

@@ -9,11 +9,11 @@ use bytes::Bytes;
 
 use super::{LinkLimits, LinkNews, LinkWish, Links, LinksConfig};
 use crate::engine::chance::Chance;
-use crate::format::frame::{Frame, Kick, KickNotice};
-use crate::ids::{LinkConn, NodeId, Place, SessionId, ShardId};
+use crate::format::frame::{Frame, Propose};
+use crate::ids::{LinkConn, NodeId, Place, ShardId};
 use crate::time::Instant;
 
-const LOSSY: u8 = 99;
+const LOSSY: u8 = b'l';
 
 pub fn place(node: u16) -> Place {
     Place { node: NodeId(node), shard: ShardId(0) }
@@ -21,8 +21,13 @@ pub fn place(node: u16) -> Place {
 
 /// A frame that the witness can tell from others.
 pub fn frame(tag: u32, index: u32, text_bytes: usize, lossy: bool) -> Frame {
-    let notice = KickNotice { reason: if lossy { LOSSY } else { 0 }, text: "x".repeat(text_bytes).into() };
-    Frame::Kick(Kick { session: SessionId { index, generation: tag }, notice: Some(notice) })
+    let mut command = vec![if lossy { LOSSY } else { b'r' }];
+    command.resize(text_bytes + 1, b'x');
+    Frame::Propose(Propose {
+        place: place(1),
+        ticket: u64::from(tag) << 32 | u64::from(index),
+        command: command.into(),
+    })
 }
 
 /// What one end has sent to another since it was last told of a reset.
@@ -346,9 +351,9 @@ impl Network {
             LinkNews::Frames { from, frames, .. } => {
                 let got = self.ends[end].got.entry(*from).or_default();
                 for frame in frames {
-                    let Frame::Kick(kick) = frame else { panic!("nobody sent {frame:?}") };
-                    let (tag, index) = (kick.session.generation, kick.session.index);
-                    if kick.notice.as_ref().is_some_and(|notice| notice.reason == LOSSY) {
+                    let Frame::Propose(said) = frame else { panic!("nobody sent {frame:?}") };
+                    let (tag, index) = ((said.ticket >> 32) as u32, said.ticket as u32);
+                    if said.command.first() == Some(&LOSSY) {
                         assert!(got.lossy.insert((tag, index)), "a lossy frame came twice");
                         continue;
                     }

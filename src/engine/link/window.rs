@@ -18,7 +18,7 @@ use crate::time::Instant;
 const BATCH_WEIGHT: usize = 64;
 
 /// A frame above this could burst a batch that holds nothing else.
-const FRAME_WEIGHT_MAX: usize = FRAMES_BODY_BYTES_MAX - FRAMES_BODY_BYTES_MAX / 16;
+pub(super) const FRAME_WEIGHT_MAX: usize = FRAMES_BODY_BYTES_MAX - FRAMES_BODY_BYTES_MAX / 16;
 
 /// How many bytes a frame takes at most.
 #[must_use]
@@ -253,13 +253,13 @@ impl Window {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::frame::{Kick, KickNotice};
+    use crate::format::frame::Propose;
     use crate::format::frame_codec::{FRAMES_HEADER_BYTES, LinkNumbers, encode};
-    use crate::ids::SessionId;
+    use crate::ids::{NodeId, Place, ShardId};
 
-    fn kick(index: u32, text_bytes: usize) -> Frame {
-        let notice = KickNotice { reason: 1, text: "x".repeat(text_bytes).into() };
-        Frame::Kick(Kick { session: SessionId { index, generation: 0 }, notice: Some(notice) })
+    fn said(index: u32, bytes: usize) -> Frame {
+        let place = Place { node: NodeId(1), shard: ShardId(0) };
+        Frame::Propose(Propose { place, ticket: u64::from(index), command: vec![b'x'; bytes].into() })
     }
 
     fn written(window: &mut Window) -> Vec<(u64, usize, bool)> {
@@ -273,10 +273,10 @@ mod tests {
     #[test]
     fn batches_are_cut_kept_and_written_again_from_where_the_peer_is() {
         let mut window = Window::new(1 << 20, 4096);
-        window.push((0..30).map(|index| kick(index, 100)).collect()).unwrap();
+        window.push((0..30).map(|index| said(index, 240)).collect()).unwrap();
         assert_eq!(written(&mut window), [(1, 14, false), (2, 14, false), (3, 2, false)]);
-        window.push(vec![kick(30, 1)]).unwrap();
-        window.push(vec![kick(31, 1)]).unwrap();
+        window.push(vec![said(30, 1)]).unwrap();
+        window.push(vec![said(31, 1)]).unwrap();
         assert_eq!(window.acknowledge(1, Instant(9)).unwrap().round_trip, Some(Duration::from_nanos(4)));
         assert_eq!(window.acknowledge(1, Instant(9)), Ok(Acknowledged::default()));
         assert_eq!(window.acknowledge(4, Instant(9)), Err(Impossible));
@@ -293,16 +293,16 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_refused_whole() {
         let mut window = Window::new(4096, 1024);
-        assert_eq!(window.push(vec![kick(0, 2000), kick(1, 2000)]), Err(Overflow));
+        assert_eq!(window.push(vec![said(0, 2000), said(1, 2000)]), Err(Overflow));
         assert!(window.is_empty());
-        window.push(vec![kick(0, 2000)]).unwrap();
-        assert_eq!(window.push(vec![kick(1, 2000)]), Err(Overflow));
-        assert_eq!(Window::new(usize::MAX, 1024).push(vec![kick(0, FRAMES_BODY_BYTES_MAX)]), Err(Overflow));
+        window.push(vec![said(0, 2000)]).unwrap();
+        assert_eq!(window.push(vec![said(1, 2000)]), Err(Overflow));
+        assert_eq!(Window::new(usize::MAX, 1024).push(vec![said(0, FRAMES_BODY_BYTES_MAX)]), Err(Overflow));
     }
 
     #[test]
     fn weight_is_not_less_than_what_the_codec_makes() {
-        let frames: Vec<Frame> = (0..20).map(|index| kick(index, index as usize * 7)).collect();
+        let frames: Vec<Frame> = (0..20).map(|index| said(index, index as usize * 7)).collect();
         let mut out = Vec::new();
         encode(&frames, LinkNumbers { sequence: 1, acknowledged: 0 }, &mut out);
         assert!(out.len() - FRAMES_HEADER_BYTES <= frames.iter().map(weight).sum::<usize>(), "{}", out.len());

@@ -1,20 +1,8 @@
 //! Whole groups in one thread: real journals over disks that forget what was not written, real recovery, messages that are lost, doubled,
 //! late and out of order, hosts that crash, members that come and go. What a seed does it does again.
 
-use std::collections::BTreeMap;
-
+use super::mini_cluster::{self as cluster, Cluster, Troubles};
 use super::*;
-use crate::engine::checkpoint::{self, Cover};
-use crate::engine::effect::{Effect, Effects, JournalWrite};
-use crate::engine::recovery::Recovery;
-use crate::engine::shard::{ClusterSettings, Durability, JournalGeometry, OfflineMode, Retention, ShardConfig};
-use crate::ids::{Place, ShardId};
-use crate::limits::Limits;
-use crate::time::Instant;
-
-mod cluster;
-
-use cluster::{Cluster, Troubles};
 
 #[test]
 fn three_replicas_agree_whatever_happens() {

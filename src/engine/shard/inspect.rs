@@ -90,13 +90,12 @@ impl ReplicaView<'_> {
         hash.digest()
     }
 
-    /// A number for all homes: tokens, flags and rows. A leader runs ahead of its group, so replicas have the same only when nothing is
-    /// under way.
+    /// A number for all homes: tokens, flags and rows. What a leader knows ahead of its group is left out.
     #[must_use]
     pub fn homes(&self) -> u64 {
         let mut hash = Xxh3::new();
         for (uid, home) in self.slot.sorted_homes() {
-            if home.flags().is_empty() && home.devices().is_empty() && home.row_count() == 0 {
+            if home.flags().is_empty() && home.devices().is_empty() && home.agreed_rows().is_empty() {
                 continue;
             }
             hash.update(uid.as_str().as_bytes());
@@ -113,7 +112,7 @@ impl ReplicaView<'_> {
                 put_key(channel, &mut hash);
                 hash.update(&row.settled_seq.to_le_bytes());
                 hash.update(&row.read_seq.to_le_bytes());
-                let mut cursors = row.cursors.clone();
+                let mut cursors: Vec<_> = row.agreed_cursors().collect();
                 cursors.sort_unstable();
                 for (flag, seq) in cursors {
                     hash.update(&[flag.0]);

@@ -122,7 +122,10 @@ mod tests {
         let fake = Fake { ready: 1, ..Fake::default() };
         assert_eq!(get(&fake, "/readyz"), (503, json!({"msg": "1 of 2 shards are ready", "status": 503})));
         let fake = Fake { slots_waiting: 1, ..Fake::default() };
-        assert_eq!(get(&fake, "/readyz"), (503, json!({"msg": "2 slots have no leader that is known here", "status": 503})));
+        assert_eq!(
+            get(&fake, "/readyz"),
+            (503, json!({"msg": "2 slots have no leader that is known here", "status": 503}))
+        );
         let fake = Fake { writable: false, ..Fake::default() };
         assert_eq!(get(&fake, "/readyz").0, 503);
         assert_eq!(get(&fake, "/healthz").0, 200);

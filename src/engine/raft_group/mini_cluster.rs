@@ -1,6 +1,15 @@
 //! The groups' world: hosts, disks, a network, and what must hold in it. Time is counted in steps.
 
+use std::collections::BTreeMap;
+
 use super::*;
+use crate::engine::checkpoint::{self, Cover};
+use crate::engine::effect::{Effect, Effects, JournalWrite};
+use crate::engine::recovery::Recovery;
+use crate::engine::shard::{ClusterSettings, Durability, JournalGeometry, OfflineMode, Retention, ShardConfig};
+use crate::ids::{Place, ShardId};
+use crate::limits::Limits;
+use crate::time::Instant;
 
 pub const STEPS_PER_TICK: u64 = 10;
 const SLOT: SlotId = SlotId::METADATA;
@@ -40,7 +49,9 @@ impl State {
     }
 
     fn parse(bytes: &[u8]) -> State {
-        let number = |at: usize| bytes.get(at..at + 8).map_or(0, |raw| u64::from_le_bytes(raw.try_into().unwrap()));
+        let number = |at: usize| {
+            bytes.get(at..at + 8).map_or(0, |raw| u64::from_le_bytes(raw.try_into().expect("eight bytes were taken")))
+        };
         State { count: number(0), digest: number(8) }
     }
 }
