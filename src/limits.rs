@@ -180,7 +180,7 @@ impl Limits {
         dedupe_window: 4096,
         recent_bytes_max: 64 << 20,
         replay_bytes_max: 256 << 20,
-        log_tail_bytes_max: 2 << 20,
+        log_tail_bytes_max: 256 << 10,
         events_per_step_max: 8192,
         raft_tick: Duration::from_millis(50),
         sweep_every: Duration::from_secs(1),

@@ -212,14 +212,16 @@ impl Shard {
         let home = self.hosted[place].slot.home_or_new(&register.uid);
         let new = (register.flag, level, &*register.device_id);
         let mut ended: Vec<(SessionAddress, Option<&'static str>)> = Vec::new();
-        for known in home.online() {
+        // A connection that asks twice, because the answer was late, is not its own rival.
+        for known in home.online().iter().filter(|known| known.address != register.address) {
             match devices::conflict(new, (known.flag, &known.device_id)) {
                 Conflict::None => {}
                 Conflict::Replaced => ended.push((known.address, None)),
                 Conflict::Kicked => ended.push((known.address, Some("login in other device"))),
             }
         }
-        let staying = home.online().len() - ended.len();
+        let others = home.online().iter().filter(|known| known.address != register.address).count();
+        let staying = others - ended.len();
         if staying >= self.config.limits.sessions_per_user_max {
             let oldest = home.online().iter().find(|known| ended.iter().all(|(address, _)| *address != known.address));
             if let Some(oldest) = oldest {

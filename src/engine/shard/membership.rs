@@ -60,6 +60,8 @@ pub(super) struct Office {
     /// First shards of other nodes that this newcomer has a link with: a further dial to them would be refused.
     met: BTreeSet<Place>,
     founded: bool,
+    /// The state that was looked at last.
+    decided_version: u64,
     pub(super) checkpoint_mark: u64,
 }
 
@@ -120,6 +122,7 @@ impl Office {
             refused: None,
             met: BTreeSet::new(),
             founded: false,
+            decided_version: 0,
             checkpoint_mark: 0,
         })
     }
@@ -296,6 +299,11 @@ impl Shard {
         }
         let cluster = Arc::clone(council.cluster());
         let Some(steward) = &mut office.steward else { return };
+        // A node without others has nothing to look after until something changes.
+        if cluster.members.len() == 1 && office.decided_version == cluster.version {
+            return;
+        }
+        office.decided_version = cluster.version;
         steward.alive(self.config.place.node, self.config.boot, now.instant);
         for command in steward.decide(now.instant, &cluster) {
             council.propose(command.encode(), None, &mut self.out);
@@ -303,7 +311,7 @@ impl Shard {
     }
 
     fn say_alive(&mut self) {
-        let Some((_, Some(leader))) = Some(self.metadata_leader) else { return };
+        let Some(leader) = self.metadata_leader.1.filter(|leader| *leader != self.config.place) else { return };
         let view = self.view();
         let alive = Alive {
             node: self.config.place.node.0,
@@ -313,9 +321,7 @@ impl Shard {
             sessions: view.sessions_live as u32,
             stopping: self.stopping,
         };
-        if leader != self.config.place {
-            self.out.frame(leader, Frame::Alive(alive));
-        }
+        self.out.frame(leader, Frame::Alive(alive));
     }
 
     /// A member that was started at other addresses than the others know has them agreed on.

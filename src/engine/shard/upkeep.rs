@@ -31,7 +31,7 @@ impl Shard {
             if everything {
                 self.report_at = now.instant + self.config.limits.report_every;
             }
-            self.report_slots(everything);
+            self.report_slots(everything && self.node_shards.len() > 1);
         }
         if now.instant >= self.retry_at {
             self.retry_at = now.instant + self.config.limits.announce_retry_after;
