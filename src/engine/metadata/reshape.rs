@@ -51,7 +51,7 @@ impl Cluster {
             row.reshape = None;
             row.depth
         });
-        let row = SlotRow { depth, epoch: 1, replicas, preferred, target, founded: true, reshape: None };
+        let row = SlotRow { depth, epoch: 1, replicas, preferred, target, founded: true, settling: false, reshape: None };
         let before = self.rows.insert(child, row);
         assert!(before.is_none(), "rows never overlap");
         Ok(true)

@@ -60,8 +60,11 @@ impl Shard {
                 None => self.begin_replica(now, slot, replica),
             }
         }
+        // While the group changes, one that is not named (any more) may have a vote that the others cannot do without.
         let named = |slot: SlotId, replica: ReplicaId| {
-            cluster.rows.get(&slot).is_some_and(|row| row.named().any(|named| named == replica))
+            cluster.rows.get(&slot).is_some_and(|row| {
+                row.settling || row.target.is_some() || row.named().any(|named| named == replica)
+            })
         };
         let gone = self.hosted.iter().map(|hosted| (hosted.slot.id(), hosted.slot.replica()));
         // One that is newer than the table stays: the table catches up.
@@ -211,7 +214,10 @@ impl Shard {
             let row = table.row(hosted.slot.id());
             everything
                 || row.is_some_and(|row| {
-                    row.target.is_some() || row.reshape.is_some() || !same(&row.replicas, hosted.slot.group().members())
+                    row.target.is_some()
+                        || row.settling
+                        || row.reshape.is_some()
+                        || !same(&row.replicas, hosted.slot.group().members())
                 })
         });
         let reports: Vec<SlotReport> = due.filter_map(|hosted| self.report_of(hosted)).collect();
@@ -234,7 +240,7 @@ impl Shard {
             term: group.term(),
             voters,
             learners: members.learners.clone(),
-            joint: !members.voters_outgoing.is_empty(),
+            joint: !members.voters_outgoing.is_empty() || group.is_changing(),
             committed: group.committed(),
             matched: group.progress().iter().map(|progress| (progress.replica, progress.matched)).collect(),
             bytes: hosted.slot.messages() * 200,

@@ -9,6 +9,7 @@
 use crate::engine::checkpoint::{self, Cover};
 use crate::engine::effect::{Effect, Effects};
 use crate::engine::event::ApiAnswer;
+use crate::engine::journal::entry_data_bytes_max;
 use crate::engine::reads::{Purpose, RangeRead};
 use crate::engine::slot::{self, Slot, SlotState};
 use crate::engine::transfer::incoming::{self, Took, Whole};
@@ -162,6 +163,7 @@ impl Shard {
             now.instant,
             (from, part),
             &self.config.limits,
+            entry_data_bytes_max(&self.config.geometry),
             &mut |replica, body| {
                 let position = journal.append_body(slot, replica, body);
                 (position, journal.next_flush())
