@@ -422,7 +422,11 @@ fn a_member_changes_its_address(stage: &mut Stage) -> Done {
 /// A node whose journal is damaged names it and does not start. Its operator puts the data directory away and starts it with nothing: it
 /// counts as a lost disk.
 fn a_damaged_node_is_rebuilt(stage: &mut Stage) -> Done {
-    stage.found(3, 0)?;
+    stage.cluster(3, 0);
+    // What is damaged is needed: there is no checkpoint yet.
+    stage.limits(|limits| limits.replay_bytes_max = 64 << 20);
+    stage.begin(&["ana", "bo"])?;
+    stage.whole()?;
     let (ana, bo, leader) = stage.pair_away_from_leader()?;
     stage.much(ana, 60)?;
     let mut chance = crate::chance::Chance::new(7, "damage");
@@ -449,7 +453,7 @@ fn a_damaged_node_is_rebuilt(stage: &mut Stage) -> Done {
 fn stops_cost_little(stage: &mut Stage) -> Done {
     stage.cluster(3, 0);
     stage.limits(|limits| {
-        *limits = jindou::limits::Limits { sessions_max: 63, ..jindou::limits::Limits::PRODUCTION };
+        *limits = jindou::limits::Limits::PRODUCTION;
         limits.sends_per_second = 100_000;
     });
     stage.begin(&["ana", "bo"])?;
