@@ -18,6 +18,7 @@ mod inspect;
 mod links;
 mod membership;
 mod mending;
+mod operators;
 mod settings;
 mod transfers;
 mod upkeep;
@@ -48,11 +49,12 @@ use crate::ids::{NodeId, Place, SLOT_COUNT_MAX, SessionId, ShardId, SlotId, Uid}
 use crate::time::{Instant, Now};
 
 use membership::Office;
+use operators::Leaving;
 use transfers::Transfers;
 
 pub use super::recovery::Recovery;
 pub use inspect::ReplicaView;
-pub use settings::{ClusterSettings, Durability, JournalGeometry, OfflineMode, Retention, ShardConfig, ShardView};
+pub use settings::{ClusterSettings, ClusterView, Durability, JournalGeometry, OfflineMode, Retention, ShardConfig, ShardView};
 
 /// Rounds of talk between the machines in one step. A message needs four (submit, apply, notify, deliver); what is not at
 /// rest after this many goes on in the next step.
@@ -159,6 +161,8 @@ pub struct Shard {
     chase_at: Instant,
     /// When every slot led here is reported again.
     report_at: Instant,
+    /// While this node is to be emptied: sessions that are to go.
+    leaving: Option<Leaving>,
     /// Not everything was done in the last step.
     restless: bool,
     stopping: bool,
@@ -231,6 +235,7 @@ impl Shard {
             retry_at: now.instant + config.limits.announce_retry_after,
             chase_at: now.instant + config.limits.chase_every,
             report_at: now.instant,
+            leaving: None,
             restless: true,
             stopping: false,
             left: false,
@@ -471,11 +476,12 @@ impl Shard {
             journal_segments: self.journal.segments(),
             reads_waiting: self.reads.waiting(),
             writable: self.journal.writable(),
+            cluster: self.cluster_view(),
         }
     }
 }
 
-/// The shard of this node that leads a user's slot: for HTTP, which must ask the right one.
+/// The shard of a user's home on a node that was founded alone. In a cluster any shard may be asked, and passes it on.
 #[must_use]
 pub fn shard_of(uid: &Uid, slot_depth: u8, shard_count: u16) -> ShardId {
     ShardId(uid.key_hash().slot(slot_depth).0 % shard_count)

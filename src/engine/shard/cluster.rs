@@ -21,8 +21,8 @@ impl Shard {
 
     /// Tells a shard who leads a slot, as far as this one knows.
     pub(super) fn tell_leader(&mut self, slot: SlotId, to: Place) {
-        let place = self.routes.leader(slot).map(|(_, place)| place);
-        let known = vec![LeaderOf { slot, term: self.routes.term(slot), place }];
+        let term = if slot == SlotId::METADATA { self.metadata_leader.0 } else { self.routes.term(slot) };
+        let known = vec![LeaderOf { slot, term, place: self.leader_of(slot) }];
         self.out.frame(to, Frame::Leaders(Leaders { known, relay: false, announced: false }));
     }
 
@@ -46,6 +46,10 @@ impl Shard {
 
     /// What waits for a slot's leader goes on. `announced`: the leader asks for the sessions that are here, known or not.
     fn learn_leader(&mut self, leader: LeaderOf, announced: bool, effects: &mut Effects) {
+        if leader.slot == SlotId::METADATA {
+            self.learn_metadata_leader(leader);
+            return;
+        }
         let learned = self.routes.learn(leader.slot, leader.term, leader.place);
         assert!(learned != Learned::Conflict, "two leaders of slot {} in term {}", leader.slot, leader.term);
         let current = self.routes.leader(leader.slot).is_some_and(|(term, _)| term == leader.term);
@@ -54,6 +58,22 @@ impl Shard {
             self.to_greet.insert(leader.slot);
         } else if announced && current {
             self.to_greet.insert(leader.slot);
+        }
+    }
+
+    /// The first shard knows who leads the metadata group from the group itself, and tells the others.
+    fn learn_metadata_leader(&mut self, leader: LeaderOf) {
+        if self.office.is_some() || leader.term < self.metadata_leader.0 {
+            return;
+        }
+        self.metadata_leader = (leader.term, leader.place);
+        self.ask_metadata_again();
+    }
+
+    /// What operators have asked for goes to whoever leads the metadata group now.
+    pub(super) fn ask_metadata_again(&mut self) {
+        for number in self.asks.of_slot(SlotId::METADATA) {
+            self.send_ask(number);
         }
     }
 
@@ -67,6 +87,7 @@ impl Shard {
                 let until = now.instant + self.config.limits.rollcall_patience;
                 self.hosted[place].rollcall.begin(gateways.into_iter(), until);
             }
+            self.out.counters.leaderships += 1;
             known.push(LeaderOf { slot, term, place: Some(self.config.place) });
         }
         if known.is_empty() {
@@ -162,7 +183,7 @@ impl Shard {
         }
         for number in self.asks.idle() {
             match self.asks.slot_of(number) {
-                Some(slot) if self.routes.leader(slot).is_none() => {
+                Some(slot) if self.leader_of(slot).is_none() => {
                     unknown.insert(slot);
                 }
                 _ => self.send_ask(number),
@@ -374,6 +395,9 @@ impl Shard {
         for slot in led_there {
             self.send_again(slot, effects);
             self.to_greet.insert(slot);
+        }
+        if self.metadata_leader.1 == Some(peer) {
+            self.ask_metadata_again();
         }
     }
 

@@ -3,7 +3,9 @@
 
 use xxhash_rust::xxh3::Xxh3;
 
-use super::Shard;
+use super::{ClusterView, Shard};
+use crate::engine::link::{LinkRow, LinkState};
+use crate::engine::metadata::MemberState;
 use crate::engine::slot::Slot;
 use crate::ids::{ChannelKey, ReplicaId, SlotId};
 
@@ -42,6 +44,35 @@ impl Shard {
     /// Every replica hosted here.
     pub fn replicas(&self) -> impl Iterator<Item = ReplicaView<'_>> {
         self.hosted.iter().map(|hosted| ReplicaView { slot: &hosted.slot })
+    }
+
+    /// Its links with shards of other nodes.
+    #[must_use]
+    pub fn link_rows(&self) -> Vec<LinkRow> {
+        self.links.rows()
+    }
+
+    /// Its part in the cluster.
+    #[must_use]
+    pub fn cluster_view(&self) -> ClusterView {
+        let cluster = self.cluster.as_deref();
+        let members = |state| cluster.map_or(0, |cluster| cluster.members_in(state).count());
+        let rows = || cluster.into_iter().flat_map(|cluster| cluster.rows.values());
+        let links = self.links.rows();
+        ClusterView {
+            table_version: cluster.map_or(0, |cluster| cluster.version),
+            members_serving: members(MemberState::Serving),
+            members_draining: members(MemberState::Draining),
+            members_dead: members(MemberState::Dead),
+            moves: rows().filter(|row| row.target.is_some()).count(),
+            reshapes: rows().filter(|row| row.reshape.is_some()).count(),
+            submits_waiting: self.submits.len(),
+            asks_waiting: self.asks.len(),
+            transfers: self.transfers.outgoing.count() + self.transfers.incoming.count(),
+            links_up: links.iter().filter(|row| row.state == LinkState::Up).count(),
+            links_unacknowledged_bytes: links.iter().map(|row| row.unacknowledged_bytes).sum(),
+            links: self.links.counters(),
+        }
     }
 }
 
