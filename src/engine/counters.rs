@@ -100,6 +100,8 @@ counters! {
     raft_messages_received,
     /// Requests of operators carried out or refused here, questions aside.
     operator_requests,
+    /// Slots that became two here.
+    splits,
     /// API requests.
     api_requests,
     /// Conversation rows dropped at their limit.

@@ -17,6 +17,7 @@ mod hosting;
 mod inspect;
 mod links;
 mod membership;
+mod reshapes;
 mod mending;
 mod operators;
 mod settings;
@@ -50,6 +51,7 @@ use crate::time::{Instant, Now};
 
 use membership::Office;
 use operators::Leaving;
+use reshapes::Nursery;
 use transfers::Transfers;
 
 pub use super::recovery::Recovery;
@@ -89,7 +91,8 @@ pub(super) struct Hosted {
 }
 
 impl Hosted {
-    pub(super) fn new(slot: Slot, depth: u8, replay_segment: u32) -> Hosted {
+    pub(super) fn new(mut slot: Slot, depth: u8, replay_segment: u32) -> Hosted {
+        slot.set_depth(depth);
         Hosted {
             slot,
             depth,
@@ -150,6 +153,7 @@ pub struct Shard {
     reads: Reads,
     repairs: Repairs,
     transfers: Transfers,
+    nursery: Nursery,
     out: Outbox,
     pushes: Vec<Push>,
     /// RECVs of this round, written after it.
@@ -226,6 +230,7 @@ impl Shard {
             reads: Reads::default(),
             repairs: Repairs::default(),
             transfers: Transfers::new(config.boot),
+            nursery: Nursery::default(),
             out: Outbox::new(config.place),
             pushes: Vec::new(),
             recvs: Vec::new(),
@@ -320,6 +325,7 @@ impl Shard {
             self.follow_leaderships(now, effects);
             self.greet_leaders(now);
             self.start_queued_reads(effects);
+            self.turn_nursery();
             self.turn_transfers(now, effects);
             let at_rest = self.out.loopback.is_empty()
                 && self.dirty_slots.is_empty()
@@ -353,6 +359,7 @@ impl Shard {
             if let Some(flush) = waits_for {
                 self.awaiting.push_back((flush, self.hosted[place as usize].slot.id()));
             }
+            self.follow_splits(place as usize);
             self.start_transfers(place as usize, now);
             if let Some(led) = self.hosted[place as usize].slot.take_leadership_change() {
                 self.transfers.outgoing.abandon_slot(self.hosted[place as usize].slot.id(), led);

@@ -241,7 +241,14 @@ impl Shard {
         if self.to_greet.is_empty() {
             return;
         }
-        let slots = std::mem::take(&mut self.to_greet);
+        // A leader may be known before the slot is: which sessions are its own only the table says.
+        let table = Arc::clone(self.routes.table());
+        let (slots, later): (BTreeSet<SlotId>, BTreeSet<SlotId>) =
+            std::mem::take(&mut self.to_greet).into_iter().partition(|slot| table.row(*slot).is_some());
+        self.to_greet = later;
+        if slots.is_empty() {
+            return;
+        }
         let mut present: BTreeMap<Place, (Vec<(SlotId, u64)>, Vec<PresentSession>)> = BTreeMap::new();
         for slot in &slots {
             if let Some((term, place)) = self.routes.leader(*slot) {
@@ -332,8 +339,9 @@ impl Shard {
             }
         }
         for session in &present.sessions {
-            if let Some(place) = led.get(&self.routes.slot(session.uid.key_hash())) {
-                self.take_present(*place, present.place, session);
+            let owner = self.leading_of(session.uid.key_hash());
+            if let Some(place) = owner.filter(|place| led.contains_key(&self.hosted[*place].slot.id())) {
+                self.take_present(place, present.place, session);
             }
         }
         if present.last {

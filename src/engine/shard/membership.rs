@@ -557,6 +557,15 @@ impl Shard {
 
     /// Another shard wants something agreed on.
     pub(super) fn handle_propose(&mut self, propose: Propose) {
+        let here = self.config.place;
+        if let (_, Some(leader)) = self.metadata_leader
+            && leader != here
+            && propose.place == here
+        {
+            // One of this node's own: to whoever can do it.
+            self.out.frame(leader, Frame::Propose(propose));
+            return;
+        }
         let asker = Some((propose.place, propose.ticket));
         match self.office.as_mut().and_then(|office| office.council.as_mut()) {
             Some(council) => council.propose(propose.command.to_vec(), asker, &mut self.out),

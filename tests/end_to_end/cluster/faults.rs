@@ -62,15 +62,15 @@ enum Fault {
 
 const ALL: [(Fault, &str, &str); 10] = [
     (Fault::Killed, "killed", "node killed (SIGKILL), restarted"),
-    (Fault::Hung, "hung", "node hung for 3 s (SIGSTOP)"),
+    (Fault::Hung, "hung", "node hung for 3 s (SIGSTOP); its users wait 1 s, then go elsewhere"),
     (Fault::Restarted, "restarted", "node restarted in order (SIGTERM), as in a rolling restart"),
     (Fault::Wiped, "wiped", "node killed, its disk lost, rebuilt from the others"),
     (Fault::Joined, "joined", "fourth node joins and takes its share"),
     (Fault::Drained, "drained", "node drained"),
     (Fault::Split, "split", "every slot split in two"),
     (Fault::Merged, "merged", "every two slots merged"),
-    (Fault::CutOneWay, "cut_one_way", "node cut off one way for 3 s"),
-    (Fault::CutBothWays, "cut_both_ways", "node cut off both ways for 3 s"),
+    (Fault::CutOneWay, "cut_one_way", "node cut off from the others one way for 3 s; its users wait 1 s, then go elsewhere"),
+    (Fault::CutBothWays, "cut_both_ways", "node cut off from the others both ways for 3 s; likewise"),
 ];
 
 impl Fault {
@@ -251,7 +251,8 @@ fn fault_table() {
         let began = Instant::now();
         let measured = measure(fault, times, network.as_ref());
         let row = measured.row(what);
-        println!("{row}\n({:.0} s)", began.elapsed().as_secs_f64());
+        println!("{row}\n({name}: {:.0} s; {:?})", began.elapsed().as_secs_f64(), measured.counts);
+        println!("{:?}", measured.outages.iter().map(Duration::as_millis).collect::<Vec<u128>>());
         fs::write(folder().join(name), row).expect("the target's temporary folder can be written");
         if !measured.counts.is_good() {
             bad.push((name, measured.counts));
