@@ -296,7 +296,7 @@ fn slot_status(slot: SlotId, row: &SlotRow, leader: Option<Place>, moves: &[Move
 ///
 /// # Errors
 /// One sentence for the operator.
-fn command_of(
+pub(super) fn command_of(
     cluster: &Cluster,
     request: &ClusterRequest,
     is_alive: impl Fn(NodeId) -> bool,
