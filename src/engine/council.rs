@@ -43,6 +43,8 @@ pub struct Council {
     /// The flush that makes the last applied entry findable after a restart.
     publish_after: u64,
     refusals: Vec<String>,
+    /// Version and applied entry at which nothing was left to steer.
+    rested_at: Option<(u64, u64)>,
 }
 
 impl Council {
@@ -59,6 +61,7 @@ impl Council {
             led_term: None,
             publish_after: 0,
             refusals: Vec::new(),
+            rested_at: None,
         }
     }
 
@@ -199,6 +202,7 @@ impl Council {
             return;
         }
         self.led_term = leads;
+        self.rested_at = None;
         let pending = std::mem::take(&mut self.pending).into_iter().map(|(_, asker)| asker);
         let waiting = std::mem::take(&mut self.waiting).into_iter().map(|(_, asker)| asker);
         for asker in pending.chain(waiting) {
@@ -251,7 +255,8 @@ impl Council {
 
     /// A leader sees to it that every member follows and that those vote that should. One step at a time.
     pub fn steer(&mut self) {
-        if self.led_term.is_none() || self.cluster.members.is_empty() {
+        let now = (self.cluster.version, self.group.applied());
+        if self.led_term.is_none() || self.cluster.members.is_empty() || self.rested_at == Some(now) {
             return;
         }
         let members = self.group.members().clone();
@@ -274,7 +279,8 @@ impl Council {
         seen.learners.retain(|learner| strays.contains(learner) || wanted.contains(learner));
         let sight = Sight { leader, members: &seen, wanted: &wanted, preferred, standings: &standings, last_index };
         match sight.step() {
-            Step::Rest | Step::Wait => {}
+            Step::Rest => self.rested_at = Some(now),
+            Step::Wait => {}
             Step::AddLearner(replica) => self.change(MemberChange::AddLearner(replica)),
             Step::RemoveLearner(replica) => self.change(MemberChange::RemoveLearner(replica)),
             Step::Vote(voters) => self.change(MemberChange::Replace { voters }),
@@ -301,9 +307,14 @@ impl Council {
 
     /// The node is about to stop: another one leads.
     pub fn hand_over(&mut self) {
-        if self.led_term.is_none() {
-            return;
+        if let Some(heir) = self.heir().filter(|_| self.led_term.is_some()) {
+            self.group.transfer(heir);
         }
+    }
+
+    /// Who could lead instead.
+    #[must_use]
+    pub fn heir(&self) -> Option<ReplicaId> {
         let standings = self.standings();
         let sight = Sight {
             leader: self.group.replica(),
@@ -313,9 +324,7 @@ impl Council {
             standings: &standings,
             last_index: self.group.last_index(),
         };
-        if let Some(heir) = sight.heir() {
-            self.group.transfer(heir);
-        }
+        sight.heir()
     }
 
     /// Snapshots that raft wants sent: the state is small and goes with the message.

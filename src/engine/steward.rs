@@ -51,8 +51,8 @@ pub struct StewardLimits {
 impl StewardLimits {
     /// What runs.
     pub const PRODUCTION: StewardLimits = StewardLimits {
-        moves_under_way_max: 8,
-        moves_into_node_max: 2,
+        moves_under_way_max: 32,
+        moves_into_node_max: 8,
         replace_after: Duration::from_secs(300),
         silent_after: Duration::from_secs(5),
         listen_first: Duration::from_secs(5),

@@ -22,7 +22,7 @@ const SNAPSHOT_HEAD_BYTES: usize = 64;
 /// The fixed part of one item of a list, the longest of several kinds.
 const ENTRY_BYTES: usize = 32;
 const ROW_BYTES: usize = 20;
-const PRESENT_SESSION_BYTES: usize = 28;
+const PRESENT_SESSION_BYTES: usize = 40;
 const SLOT_REPORT_BYTES: usize = 64;
 const PAIR_BYTES: usize = 16;
 const MESSAGE_BYTES: usize = 12;
@@ -49,12 +49,12 @@ impl Frame {
                 Frame::Notify(frame) => 40 + uid(&frame.uid) + channel(&frame.channel) + body(frame.message.as_ref()),
                 Frame::Notified(frame) => 24 + uid(&frame.uid) + channel(&frame.channel),
                 Frame::Register(frame) => 40 + uid(&frame.uid) + frame.device_id.len() + frame.token.len(),
-                Frame::Registered(_) => 12,
+                Frame::Registered(_) => 24,
                 Frame::Unregister(frame) => 20 + uid(&frame.uid),
                 Frame::Deliver(frame) => 40 + channel(&frame.channel) + body(frame.message.as_ref()),
                 Frame::Received(frame) => 28 + uid(&frame.uid) + channel(&frame.channel),
-                Frame::Resume(frame) => 20 + uid(&frame.uid),
-                Frame::Backlog(frame) => 20 + list(&frame.rows, |row| ROW_BYTES + channel(&row.channel)),
+                Frame::Resume(frame) => 24 + uid(&frame.uid),
+                Frame::Backlog(frame) => 24 + list(&frame.rows, |row| ROW_BYTES + channel(&row.channel)),
                 Frame::Fetch(frame) => 32 + channel(&frame.channel),
                 Frame::Fetched(frame) => 36 + channel(&frame.channel) + messages(&frame.messages),
                 Frame::Kick(frame) => 24 + frame.notice.as_ref().map_or(0, |notice| notice.text.len()),

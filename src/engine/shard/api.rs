@@ -11,7 +11,7 @@ use crate::engine::slot::{self, RepeatCheck};
 use crate::format::frame::{Answered, Ask, Fetch, Frame, Origin, Submit};
 use crate::format::packet::HeaderFlags;
 use crate::ids::{ChannelKey, DeviceLevel, Place, SlotId, Uid};
-use crate::time::Now;
+use crate::time::{Instant, Now};
 
 use super::Shard;
 
@@ -196,7 +196,8 @@ impl Shard {
             self.answer_ask(asker, ticket, ApiAnswer::Messages { messages: Vec::new(), more: false });
             return;
         };
-        let purpose = Purpose::Api { asker, ticket, more };
+        let newest = !newer || (start_seq, end_seq) == (0, 0);
+        let purpose = Purpose::Api { asker, ticket, more, newest };
         let range = RangeRead::new((slot, index), next..=until, purpose);
         self.advance_range(range, effects);
     }
@@ -261,7 +262,7 @@ impl Shard {
     }
 
     fn finish_range(&mut self, place: usize, range: RangeRead) {
-        let Some(range) = self.repair_first(place, range) else {
+        let Some(mut range) = self.repair_first(place, range) else {
             return;
         };
         if !matches!(range.purpose, Purpose::Repair { .. }) {
@@ -269,9 +270,14 @@ impl Shard {
         }
         let entry = &self.hosted[place].slot.channels()[range.channel as usize];
         let last_seq = entry.channel.last_seq();
+        let cut = match range.purpose {
+            Purpose::Api { newest, .. } => range.cut(self.config.limits.answer_bytes_max, newest),
+            _ => false,
+        };
         match range.purpose {
             Purpose::Fetch(fetch) => self.answer_fetch(&fetch, range.messages, range.next, last_seq),
-            Purpose::Api { asker, ticket, more } => {
+            Purpose::Api { asker, ticket, more, .. } => {
+                let more = cut || more;
                 self.answer_ask(asker, ticket, ApiAnswer::Messages { messages: range.messages, more });
             }
             Purpose::Repeat(check) => {
@@ -293,6 +299,9 @@ impl Shard {
             return;
         }
         self.stopping = true;
+        // What is led here is handed over at once.
+        self.chase_at = Instant(0);
+        self.hurry_office();
         let open: Vec<_> = self.sessions.iter().flatten().map(|session| session.id).collect();
         for id in open {
             self.close(id, effects);

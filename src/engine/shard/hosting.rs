@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::engine::effect::{Effect, Effects};
-use crate::engine::metadata::Cluster;
-use crate::engine::raft_group::{GroupState, MemberChange};
+use crate::engine::metadata::{Cluster, SlotRow};
+use crate::engine::raft_group::{GroupState, MemberChange, RaftGroup};
 use crate::engine::routes::Table;
 use crate::engine::slot::{Slot, SlotState};
 use crate::engine::steering::{Sight, Standing, Step};
@@ -144,16 +144,34 @@ impl Shard {
 
     /// Leaders see to it that their groups become as the table wants them.
     pub(super) fn steer_groups(&mut self, now: Now) {
+        let table = Arc::clone(self.routes.table());
         for place in 0..self.hosted.len() {
-            if self.hosted[place].slot.leads() {
-                self.steer_group(place, now);
+            let hosted = &self.hosted[place];
+            let row = table.row(hosted.slot.id()).filter(|_| hosted.slot.leads());
+            if let Some(row) = row.filter(|row| self.stopping || !is_steady(hosted.slot.group(), row)) {
+                self.steer_group(place, row, now);
             }
         }
     }
 
-    fn steer_group(&mut self, place: usize, now: Now) {
-        let slot = self.hosted[place].slot.id();
-        let Some(row) = self.routes.table().row(slot).cloned() else { return };
+    /// Before it has stopped, a node hands over what it leads; for so long, should nobody take it.
+    pub(super) fn leave_groups(&mut self, now: Now) {
+        if self.left || !self.stopping {
+            return;
+        }
+        let until = *self.leave_until.get_or_insert(now.instant + self.config.limits.leave_patience);
+        let led = self.hosted.iter().filter(|hosted| hosted.slot.leads());
+        let others = led.filter(|hosted| hosted.slot.group().members().voters.len() > 1);
+        let mut heirs = others.map(|hosted| {
+            let group = hosted.slot.group();
+            let voters = &group.members().voters;
+            standings_of(group).iter().any(|standing| standing.active && voters.contains(&standing.replica))
+        });
+        let waits = heirs.any(|heir| heir) || self.council_must_be_left();
+        self.left = !waits || now.instant >= until;
+    }
+
+    fn steer_group(&mut self, place: usize, row: &SlotRow, now: Now) {
         let group = self.hosted[place].slot.group();
         let standings: Vec<Standing> = standings_of(group);
         // Without a target the voters stay who they are: a move that was given up may have ended already, and whoever it removed has
@@ -174,7 +192,7 @@ impl Shard {
             Step::RemoveLearner(replica) => MemberChange::RemoveLearner(replica),
             Step::Vote(voters) => MemberChange::Replace { voters },
             Step::HandOver(heir) => {
-                if now.instant >= self.hosted[place].hand_over_at {
+                if self.stopping || now.instant >= self.hosted[place].hand_over_at {
                     self.hosted[place].hand_over_at = now.instant + self.config.limits.hand_over_every;
                     self.with_slot(place, now, |slot, _, _| slot.hand_over(heir));
                 }
@@ -225,11 +243,19 @@ impl Shard {
 }
 
 /// How the replicas of a group stand, as its leader knows.
-pub(super) fn standings_of(group: &crate::engine::raft_group::RaftGroup) -> Vec<Standing> {
+pub(super) fn standings_of(group: &RaftGroup) -> Vec<Standing> {
     let progress = group.progress().into_iter();
     progress
         .map(|p| Standing { replica: p.replica, matched: p.matched, active: p.active, snapshot: p.snapshot_pending })
         .collect()
+}
+
+/// The group is as it should be and led by who should lead it: nothing to look at, which is so nearly always.
+fn is_steady(group: &RaftGroup, row: &SlotRow) -> bool {
+    row.target.is_none()
+        && group.replica() == row.preferred
+        && group.members().learners.is_empty()
+        && group.members().voters_outgoing.is_empty()
 }
 
 fn same(replicas: &[ReplicaId], members: &GroupMembers) -> bool {

@@ -7,7 +7,7 @@ use super::{ClusterView, Shard};
 use crate::engine::link::{LinkRow, LinkState};
 use crate::engine::metadata::MemberState;
 use crate::engine::slot::Slot;
-use crate::ids::{ChannelKey, SlotId};
+use crate::ids::{ChannelKey, ReplicaId, SlotId};
 
 /// One replica.
 #[derive(Clone, Copy)]
@@ -20,6 +20,25 @@ impl Shard {
     pub fn led(&self) -> impl Iterator<Item = (SlotId, u64)> + '_ {
         let led = self.hosted.iter().filter(|hosted| hosted.slot.leads());
         led.map(|hosted| (hosted.slot.id(), hosted.slot.group().term()))
+    }
+
+    /// States of slots on their way into this shard.
+    #[must_use]
+    pub fn transfers_coming(&self) -> usize {
+        self.transfers.incoming.count()
+    }
+
+    /// The term in which this node's replica of the metadata group leads it.
+    #[must_use]
+    pub fn metadata_term(&self) -> Option<u64> {
+        self.office.as_ref()?.council.as_ref()?.led_term()
+    }
+
+    /// Who votes in the metadata group, as this node's replica knows.
+    #[must_use]
+    pub fn metadata_voters(&self) -> &[ReplicaId] {
+        let council = self.office.as_ref().and_then(|office| office.council.as_ref());
+        council.map_or(&[], |council| &council.group().members().voters)
     }
 
     /// Every replica hosted here.
@@ -85,13 +104,12 @@ impl ReplicaView<'_> {
         hash.digest()
     }
 
-    /// A number for all homes: tokens, flags and rows. A leader runs ahead of its group, so replicas have the same only when nothing is
-    /// under way.
+    /// A number for all homes: tokens, flags and rows. What a leader knows ahead of its group is left out.
     #[must_use]
     pub fn homes(&self) -> u64 {
         let mut hash = Xxh3::new();
         for (uid, home) in self.slot.sorted_homes() {
-            if home.flags().is_empty() && home.devices().is_empty() && home.row_count() == 0 {
+            if home.flags().is_empty() && home.devices().is_empty() && home.agreed_rows().is_empty() {
                 continue;
             }
             hash.update(uid.as_str().as_bytes());
@@ -108,7 +126,7 @@ impl ReplicaView<'_> {
                 put_key(channel, &mut hash);
                 hash.update(&row.settled_seq.to_le_bytes());
                 hash.update(&row.read_seq.to_le_bytes());
-                let mut cursors = row.cursors.clone();
+                let mut cursors: Vec<_> = row.agreed_cursors().collect();
                 cursors.sort_unstable();
                 for (flag, seq) in cursors {
                     hash.update(&[flag.0]);

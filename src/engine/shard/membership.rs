@@ -50,6 +50,8 @@ pub(super) struct Office {
     /// Being written: its own first segment, the one for everybody, and its mark.
     checkpointing: Option<(u32, u32, u64)>,
     pub(super) replay_segment: u32,
+    /// There is a checkpoint of the metadata on disk.
+    checkpointed: bool,
     kept_segment: u32,
     beat_at: Instant,
     ask_at: Instant,
@@ -58,6 +60,8 @@ pub(super) struct Office {
     /// First shards of other nodes that this newcomer has a link with: a further dial to them would be refused.
     met: BTreeSet<Place>,
     founded: bool,
+    /// The state that was looked at last.
+    decided_version: u64,
     pub(super) checkpoint_mark: u64,
 }
 
@@ -73,11 +77,11 @@ struct Installing {
 impl Office {
     /// With what the disk remembered of the metadata group.
     pub(super) fn open(config: &ShardConfig, metadata: Option<(GroupState, Vec<u8>, u32)>) -> Result<Office, String> {
-        let mut replay_segment = 0;
+        let (mut replay_segment, mut checkpointed) = (0, false);
         let council = match metadata {
             None => None,
             Some((group, state, segment)) => {
-                replay_segment = segment;
+                (replay_segment, checkpointed) = (segment, !state.is_empty());
                 let cluster = if state.is_empty() {
                     Cluster::default()
                 } else {
@@ -111,6 +115,7 @@ impl Office {
             installing: None,
             checkpointing: None,
             replay_segment,
+            checkpointed,
             kept_segment: replay_segment,
             beat_at: Instant(0),
             ask_at: Instant(0),
@@ -118,6 +123,7 @@ impl Office {
             refused: None,
             met: BTreeSet::new(),
             founded: false,
+            decided_version: 0,
             checkpoint_mark: 0,
         })
     }
@@ -245,6 +251,7 @@ impl Shard {
             office.beat_at = now.instant + self.config.limits.alive_every;
             self.say_alive();
             self.ask_for_leader();
+            self.say_where_we_are();
         }
         let Some(office) = &mut self.office else { return };
         if office.council.is_none() && now.instant >= office.ask_at {
@@ -266,9 +273,20 @@ impl Shard {
         }
     }
 
+    /// What is to be decided is decided in this turn.
+    pub(super) fn hurry_office(&mut self) {
+        if let Some(office) = &mut self.office {
+            office.decide_at = Instant(0);
+        }
+    }
+
     fn decide(&mut self, now: Now) {
         let Some(office) = &mut self.office else { return };
         let Some(council) = &mut office.council else { return };
+        if self.stopping {
+            council.hand_over();
+            return;
+        }
         council.steer();
         let patience = self.config.limits.answer_patience;
         let late: Vec<ReplicaId> = office
@@ -283,6 +301,11 @@ impl Shard {
         }
         let cluster = Arc::clone(council.cluster());
         let Some(steward) = &mut office.steward else { return };
+        // A node without others has nothing to look after until something changes.
+        if cluster.members.len() == 1 && office.decided_version == cluster.version {
+            return;
+        }
+        office.decided_version = cluster.version;
         steward.alive(self.config.place.node, self.config.boot, now.instant);
         for command in steward.decide(now.instant, &cluster) {
             council.propose(command.encode(), None, &mut self.out);
@@ -290,7 +313,7 @@ impl Shard {
     }
 
     fn say_alive(&mut self) {
-        let Some((_, Some(leader))) = Some(self.metadata_leader) else { return };
+        let Some(leader) = self.metadata_leader.1.filter(|leader| *leader != self.config.place) else { return };
         let view = self.view();
         let alive = Alive {
             node: self.config.place.node.0,
@@ -300,9 +323,29 @@ impl Shard {
             sessions: view.sessions_live as u32,
             stopping: self.stopping,
         };
-        if leader != self.config.place {
-            self.out.frame(leader, Frame::Alive(alive));
+        self.out.frame(leader, Frame::Alive(alive));
+    }
+
+    /// A member that was started at other addresses than the others know has them agreed on.
+    fn say_where_we_are(&mut self) {
+        let (Some(cluster), (_, Some(leader))) = (&self.cluster, self.metadata_leader) else { return };
+        let settings = &self.config.cluster;
+        let moved = cluster
+            .members
+            .get(&self.config.place.node)
+            .is_some_and(|known| known.identity == settings.identity && known.addresses != settings.addresses);
+        if !moved || settings.address.is_none() {
+            return;
         }
+        let command = MetadataCommand::AddMember(self.describe()).encode();
+        let propose = Propose { place: self.config.place, ticket: 0, command: command.into() };
+        self.out.frame(leader, Frame::Propose(propose));
+    }
+
+    /// True when this node's replica of the metadata group leads, and somebody else could.
+    pub(super) fn council_must_be_left(&self) -> bool {
+        let council = self.office.as_ref().and_then(|office| office.council.as_ref());
+        council.is_some_and(|council| council.led_term().is_some() && council.heir().is_some())
     }
 
     /// A member that hears from no leader of the metadata group asks the others; that also makes the links by which it is heard.
@@ -378,8 +421,11 @@ impl Shard {
         if office.checkpointing.is_some() {
             return;
         }
-        let others = self.hosted.iter().map(|hosted| hosted.replay_segment).min().unwrap_or(u32::MAX);
-        let due = mark - office.checkpoint_mark >= self.config.limits.replay_bytes_max / 2;
+        let others = self.hosted.iter().filter(|hosted| !hosted.checkpointed);
+        let others = others.map(|hosted| hosted.replay_segment).min().unwrap_or(u32::MAX);
+        let due = mark - office.checkpoint_mark >= self.config.limits.replay_bytes_max / 2
+            || (office.kept_segment < self.segment_wanted
+                && office.kept_segment < council.group().replay_segment(&self.journal).min(others));
         let cover = |own: u32| Cover { depth: 0, replay_segment: own.min(others) };
         let (own, bytes) = match &office.installing {
             Some(installing) if self.journal.written() >= installing.after => {
@@ -403,6 +449,7 @@ impl Shard {
         let Some((own, kept, mark)) = office.checkpointing.take() else { return };
         if written {
             (office.replay_segment, office.kept_segment, office.checkpoint_mark) = (own, kept, mark);
+            office.checkpointed = true;
         }
         let Some(council) = &mut office.council else { return };
         match office.installing.take() {
@@ -412,9 +459,9 @@ impl Shard {
         }
     }
 
-    /// The first journal segment that the metadata's replay needs.
-    pub(super) fn council_replay_segment(&self) -> Option<u32> {
-        let office = self.office.as_ref()?;
+    /// The first journal segment that the metadata's replay needs, while it has no checkpoint.
+    pub(super) fn council_without_checkpoint(&self) -> Option<u32> {
+        let office = self.office.as_ref().filter(|office| !office.checkpointed)?;
         office.council.as_ref().map(|_| office.replay_segment)
     }
 
