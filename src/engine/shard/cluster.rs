@@ -16,6 +16,9 @@ use crate::time::Now;
 
 use super::{OfflineMode, Shard};
 
+/// What one leader is told: of which slots and terms, and the sessions.
+type Statement = (Vec<(SlotId, u64)>, Vec<PresentSession>);
+
 impl Shard {
     // ---- who leads ----
 
@@ -251,7 +254,7 @@ impl Shard {
         if slots.is_empty() {
             return;
         }
-        let mut present: BTreeMap<Place, (Vec<(SlotId, u64)>, Vec<PresentSession>)> = BTreeMap::new();
+        let mut present: BTreeMap<Place, Statement> = BTreeMap::new();
         for slot in &slots {
             if let Some((term, place)) = self.routes.leader(*slot) {
                 present.entry(place).or_default().0.push((*slot, term));

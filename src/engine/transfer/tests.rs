@@ -69,7 +69,7 @@ fn slot_with(lengths: &[u32], node: u16, place: &mut dyn FnMut(usize, u32) -> Po
     for (n, length) in lengths.iter().enumerate() {
         let mut channel = Channel::default();
         for seq in 1..=*length {
-            channel.append(&message(n, seq), place(n, seq), Fingerprint(u64::from(seq) << 33 | n as u64 + 1), 16);
+            channel.append(&message(n, seq), place(n, seq), Fingerprint((u64::from(seq) << 33) | (n as u64 + 1)), 16);
         }
         channel.announced(length / 2);
         while channel.recent(*length).is_some() {
