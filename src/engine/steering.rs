@@ -72,7 +72,9 @@ impl Sight<'_> {
     fn has_caught_up(&self, replica: ReplicaId) -> bool {
         replica == self.leader
             || self.standing(replica).is_some_and(|standing| {
-                standing.active && !standing.snapshot && standing.matched + CAUGHT_UP_ENTRIES >= self.last_index
+                // A newcomer that has nothing yet is sent a snapshot first, however short the log is.
+                let follows = standing.active && !standing.snapshot && standing.matched > 0;
+                follows && standing.matched + CAUGHT_UP_ENTRIES >= self.last_index
             })
     }
 

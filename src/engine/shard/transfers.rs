@@ -61,7 +61,8 @@ impl Shard {
             let hosted = &mut self.hosted[place];
             let (slot, to) = (hosted.slot.id(), wish.to);
             let outgoing = &mut self.transfers.outgoing;
-            if !hosted.slot.leads() || !outgoing.has_room(slot, to, &self.config.limits) {
+            // Leading in raft's sense is enough: newcomers that vote already may have to be sent a state before anything is agreed on.
+            if !outgoing.has_room(slot, to, &self.config.limits) {
                 // Asked for again by and by. One that is under way already says itself how it ends.
                 if !outgoing.is_sending(slot, to) {
                     hosted.slot.group_mut().report_snapshot(to, false);
