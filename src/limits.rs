@@ -144,6 +144,8 @@ pub struct Limits {
     pub repairs_max: usize,
     /// Messages asked for at once when copies are damaged. Beyond it they count as gone.
     pub repair_messages_max: u32,
+    /// Sessions that a shard lets go in a second while its node is to be emptied. The others wait.
+    pub drain_sessions_per_second: u32,
     /// API requests under way on one shard. At it: HTTP 503.
     pub api_requests_max: usize,
 }
@@ -204,6 +206,7 @@ impl Limits {
         transfer_staged_bytes_max: 512 << 20,
         repairs_max: 64,
         repair_messages_max: 16,
+        drain_sessions_per_second: 500,
         api_requests_max: 4096,
     };
 
@@ -262,6 +265,7 @@ impl Limits {
         transfer_staged_bytes_max: 1 << 20,
         repairs_max: 2,
         repair_messages_max: 2,
+        drain_sessions_per_second: 5,
         api_requests_max: 4,
     };
 

@@ -71,6 +71,18 @@ impl Asks {
         self.parts.iter().filter(|(_, part)| part.slot == slot).map(|(number, _)| *number).collect()
     }
 
+    /// Parts under way.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.parts.len()
+    }
+
+    /// None under way.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
     /// Parts that nobody has.
     #[must_use]
     pub fn idle(&self) -> Vec<u64> {
@@ -100,6 +112,28 @@ impl Asks {
         };
         self.end(request);
         Some((request, answer))
+    }
+
+    /// Slots are not what they were: parts are put together anew. Returns those that nobody has.
+    pub fn reroute(&mut self, parts_of: impl Fn(ApiRequest) -> Vec<(SlotId, ApiRequest)>) -> Vec<u64> {
+        let mut moved = Vec::new();
+        for number in self.parts.keys().copied().collect::<Vec<_>>() {
+            let Some(part) = self.parts.get(&number) else { continue };
+            let (request, anew) = (part.request, parts_of(part.what.clone()));
+            if anew.is_empty() || anew.iter().all(|(slot, _)| *slot == part.slot) {
+                continue;
+            }
+            self.parts.remove(&number);
+            if let Some(open) = self.open.get_mut(&request) {
+                open.parts += anew.len() - 1;
+            }
+            for (slot, what) in anew {
+                self.last += 1;
+                self.parts.insert(self.last, Part { request, slot, what, idle: true });
+                moved.push(self.last);
+            }
+        }
+        moved
     }
 
     /// Forgets the requests that have waited since before `since`; they are to be told that the node is busy.

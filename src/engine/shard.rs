@@ -17,7 +17,9 @@ mod hosting;
 mod inspect;
 mod links;
 mod membership;
+mod reshapes;
 mod mending;
+mod operators;
 mod settings;
 mod transfers;
 mod upkeep;
@@ -48,11 +50,13 @@ use crate::ids::{NodeId, Place, SLOT_COUNT_MAX, SessionId, ShardId, SlotId, Uid}
 use crate::time::{Instant, Now};
 
 use membership::Office;
+use operators::Leaving;
+use reshapes::Nursery;
 use transfers::Transfers;
 
 pub use super::recovery::Recovery;
 pub use inspect::ReplicaView;
-pub use settings::{ClusterSettings, Durability, JournalGeometry, OfflineMode, Retention, ShardConfig, ShardView};
+pub use settings::{ClusterSettings, ClusterView, Durability, JournalGeometry, OfflineMode, Retention, ShardConfig, ShardView};
 
 /// Rounds of talk between the machines in one step. A message needs four (submit, apply, notify, deliver); what is not at
 /// rest after this many goes on in the next step.
@@ -87,7 +91,8 @@ pub(super) struct Hosted {
 }
 
 impl Hosted {
-    pub(super) fn new(slot: Slot, depth: u8, replay_segment: u32) -> Hosted {
+    pub(super) fn new(mut slot: Slot, depth: u8, replay_segment: u32) -> Hosted {
+        slot.set_depth(depth);
         Hosted {
             slot,
             depth,
@@ -148,6 +153,7 @@ pub struct Shard {
     reads: Reads,
     repairs: Repairs,
     transfers: Transfers,
+    nursery: Nursery,
     out: Outbox,
     pushes: Vec<Push>,
     /// RECVs of this round, written after it.
@@ -159,6 +165,8 @@ pub struct Shard {
     chase_at: Instant,
     /// When every slot led here is reported again.
     report_at: Instant,
+    /// While this node is to be emptied: sessions that are to go.
+    leaving: Option<Leaving>,
     /// Not everything was done in the last step.
     restless: bool,
     stopping: bool,
@@ -222,6 +230,7 @@ impl Shard {
             reads: Reads::default(),
             repairs: Repairs::default(),
             transfers: Transfers::new(config.boot),
+            nursery: Nursery::default(),
             out: Outbox::new(config.place),
             pushes: Vec::new(),
             recvs: Vec::new(),
@@ -231,6 +240,7 @@ impl Shard {
             retry_at: now.instant + config.limits.announce_retry_after,
             chase_at: now.instant + config.limits.chase_every,
             report_at: now.instant,
+            leaving: None,
             restless: true,
             stopping: false,
             left: false,
@@ -315,6 +325,7 @@ impl Shard {
             self.follow_leaderships(now, effects);
             self.greet_leaders(now);
             self.start_queued_reads(effects);
+            self.turn_nursery();
             self.turn_transfers(now, effects);
             let at_rest = self.out.loopback.is_empty()
                 && self.dirty_slots.is_empty()
@@ -348,6 +359,7 @@ impl Shard {
             if let Some(flush) = waits_for {
                 self.awaiting.push_back((flush, self.hosted[place as usize].slot.id()));
             }
+            self.follow_splits(place as usize);
             self.start_transfers(place as usize, now);
             if let Some(led) = self.hosted[place as usize].slot.take_leadership_change() {
                 self.transfers.outgoing.abandon_slot(self.hosted[place as usize].slot.id(), led);
@@ -471,11 +483,12 @@ impl Shard {
             journal_segments: self.journal.segments(),
             reads_waiting: self.reads.waiting(),
             writable: self.journal.writable(),
+            cluster: self.cluster_view(),
         }
     }
 }
 
-/// The shard of this node that leads a user's slot: for HTTP, which must ask the right one.
+/// The shard of a user's home on a node that was founded alone. In a cluster any shard may be asked, and passes it on.
 #[must_use]
 pub fn shard_of(uid: &Uid, slot_depth: u8, shard_count: u16) -> ShardId {
     ShardId(uid.key_hash().slot(slot_depth).0 % shard_count)
@@ -486,5 +499,7 @@ pub(super) fn chance_of(config: &ShardConfig, slot: SlotId) -> Chance {
     Chance::new(config.seed, 16 + u64::from(slot.0))
 }
 
+#[cfg(test)]
+mod operator_tests;
 #[cfg(test)]
 mod tests;

@@ -156,6 +156,11 @@ impl Steward {
         }
     }
 
+    /// An operator wants everything planned anew: the next decision does.
+    pub fn plan_anew(&mut self) {
+        (self.planned, self.proposed) = (None, None);
+    }
+
     /// What to propose now. Asked after each change of the state and once in a while; empty when there is nothing to do, or when what was
     /// proposed last has not shown its effect yet.
     pub fn decide(&mut self, now: Instant, cluster: &Cluster) -> Vec<MetadataCommand> {

@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use crate::engine::effect::{Effect, Effects};
 use crate::engine::event::{ApiAnswer, Event, EventBatch};
+use crate::engine::link::LinkRow;
 use crate::engine::metadata::Cluster;
 use crate::engine::shard::{Shard, ShardConfig, ShardView};
 use crate::ids::{Place, ShardId};
@@ -242,8 +243,7 @@ impl Loop {
             }
             if let Some(waiting) = waiting.take_if(|_| self.is_ready(began)) {
                 let view = self.shard.view();
-                let facts =
-                    Ready { messages: view.messages_indexed, waits: slots_waiting(&view) > 0, ..waiting.facts };
+                let facts = Ready { messages: view.messages_indexed, waits: slots_waiting(&view) > 0, ..waiting.facts };
                 // Nobody listening means that the node has given up; its stop is on its way.
                 let _ = waiting.ready.send(Ok(facts));
             }
@@ -490,6 +490,11 @@ impl Loop {
         late
     }
 
+    fn link_rows(&self) -> Vec<(LinkRow, Duration)> {
+        let now = Clock::instant(self.clock.nanos());
+        self.shard.link_rows().into_iter().map(|row| (row, now.since(row.since))).collect()
+    }
+
     fn snapshot(&mut self) -> ShardSnapshot {
         let mut shell = self.counters;
         self.gateway.count_into(&mut shell);
@@ -502,6 +507,7 @@ impl Loop {
             engine: EngineSnapshot::of(&self.shard.view()),
             shell,
             stages: self.stages.summaries(),
+            links: self.link_rows(),
         }
     }
 }

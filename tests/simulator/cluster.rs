@@ -12,7 +12,7 @@ use jindou::engine::metadata::{Cluster, MemberState};
 use jindou::engine::shard::ClusterSettings;
 use jindou::engine::steward::StewardLimits;
 use jindou::format::frame::Addresses;
-use jindou::ids::{ChannelKey, Place, ShardId, SlotId, Uid};
+use jindou::ids::{ChannelKey, KeyHash, Place, ShardId, SlotId, Uid};
 use jindou::limits::Limits;
 
 use crate::checkers::Promise;
@@ -135,6 +135,7 @@ impl World {
                 }
             }
         }
+        self.every_key_is_in_its_slot();
         for (slot, held) in by_slot {
             let first = held[0];
             let other = held.iter().find(|one| (one.1, one.2, one.3) != (first.1, first.2, first.3));
@@ -145,10 +146,35 @@ impl World {
         }
     }
 
+    /// A replica holds keys of its slot only, at the depth that the table has.
+    fn every_key_is_in_its_slot(&mut self) {
+        let Some(newest) = self.newest_cluster().cloned() else { return };
+        let mut verdict = Ok(());
+        for (index, node) in self.nodes.iter().enumerate() {
+            for replica in node.hosts.iter().flat_map(|host| host.shard.replicas()) {
+                let (slot, depth) = (replica.slot(), replica.depth());
+                if newest.rows.get(&slot).map(|row| row.depth) != Some(depth) {
+                    verdict = Err(format!("slot {slot} at rest has depth {depth} on node {index}"));
+                }
+                if let Some(stray) = replica.stray() {
+                    verdict = Err(format!("slot {slot} of depth {depth} on node {index} holds {stray}"));
+                }
+            }
+        }
+        self.judge(Promise::Replicas, verdict);
+    }
+
     /// The slot of a user.
     pub fn slot_of_user(&self, user: usize) -> SlotId {
         let uid = Uid::parse(&self.uids[user]).expect("the simulator's names are good");
-        uid.key_hash().slot(self.plan.slot_depth)
+        self.slot_of_key(uid.key_hash())
+    }
+
+    /// The slot of a key in the newest table.
+    fn slot_of_key(&self, key: KeyHash) -> SlotId {
+        let rows = self.newest_cluster().map(|cluster| &cluster.rows);
+        let named = rows.and_then(|rows| rows.iter().find(|(slot, row)| key.slot(row.depth) == **slot));
+        named.map_or_else(|| key.slot(self.plan.slot_depth), |(slot, _)| *slot)
     }
 
     /// The slot of a log.
@@ -158,7 +184,7 @@ impl World {
             LogKey::Pair(a, b) => ChannelKey::pair(&uid(a), &uid(b)),
             LogKey::Command(user) => ChannelKey::command(&uid(user)),
         };
-        key.key_hash().slot(self.plan.slot_depth)
+        self.slot_of_key(key.key_hash())
     }
 
     /// Who leads a slot: of several that believe so, the one of the latest term.
@@ -199,7 +225,8 @@ impl World {
     /// What is not as it should be with the cluster: at rest there is nothing. Of one node it is asked only whether it leads
     /// what it hosts.
     pub fn unrest_of_cluster(&self) -> Option<String> {
-        for slot in (0..1u16 << self.plan.slot_depth).map(SlotId) {
+        let Some(newest) = self.newest_cluster() else { return Some("nobody knows the cluster".to_owned()) };
+        for slot in newest.rows.keys().copied() {
             match self.leaders(slot).as_slice() {
                 [_] => {}
                 leaders => return Some(format!("slot {slot} is led by {leaders:?}: {}", self.standings_of(slot))),
@@ -208,7 +235,6 @@ impl World {
         if self.plan.nodes == 1 {
             return None;
         }
-        let Some(newest) = self.newest_cluster() else { return Some("nobody knows the cluster".to_owned()) };
         for (index, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.present) {
             let version = node.cluster.as_ref().map_or(0, |cluster| cluster.version);
             if version != newest.version {
@@ -225,6 +251,9 @@ impl World {
         let serving = newest.members.values().filter(|member| member.state == MemberState::Serving).count();
         let wanted = usize::from(newest.replicas_wanted).min(serving);
         for (slot, row) in &newest.rows {
+            if row.reshape.is_some() {
+                return Some(format!("slot {slot} is to become two"));
+            }
             if row.target.is_some() || row.replicas.len() != wanted {
                 let standings = self.standings_of(*slot);
                 return Some(format!("slot {slot} is to have {wanted} replicas and has {row:?}: {standings}"));

@@ -430,12 +430,12 @@ fn a_damaged_node_is_rebuilt(stage: &mut Stage) -> Done {
     let (ana, bo, leader) = stage.pair_away_from_leader()?;
     stage.much(ana, 60)?;
     let mut chance = crate::chance::Chance::new(7, "damage");
-    let mut damaged = None;
-    for shard in 0..2 {
-        damaged = damaged.or(stage.world.nodes[leader].disks[shard].damage(&mut chance).map(|damage| (shard, damage)));
+    // Many bits: one may lie in what only fills a block up.
+    for shard in [0, 1].repeat(20) {
+        if let Some(damage) = stage.world.nodes[leader].disks[shard].damage(&mut chance) {
+            stage.world.nodes[leader].expect_damage(shard, damage);
+        }
     }
-    let Some((shard, damage)) = damaged else { return stage.fail("there is something to damage") };
-    stage.world.nodes[leader].expect_damage(shard, damage);
     stage.kill(leader, Machine::Refuses, 1_000);
     stage.is_back(leader)?;
     if stage.world.nodes[leader].damages_named == 0 {

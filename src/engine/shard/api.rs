@@ -17,6 +17,17 @@ use super::Shard;
 
 impl Shard {
     pub(super) fn handle_api(&mut self, now: Now, ticket: u64, request: ApiRequest, effects: &mut Effects) {
+        match &request {
+            ApiRequest::Route { uids } => {
+                effects.push(Effect::Answer { ticket, answer: ApiAnswer::Routes(self.routes_of(uids)) });
+                return;
+            }
+            ApiRequest::Cluster(asked) if self.cluster.is_none() || self.answers_here(asked) => {
+                effects.push(Effect::Answer { ticket, answer: self.status_here(asked) });
+                return;
+            }
+            _ => {}
+        }
         if self.api_open >= self.config.limits.api_requests_max || self.stopping || self.cluster.is_none() {
             effects.push(Effect::Answer { ticket, answer: ApiAnswer::Busy });
             return;
@@ -57,7 +68,7 @@ impl Shard {
     }
 
     /// A request by the slots that can answer it.
-    fn parts_of(&self, request: ApiRequest) -> Vec<(SlotId, ApiRequest)> {
+    pub(super) fn parts_of(&self, request: ApiRequest) -> Vec<(SlotId, ApiRequest)> {
         match request {
             ApiRequest::OnlineStatus { uids } => {
                 let mut by_slot: BTreeMap<SlotId, Vec<Uid>> = BTreeMap::new();
@@ -72,17 +83,26 @@ impl Shard {
             ApiRequest::MessageSync { ref login, ref peer, .. } => {
                 vec![(self.routes.slot(ChannelKey::pair(login, peer).key_hash()), request)]
             }
-            ApiRequest::Send { .. } => Vec::new(),
+            ApiRequest::Cluster(_) => vec![(SlotId::METADATA, request)],
+            ApiRequest::Send { .. } | ApiRequest::Route { .. } => Vec::new(),
         }
     }
 
     /// Sends a part of a request to whoever leads its slot; it stays where it is when nobody is known to.
     pub(super) fn send_ask(&mut self, number: u64) {
-        let leader = self.asks.slot_of(number).and_then(|slot| self.routes.leader(slot));
-        if let Some((_, place)) = leader
+        let leader = self.asks.slot_of(number).and_then(|slot| self.leader_of(slot));
+        if let Some(place) = leader
             && let Some(ask) = self.asks.send(number, self.config.place)
         {
             self.out.frame(place, Frame::Ask(Box::new(ask)));
+        }
+    }
+
+    /// Who is known to lead a slot, the metadata group among them.
+    pub(super) fn leader_of(&self, slot: SlotId) -> Option<Place> {
+        match slot {
+            SlotId::METADATA => self.metadata_leader.1,
+            slot => self.routes.leader(slot).map(|(_, place)| place),
         }
     }
 
@@ -95,11 +115,20 @@ impl Shard {
     /// Carries a request out when its slot is led here, else sends it back.
     pub(super) fn handle_ask(&mut self, now: Now, ask: Ask, effects: &mut Effects) {
         let Ask { place: asker, ticket, slot, request } = ask;
+        if let ApiRequest::Cluster(asked) = &request {
+            self.handle_operator(now, (asker, ticket), asked);
+            return;
+        }
         let Some(place) = self.leading(slot) else {
             self.out.frame(asker, Frame::Answered(Box::new(Answered { ticket, answer: None })));
             self.tell_leader(slot, asker);
             return;
         };
+        if !self.owns_request(place, &request) {
+            // It has split: the asker will hear of it.
+            self.out.frame(asker, Frame::Answered(Box::new(Answered { ticket, answer: None })));
+            return;
+        }
         let limits = self.config.limits;
         let writes = matches!(request, ApiRequest::SetToken { .. } | ApiRequest::QuitDevice { .. });
         if writes && !self.journal.writable() {
@@ -132,8 +161,8 @@ impl Shard {
                 let page = (start_seq, end_seq, limit, newer);
                 self.handle_message_sync((asker, ticket), &channel, page, effects);
             }
-            ApiRequest::Send { .. } => {
-                let text = "a message is submitted, not asked for: the asking node is at fault";
+            ApiRequest::Send { .. } | ApiRequest::Route { .. } | ApiRequest::Cluster(_) => {
+                let text = "this is not asked of a slot's leader: the asking node is at fault";
                 let reason = crate::format::packet::Reason::SystemError as u8;
                 self.answer_ask(asker, ticket, ApiAnswer::Refused { reason, text: text.into() });
             }
@@ -145,7 +174,7 @@ impl Shard {
     }
 
     fn online_of(&self, uid: &Uid) -> Vec<(Uid, crate::ids::DeviceFlag)> {
-        let home = self.leading(self.routes.slot(uid.key_hash())).and_then(|place| self.hosted[place].slot.home(uid));
+        let home = self.leading_of(uid.key_hash()).and_then(|place| self.hosted[place].slot.home(uid));
         home.map_or(Vec::new(), |home| home.online().iter().map(|online| (uid.clone(), online.flag)).collect())
     }
 
@@ -157,11 +186,11 @@ impl Shard {
         (start_seq, end_seq, limit, newer): (u32, u32, u32, bool),
         effects: &mut Effects,
     ) {
-        let slot = self.routes.slot(channel.key_hash());
-        let Some(place) = self.leading(slot) else {
+        let Some(place) = self.leading_of(channel.key_hash()) else {
             self.answer_ask(asker, ticket, ApiAnswer::Busy);
             return;
         };
+        let slot = self.hosted[place].slot.id();
         let found = self.hosted[place].slot.channel_index(channel);
         let entry = found.map(|index| (index, &self.hosted[place].slot.channels()[index as usize].channel));
         let range = entry.and_then(|(index, channel)| {

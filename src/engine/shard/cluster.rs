@@ -21,8 +21,8 @@ impl Shard {
 
     /// Tells a shard who leads a slot, as far as this one knows.
     pub(super) fn tell_leader(&mut self, slot: SlotId, to: Place) {
-        let place = self.routes.leader(slot).map(|(_, place)| place);
-        let known = vec![LeaderOf { slot, term: self.routes.term(slot), place }];
+        let term = if slot == SlotId::METADATA { self.metadata_leader.0 } else { self.routes.term(slot) };
+        let known = vec![LeaderOf { slot, term, place: self.leader_of(slot) }];
         self.out.frame(to, Frame::Leaders(Leaders { known, relay: false, announced: false }));
     }
 
@@ -46,6 +46,10 @@ impl Shard {
 
     /// What waits for a slot's leader goes on. `announced`: the leader asks for the sessions that are here, known or not.
     fn learn_leader(&mut self, leader: LeaderOf, announced: bool, effects: &mut Effects) {
+        if leader.slot == SlotId::METADATA {
+            self.learn_metadata_leader(leader);
+            return;
+        }
         let learned = self.routes.learn(leader.slot, leader.term, leader.place);
         assert!(learned != Learned::Conflict, "two leaders of slot {} in term {}", leader.slot, leader.term);
         let current = self.routes.leader(leader.slot).is_some_and(|(term, _)| term == leader.term);
@@ -54,6 +58,24 @@ impl Shard {
             self.to_greet.insert(leader.slot);
         } else if announced && current {
             self.to_greet.insert(leader.slot);
+        }
+    }
+
+    /// The first shard knows who leads the metadata group from the group itself, and tells the others.
+    fn learn_metadata_leader(&mut self, leader: LeaderOf) {
+        let (term, known) = self.metadata_leader;
+        let says_less = leader.term == term && leader.place.is_none() && known.is_some();
+        if self.office.is_some() || leader.term < term || says_less {
+            return;
+        }
+        self.metadata_leader = (leader.term, leader.place);
+        self.ask_metadata_again();
+    }
+
+    /// What operators have asked for goes to whoever leads the metadata group now.
+    pub(super) fn ask_metadata_again(&mut self) {
+        for number in self.asks.of_slot(SlotId::METADATA) {
+            self.send_ask(number);
         }
     }
 
@@ -67,6 +89,7 @@ impl Shard {
                 let until = now.instant + self.config.limits.rollcall_patience;
                 self.hosted[place].rollcall.begin(gateways.into_iter(), until);
             }
+            self.out.counters.leaderships += 1;
             known.push(LeaderOf { slot, term, place: Some(self.config.place) });
         }
         if known.is_empty() {
@@ -162,7 +185,7 @@ impl Shard {
         }
         for number in self.asks.idle() {
             match self.asks.slot_of(number) {
-                Some(slot) if self.routes.leader(slot).is_none() => {
+                Some(slot) if self.leader_of(slot).is_none() => {
                     unknown.insert(slot);
                 }
                 _ => self.send_ask(number),
@@ -220,7 +243,14 @@ impl Shard {
         if self.to_greet.is_empty() {
             return;
         }
-        let slots = std::mem::take(&mut self.to_greet);
+        // A leader may be known before the slot is: which sessions are its own only the table says.
+        let table = Arc::clone(self.routes.table());
+        let (slots, later): (BTreeSet<SlotId>, BTreeSet<SlotId>) =
+            std::mem::take(&mut self.to_greet).into_iter().partition(|slot| table.row(*slot).is_some());
+        self.to_greet = later;
+        if slots.is_empty() {
+            return;
+        }
         let mut present: BTreeMap<Place, (Vec<(SlotId, u64)>, Vec<PresentSession>)> = BTreeMap::new();
         for slot in &slots {
             if let Some((term, place)) = self.routes.leader(*slot) {
@@ -311,8 +341,9 @@ impl Shard {
             }
         }
         for session in &present.sessions {
-            if let Some(place) = led.get(&self.routes.slot(session.uid.key_hash())) {
-                self.take_present(*place, present.place, session);
+            let owner = self.leading_of(session.uid.key_hash());
+            if let Some(place) = owner.filter(|place| led.contains_key(&self.hosted[*place].slot.id())) {
+                self.take_present(place, present.place, session);
             }
         }
         if present.last {
@@ -374,6 +405,9 @@ impl Shard {
         for slot in led_there {
             self.send_again(slot, effects);
             self.to_greet.insert(slot);
+        }
+        if self.metadata_leader.1 == Some(peer) {
+            self.ask_metadata_again();
         }
     }
 

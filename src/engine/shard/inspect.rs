@@ -3,9 +3,11 @@
 
 use xxhash_rust::xxh3::Xxh3;
 
-use super::Shard;
+use super::{ClusterView, Shard};
+use crate::engine::link::{LinkRow, LinkState};
+use crate::engine::metadata::MemberState;
 use crate::engine::slot::Slot;
-use crate::ids::{ChannelKey, ReplicaId, SlotId};
+use crate::ids::{ChannelKey, KeyHash, ReplicaId, SlotId};
 
 /// One replica.
 #[derive(Clone, Copy)]
@@ -43,6 +45,35 @@ impl Shard {
     pub fn replicas(&self) -> impl Iterator<Item = ReplicaView<'_>> {
         self.hosted.iter().map(|hosted| ReplicaView { slot: &hosted.slot })
     }
+
+    /// Its links with shards of other nodes.
+    #[must_use]
+    pub fn link_rows(&self) -> Vec<LinkRow> {
+        self.links.rows()
+    }
+
+    /// Its part in the cluster.
+    #[must_use]
+    pub fn cluster_view(&self) -> ClusterView {
+        let cluster = self.cluster.as_deref();
+        let members = |state| cluster.map_or(0, |cluster| cluster.members_in(state).count());
+        let rows = || cluster.into_iter().flat_map(|cluster| cluster.rows.values());
+        let links = self.links.rows();
+        ClusterView {
+            table_version: cluster.map_or(0, |cluster| cluster.version),
+            members_serving: members(MemberState::Serving),
+            members_draining: members(MemberState::Draining),
+            members_dead: members(MemberState::Dead),
+            moves: rows().filter(|row| row.target.is_some()).count(),
+            reshapes: rows().filter(|row| row.reshape.is_some()).count(),
+            submits_waiting: self.submits.len(),
+            asks_waiting: self.asks.len(),
+            transfers: self.transfers.outgoing.count() + self.transfers.incoming.count(),
+            links_up: links.iter().filter(|row| row.state == LinkState::Up).count(),
+            links_unacknowledged_bytes: links.iter().map(|row| row.unacknowledged_bytes).sum(),
+            links: self.links.counters(),
+        }
+    }
 }
 
 impl ReplicaView<'_> {
@@ -50,6 +81,22 @@ impl ReplicaView<'_> {
     #[must_use]
     pub fn slot(&self) -> SlotId {
         self.slot.id()
+    }
+
+    /// Bits of the hash that name its slot.
+    #[must_use]
+    pub fn depth(&self) -> u8 {
+        self.slot.depth()
+    }
+
+    /// Something that it holds and that belongs to another slot: there is nothing of the kind.
+    #[must_use]
+    pub fn stray(&self) -> Option<String> {
+        let elsewhere = |key: KeyHash| key.slot(self.slot.depth()) != self.slot.id();
+        let channels = self.slot.channels().iter().filter(|entry| elsewhere(entry.key.key_hash()));
+        let homes = self.slot.sorted_homes().into_iter().filter(|(uid, _)| elsewhere(uid.key_hash()));
+        let channels = channels.map(|entry| format!("channel {}", entry.key.id));
+        channels.chain(homes.map(|(uid, _)| format!("the home of {uid}"))).next()
     }
 
     /// The last entry that is in its state.

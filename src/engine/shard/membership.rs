@@ -16,7 +16,6 @@ use crate::engine::chance::Chance;
 use crate::engine::checkpoint::{self, Cover};
 use crate::engine::council::Council;
 use crate::engine::effect::{Effect, Effects};
-use crate::engine::event::ApiAnswer;
 use crate::engine::gossip::{Gossip, GossipConfig, GossipLimits, GossipNews, GossipWish};
 use crate::engine::metadata::{Cluster, MetadataCommand, NewMember};
 use crate::engine::raft_group::GroupState;
@@ -24,7 +23,6 @@ use crate::engine::steward::Steward;
 use crate::format::frame::{
     Alive, Frame, Join, Joined, LeaderOf, Leaders, Propose, ProposeOutcome, Proposed, Rumour, SlotReports,
 };
-use crate::format::packet::Reason;
 use crate::format::raft_message::RaftMessage;
 use crate::format::record::Position;
 use crate::ids::{NodeId, Place, ReplicaId, ShardId, SlotId};
@@ -36,12 +34,14 @@ use super::{Shard, ShardConfig};
 pub(super) struct Office {
     pub(super) council: Option<Council>,
     pub(super) gossip: Option<Gossip>,
-    steward: Option<Steward>,
+    pub(super) steward: Option<Steward>,
     wishes: Vec<GossipWish>,
     /// Newcomers whose wish is in the log, by the number of the proposal.
     joins: BTreeMap<u64, (Place, NodeId)>,
-    /// Requests of operators, likewise.
-    operators: BTreeMap<u64, u64>,
+    /// Requests of operators, likewise, by who has asked and their number there. No more than the council lets wait.
+    operators: BTreeMap<u64, (Place, u64)>,
+    /// What each member has said last.
+    pub(super) heard: BTreeMap<NodeId, Alive>,
     last_ticket: u64,
     /// Snapshots of the metadata that were sent and not confirmed.
     snapshots: BTreeMap<ReplicaId, Instant>,
@@ -109,6 +109,7 @@ impl Office {
             wishes: Vec::new(),
             joins: BTreeMap::new(),
             operators: BTreeMap::new(),
+            heard: BTreeMap::new(),
             last_ticket: 0,
             snapshots: BTreeMap::new(),
             installing: None,
@@ -224,6 +225,7 @@ impl Shard {
     fn tell_metadata_leader(&mut self, term: u64, place: Option<Place>) {
         let known = vec![LeaderOf { slot: SlotId::METADATA, term, place }];
         self.metadata_leader = (term, place);
+        self.ask_metadata_again();
         for shard in self.siblings() {
             self.out.frame(shard, Frame::Leaders(Leaders { known: known.clone(), relay: false, announced: false }));
         }
@@ -555,6 +557,15 @@ impl Shard {
 
     /// Another shard wants something agreed on.
     pub(super) fn handle_propose(&mut self, propose: Propose) {
+        let here = self.config.place;
+        if let (_, Some(leader)) = self.metadata_leader
+            && leader != here
+            && propose.place == here
+        {
+            // One of this node's own: to whoever can do it.
+            self.out.frame(leader, Frame::Propose(propose));
+            return;
+        }
         let asker = Some((propose.place, propose.ticket));
         match self.office.as_mut().and_then(|office| office.council.as_mut()) {
             Some(council) => council.propose(propose.command.to_vec(), asker, &mut self.out),
@@ -581,16 +592,18 @@ impl Shard {
             self.out.frame(to, Frame::Joined(Box::new(joined)));
             return;
         }
-        if let Some(request) = office.operators.remove(&proposed.ticket) {
-            let answer = match proposed.outcome {
-                ProposeOutcome::Applied(_) => ApiAnswer::Done,
-                ProposeOutcome::NotLeader => ApiAnswer::Busy,
-                ProposeOutcome::Refused(why) => {
-                    ApiAnswer::Refused { reason: Reason::SystemError as u8, text: why.into_string().into() }
-                }
-            };
-            self.out.answer(request, answer);
+        if let Some(asked) = office.operators.remove(&proposed.ticket) {
+            self.answer_operator(asked, proposed.outcome);
         }
+    }
+
+    /// Proposes what an operator has asked for; they hear what becomes of it.
+    pub(super) fn propose_for_operator(&mut self, asked: (Place, u64), command: &MetadataCommand) {
+        let Some(office) = &mut self.office else { return };
+        office.last_ticket += 1;
+        let ticket = office.last_ticket;
+        office.operators.insert(ticket, asked);
+        self.propose_metadata(command, Some(ticket));
     }
 
     // ---- who is alive ----
@@ -598,6 +611,10 @@ impl Shard {
     pub(super) fn handle_alive(&mut self, now: Now, alive: Alive) {
         if let Some(steward) = self.office.as_mut().and_then(|office| office.steward.as_mut()) {
             steward.alive(NodeId(alive.node), alive.boot, now.instant);
+        }
+        let is_member = self.cluster.as_ref().is_some_and(|cluster| cluster.members.contains_key(&NodeId(alive.node)));
+        if let Some(office) = self.office.as_mut().filter(|_| is_member) {
+            office.heard.insert(NodeId(alive.node), alive);
         }
     }
 

@@ -22,11 +22,13 @@ impl Shard {
             if !self.left {
                 self.tick_council();
             }
+            self.urge_children(now);
         }
         if now.instant >= self.chase_at {
             self.chase_at = now.instant + self.config.limits.chase_every;
             self.chase_leaders(now, effects);
             self.steer_groups(now);
+            self.let_sessions_go(now, effects);
             let everything = now.instant >= self.report_at;
             if everything {
                 self.report_at = now.instant + self.config.limits.report_every;
@@ -128,6 +130,7 @@ impl Shard {
                     && hosted.kept_segment < hosted.slot.group().replay_segment(&self.journal);
                 hosted.checkpointing.is_none() && (long_ago || keeps)
             })
+            .filter(|(_, hosted)| !self.is_nursing(hosted.slot.id()))
             .map(|(place, hosted)| (hosted.checkpoint_mark, place))
             .collect();
         due.sort_unstable();
