@@ -25,13 +25,8 @@ use std::time::Duration;
 
 use crate::engine::effect::{Effect, Effects};
 use crate::engine::event::{ApiAnswer, Event, EventBatch};
-<<<<<<< HEAD
 use crate::engine::link::LinkRow;
 use crate::engine::metadata::Cluster;
-=======
-use crate::engine::metadata::Cluster;
-use crate::engine::link::LinkRow;
->>>>>>> main
 use crate::engine::shard::{Shard, ShardConfig, ShardView};
 use crate::ids::{Place, ShardId};
 
