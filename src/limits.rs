@@ -47,6 +47,9 @@ pub struct Limits {
     pub fetch_messages_max: u32,
     /// Bytes read from disk for one fetch (plus one whole message).
     pub fetch_bytes_max: u32,
+    /// Bytes of messages in one answer to an API request (one whole message always goes). The rest is announced as more: an answer must fit a
+    /// link's window.
+    pub answer_bytes_max: usize,
     /// Disk reads under way on one shard. At it: further fetches wait in order, bounded by one per followed channel.
     pub reads_max: usize,
     /// Lagging channels named in one answer of the home. At it: the session asks for the rest.
@@ -109,6 +112,8 @@ pub struct Limits {
     pub join_every: Duration,
     /// How often every slot led here is reported to whoever leads the metadata group; those that change are more often.
     pub report_every: Duration,
+    /// How long a shard that stops waits for others to lead what it leads. Over it: it stops as if its power went.
+    pub leave_patience: Duration,
     /// How long leadership stays where it is before it is handed over again.
     pub hand_over_every: Duration,
     /// How long a message waits for its slot to have a leader that takes it. Over it: SENDACK 1, outcome unknown.
@@ -139,6 +144,8 @@ pub struct Limits {
     pub repairs_max: usize,
     /// Messages asked for at once when copies are damaged. Beyond it they count as gone.
     pub repair_messages_max: u32,
+    /// Sessions that a shard lets go in a second while its node is to be emptied. The others wait.
+    pub drain_sessions_per_second: u32,
     /// API requests under way on one shard. At it: HTTP 503.
     pub api_requests_max: usize,
 }
@@ -153,6 +160,7 @@ impl Limits {
         delivery_channels_max: 256,
         fetch_messages_max: 64,
         fetch_bytes_max: 128 * 1024,
+        answer_bytes_max: 1 << 20,
         reads_max: 32,
         backlog_rows_max: 128,
         redeliver_after: Duration::from_secs(60),
@@ -174,7 +182,7 @@ impl Limits {
         dedupe_window: 4096,
         recent_bytes_max: 64 << 20,
         replay_bytes_max: 256 << 20,
-        log_tail_bytes_max: 2 << 20,
+        log_tail_bytes_max: 256 << 10,
         events_per_step_max: 8192,
         raft_tick: Duration::from_millis(50),
         sweep_every: Duration::from_secs(1),
@@ -183,6 +191,7 @@ impl Limits {
         alive_every: Duration::from_millis(500),
         join_every: Duration::from_secs(1),
         report_every: Duration::from_secs(5),
+        leave_patience: Duration::from_secs(3),
         hand_over_every: Duration::from_secs(2),
         submit_give_up_after: Duration::from_secs(10),
         rollcall_patience: Duration::from_secs(3),
@@ -197,6 +206,7 @@ impl Limits {
         transfer_staged_bytes_max: 512 << 20,
         repairs_max: 64,
         repair_messages_max: 16,
+        drain_sessions_per_second: 500,
         api_requests_max: 4096,
     };
 
@@ -209,6 +219,7 @@ impl Limits {
         delivery_channels_max: 2,
         fetch_messages_max: 2,
         fetch_bytes_max: 1024,
+        answer_bytes_max: 2048,
         reads_max: 1,
         backlog_rows_max: 1,
         redeliver_after: Duration::from_secs(2),
@@ -239,6 +250,7 @@ impl Limits {
         alive_every: Duration::from_millis(500),
         join_every: Duration::from_secs(1),
         report_every: Duration::from_secs(2),
+        leave_patience: Duration::from_secs(2),
         hand_over_every: Duration::from_secs(1),
         submit_give_up_after: Duration::from_secs(10),
         rollcall_patience: Duration::from_secs(2),
@@ -253,6 +265,7 @@ impl Limits {
         transfer_staged_bytes_max: 1 << 20,
         repairs_max: 2,
         repair_messages_max: 2,
+        drain_sessions_per_second: 5,
         api_requests_max: 4,
     };
 

@@ -1,5 +1,5 @@
 //! End to end: the real binary, its sockets and its disk, seen from outside by clients that verify. Each test starts a node of
-//! its own on a loopback address of its own; nothing is shared, everything is bounded in time. What happens inside a node under
+//! its own, or a cluster, on loopback addresses of its own; nothing is shared, everything is bounded in time. What happens inside a node under
 //! every fault imaginable is the simulator's part.
 
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)] // Not pure: see .ci/clippy.toml.
@@ -8,6 +8,8 @@
 mod api;
 #[path = "end_to_end/client.rs"]
 mod client;
+#[path = "end_to_end/cluster.rs"]
+mod cluster;
 #[path = "end_to_end/conversations.rs"]
 mod conversations;
 #[path = "end_to_end/http.rs"]

@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use std::io;
 use std::time::{Duration, Instant};
 
-use crate::fleet::{Fleet, Target};
+use crate::fleet::Fleet;
+use crate::spread::Placed;
 use crate::verify::Mark;
 use crate::wire::Heard;
 
@@ -15,12 +16,12 @@ const QUIET: Duration = Duration::from_secs(10);
 /// What to do.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Where.
-    pub target: Target,
+    /// Senders, and where; each fills one channel.
+    pub users: Vec<Placed>,
+    /// Without the cipher.
+    pub plain: bool,
     /// How many.
     pub messages: u64,
-    /// Senders; each fills one channel.
-    pub users: usize,
     /// Unanswered SENDs per sender.
     pub window: usize,
     /// Payload bytes.
@@ -31,11 +32,11 @@ pub struct Plan {
 
 /// Runs the plan; `Ok(true)` when all are stored.
 pub fn run(plan: &Plan) -> io::Result<bool> {
-    let mut fleet = Fleet::connect(plan.target, plan.users, |number| format!("{}-{number}", plan.prefix))?;
+    let mut fleet = Fleet::connect(&plan.users, plan.plain)?;
     let mut payload = vec![0; plan.size];
     let mut number_text = String::new();
     let mut sent = 0u64;
-    let mut next_sequence = vec![0u64; plan.users];
+    let mut next_sequence = vec![0u64; plan.users.len()];
     let mut send = |fleet: &mut Fleet, user: usize| {
         if sent == plan.messages {
             return;
@@ -45,12 +46,12 @@ pub fn run(plan: &Plan) -> io::Result<bool> {
         Mark { sender: user as u32, sequence: next_sequence[user], at_ns: 0 }.write(&mut payload);
         number_text.clear();
         write!(number_text, "{:x}", next_sequence[user]).expect("writing to a string cannot fail");
-        let to = format!("{}-away-{user}", plan.prefix);
+        let to = format!("{}-away", plan.users[user].name);
         fleet.wires[user].send(&mut fleet.scratch, &to, &number_text, &payload);
         fleet.mark_dirty(user);
     };
     let began = Instant::now();
-    for user in 0..plan.users {
+    for user in 0..plan.users.len() {
         for _ in 0..plan.window {
             send(&mut fleet, user);
         }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use mio::{Events, Interest, Poll, Token};
 use socket2::{Domain, Socket, Type};
 
+use crate::spread::Placed;
 use crate::wire::{Scratch, Wire};
 
 /// Connections from one source address: well below the kernel's range of about 28 000 ports and the server's default bound
@@ -16,15 +17,6 @@ const CONNECTIONS_PER_ADDRESS: usize = 4000;
 
 /// Users that wait for their CONNACK at a time.
 const CONNECTING_AT_ONCE: usize = 256;
-
-/// Whom to connect to and how.
-#[derive(Clone, Copy, Debug)]
-pub struct Target {
-    /// The server's client port.
-    pub address: SocketAddr,
-    /// Without the cipher.
-    pub plain: bool,
-}
 
 /// Connections and what is shared between them.
 pub struct Fleet {
@@ -40,20 +32,21 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// Connects `count` users under the names that `name_of` gives, [`CONNECTING_AT_ONCE`] at a time.
-    pub fn connect(target: Target, count: usize, name_of: impl Fn(usize) -> String) -> io::Result<Fleet> {
+    /// Connects these users, [`CONNECTING_AT_ONCE`] at a time.
+    pub fn connect(users: &[Placed], plain: bool) -> io::Result<Fleet> {
+        let count = users.len();
         allow_open_files(count as u64 + 64)?;
         let poll = Poll::new()?;
         let mut wires: Vec<Wire> = Vec::with_capacity(count);
         while wires.len() < count {
             let first = wires.len();
             let at = |number: usize| {
-                let name = name_of(number);
-                move |fault: io::Error| io::Error::new(fault.kind(), format!("user {number} ({name}): {fault}"))
+                let Placed { name, address } = &users[number];
+                move |fault: io::Error| io::Error::new(fault.kind(), format!("user {number} ({name}) at {address}: {fault}"))
             };
             let begin = |number: usize| {
-                let socket = open_socket(target.address, number)?;
-                Wire::begin(socket, &name_of(number), (!target.plain).then(|| secret_of(number)))
+                let socket = open_socket(users[number].address, number)?;
+                Wire::begin(socket, &users[number].name, (!plain).then(|| secret_of(number)))
             };
             let numbers = first..count.min(first + CONNECTING_AT_ONCE);
             let begun = numbers.map(|number| begin(number).map_err(at(number))).collect::<io::Result<Vec<_>>>()?;

@@ -4,8 +4,9 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use crate::fleet::{Fleet, Target};
+use crate::fleet::Fleet;
 use crate::process::Memory;
+use crate::spread::Placed;
 use crate::wire::Heard;
 
 /// Clients in the field ping once a minute.
@@ -17,29 +18,28 @@ const SETTLE: Duration = Duration::from_secs(2);
 /// What to do.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Where.
-    pub target: Target,
-    /// How many.
-    pub sessions: usize,
+    /// Who, and where.
+    pub sessions: Vec<Placed>,
+    /// Without the cipher.
+    pub plain: bool,
     /// How long to hold them.
     pub hold: Duration,
-    /// The server's process.
-    pub pid: Option<u32>,
-    /// Beginning of the users' names.
-    pub prefix: String,
+    /// The servers' processes.
+    pub pids: Vec<u32>,
 }
 
 /// Runs the plan; `Ok(true)` when every session is alive at its end.
 pub fn run(plan: &Plan) -> io::Result<bool> {
-    let memory = || plan.pid.and_then(|pid| Memory::of(&pid.to_string()));
+    let memory = || Memory::of_all(&plan.pids);
     let before = memory();
     let began = Instant::now();
-    let mut fleet = Fleet::connect(plan.target, plan.sessions, |number| format!("{}-{number}", plan.prefix))?;
+    let mut fleet = Fleet::connect(&plan.sessions, plan.plain)?;
     let took = began.elapsed().as_secs_f64();
-    println!("{} sessions open in {took:.1} s, {:.0} per second", plan.sessions, plan.sessions as f64 / took);
+    let sessions = plan.sessions.len();
+    println!("{sessions} sessions open in {took:.1} s, {:.0} per second", sessions as f64 / took);
     std::thread::sleep(SETTLE);
     if let (Some(before), Some(after)) = (before, memory()) {
-        let per_session = |from: u64, to: u64| (to as f64 - from as f64) / plan.sessions as f64;
+        let per_session = |from: u64, to: u64| (to as f64 - from as f64) / sessions as f64;
         println!(
             "server memory    {:.0} bytes per session (resident), {:.0} anonymous; from {:.1} to {:.1} MiB",
             per_session(before.resident, after.resident),
@@ -55,8 +55,8 @@ pub fn run(plan: &Plan) -> io::Result<bool> {
     }
     std::thread::sleep(until.saturating_duration_since(Instant::now()));
     let alive = answers(&mut fleet)?;
-    println!("alive            {alive} of {} sessions answer a PING", plan.sessions);
-    Ok(alive == plan.sessions)
+    println!("alive            {alive} of {sessions} sessions answer a PING");
+    Ok(alive == sessions)
 }
 
 /// Pings every session; how many answer within ten seconds.

@@ -8,6 +8,7 @@ mod fleet;
 mod idle;
 mod process;
 mod run;
+mod spread;
 mod verify;
 mod wire;
 
@@ -17,7 +18,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::fleet::Target;
+use crate::spread::Nodes;
 use crate::verify::PAYLOAD_BYTES_MIN;
 
 /// Load generator and verifier for jindou.
@@ -30,15 +31,15 @@ struct Arguments {
 
 #[derive(Args)]
 struct Where {
-    /// The node's client address.
-    #[arg(long, default_value = "127.0.0.1:5100")]
-    target: SocketAddr,
+    /// The nodes' client addresses; users are spread over them.
+    #[arg(long, default_value = "127.0.0.1:5100", value_delimiter = ',')]
+    target: Vec<SocketAddr>,
     /// Do without the cipher; the listener must be in plain mode.
     #[arg(long)]
     plain: bool,
-    /// The node's process id, for CPU and memory figures.
-    #[arg(long)]
-    pid: Option<u32>,
+    /// The nodes' process ids, for CPU and memory figures.
+    #[arg(long, alias = "pids", value_delimiter = ',')]
+    pid: Vec<u32>,
     /// Pin this process to a core.
     #[arg(long)]
     core: Option<usize>,
@@ -71,6 +72,15 @@ enum Command {
         /// Open loop: so many messages per second in all, latency from the intended time.
         #[arg(long)]
         open: Option<f64>,
+        /// Several targets: share of the pairs whose two users are on different nodes.
+        #[arg(long, default_value_t = 0.5)]
+        cross: f64,
+        /// HTTP API of one of the nodes: users are named so that the node they connect to leads their conversation.
+        #[arg(long)]
+        http: Option<SocketAddr>,
+        /// Slots of the cluster; needed with --http.
+        #[arg(long, default_value_t = 256)]
+        slots: u32,
     },
     /// Many sessions that do nothing: what each costs the server.
     Idle {
@@ -104,7 +114,7 @@ enum Command {
 
 impl Where {
     /// Pins the process and names the users.
-    fn begin(&self) -> Result<(Target, String), String> {
+    fn begin(&self) -> Result<(Nodes, String), String> {
         if let Some(core) = self.core
             && !core_affinity::set_for_current(core_affinity::CoreId { id: core })
         {
@@ -112,7 +122,7 @@ impl Where {
         }
         let millis = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         let prefix = self.prefix.clone().unwrap_or_else(|| format!("u{millis:x}"));
-        Ok((Target { address: self.target, plain: self.plain }, prefix))
+        Ok((Nodes { targets: self.target.clone(), http: None, slots: 1 }, prefix))
     }
 }
 
@@ -132,30 +142,35 @@ fn checked(users: usize, window: usize, size: usize) -> Result<(), String> {
 
 fn carry_out(command: Command) -> Result<bool, String> {
     let done = match command {
-        Command::Run { place, users, window, size, seconds, warm_up, open } => {
+        Command::Run { place, users, window, size, seconds, warm_up, open, cross, http, slots } => {
             checked(users, window, size)?;
-            let (target, prefix) = place.begin()?;
+            if !(0.0..=1.0).contains(&cross) || !slots.is_power_of_two() {
+                return Err("--cross is a share from 0 to 1, --slots a power of two".to_owned());
+            }
+            let (nodes, prefix) = place.begin()?;
+            let nodes = Nodes { http, slots, ..nodes };
             run::run(run::Plan {
-                target,
-                users,
+                users: nodes.pairs(&prefix, users, cross).map_err(|fault| fault.to_string())?,
+                plain: place.plain,
                 window,
                 size,
                 measured: Duration::from_secs_f64(seconds),
                 warm_up: Duration::from_secs_f64(warm_up),
                 rate: open,
-                pid: place.pid,
-                prefix,
+                pids: place.pid,
             })
         }
         Command::Idle { place, sessions, seconds } => {
-            let (target, prefix) = place.begin()?;
+            let (nodes, prefix) = place.begin()?;
             let hold = Duration::from_secs_f64(seconds);
-            idle::run(&idle::Plan { target, sessions, hold, pid: place.pid, prefix })
+            let sessions = nodes.deal(&prefix, sessions);
+            idle::run(&idle::Plan { sessions, plain: place.plain, hold, pids: place.pid })
         }
         Command::Fill { place, messages, users, window, size } => {
             checked(users, window, size)?;
-            let (target, prefix) = place.begin()?;
-            fill::run(&fill::Plan { target, messages, users, window, size, prefix })
+            let (nodes, prefix) = place.begin()?;
+            let users = nodes.deal(&prefix, users);
+            fill::run(&fill::Plan { users, plain: place.plain, messages, window, size, prefix })
         }
     };
     done.map_err(|fault| fault.to_string())

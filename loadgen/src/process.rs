@@ -26,6 +26,12 @@ impl Cpu {
         Some(Cpu { user: ticks(11)? / TICKS_PER_SECOND, system: ticks(12)? / TICKS_PER_SECOND })
     }
 
+    /// Of several processes together; `None` when one is not there or none is named.
+    pub fn of_all(pids: &[u32]) -> Option<Cpu> {
+        let each = pids.iter().map(|pid| Cpu::of(&pid.to_string())).collect::<Option<Vec<Cpu>>>()?;
+        each.into_iter().reduce(|one, other| Cpu { user: one.user + other.user, system: one.system + other.system })
+    }
+
     /// What was used since.
     pub fn since(self, earlier: Cpu) -> Cpu {
         Cpu { user: self.user - earlier.user, system: self.system - earlier.system }
@@ -58,6 +64,17 @@ impl Memory {
     }
 }
 
+impl Memory {
+    /// Of several processes together; `None` when one is not there or none is named.
+    pub fn of_all(pids: &[u32]) -> Option<Memory> {
+        let each = pids.iter().map(|pid| Memory::of(&pid.to_string())).collect::<Option<Vec<Memory>>>()?;
+        each.into_iter().reduce(|one, other| Memory {
+            resident: one.resident + other.resident,
+            anonymous: one.anonymous + other.anonymous,
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,5 +91,8 @@ mod tests {
         let memory = Memory::of("self").expect("/proc is there");
         assert!(memory.anonymous > 0 && memory.anonymous <= memory.resident);
         assert!(Cpu::of("no such process").is_none());
+        let own = std::process::id();
+        assert!(Cpu::of_all(&[own, own]).expect("/proc is there").total() >= 2.0 * began.total());
+        assert!(Cpu::of_all(&[]).is_none() && Memory::of_all(&[]).is_none());
     }
 }

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
-use crate::fleet::{Fleet, Target};
+use crate::fleet::Fleet;
 use crate::process::{Cpu, Memory};
+use crate::spread::Placed;
 use crate::verify::{Faults, Mark, Receiver};
 use crate::wire::Heard;
 
@@ -23,10 +24,10 @@ const QUIET_NS: u64 = 5_000_000_000;
 /// What to do.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Where.
-    pub target: Target,
-    /// An even number.
-    pub users: usize,
+    /// Pairs of users, and where.
+    pub users: Vec<Placed>,
+    /// Without the cipher.
+    pub plain: bool,
     /// Unanswered SENDs per user.
     pub window: usize,
     /// Payload bytes.
@@ -37,10 +38,8 @@ pub struct Plan {
     pub warm_up: Duration,
     /// Messages per second of all users together; `None` is a closed loop.
     pub rate: Option<f64>,
-    /// The server's process.
-    pub pid: Option<u32>,
-    /// Beginning of the users' names.
-    pub prefix: String,
+    /// The servers' processes.
+    pub pids: Vec<u32>,
 }
 
 struct User {
@@ -91,18 +90,17 @@ fn histogram() -> Histogram<u64> {
 
 impl Run {
     fn prepare(plan: Plan) -> io::Result<Run> {
-        let name_of = |number: usize| format!("{}-{number}", plan.prefix);
-        let fleet = Fleet::connect(plan.target, plan.users, name_of)?;
+        let fleet = Fleet::connect(&plan.users, plan.plain)?;
         let ring = (plan.window * 2).next_power_of_two();
         let user = |number: usize| User {
-            name: name_of(number),
+            name: plan.users[number].name.clone(),
             sent: 0,
             acknowledged: 0,
             sent_at: vec![0; ring],
             waiting: VecDeque::new(),
             receiver: Receiver::new(partner_of(number) as u32),
         };
-        let users = (0..plan.users).map(user).collect();
+        let users = (0..plan.users.len()).map(user).collect();
         Ok(Run {
             clock: Instant::now(),
             fleet,
@@ -176,7 +174,7 @@ impl Run {
     }
 
     fn read_cpu(&mut self, which: usize) {
-        self.measured.server[which] = self.plan.pid.and_then(|pid| Cpu::of(&pid.to_string()));
+        self.measured.server[which] = Cpu::of_all(&self.plan.pids);
         self.measured.own[which] = Cpu::of("self").unwrap_or_default();
     }
 
@@ -288,18 +286,24 @@ impl Run {
         let seconds = (self.measured.ended_ns - self.measured.began_ns) as f64 / 1e9;
         let delivered = self.measured.delivered;
         let per_message = |cpu: Cpu| cpu.total() * 1e6 / delivered.max(1) as f64;
-        let mode = if plan.target.plain { "plain" } else { "cipher" };
+        let mode = if plan.plain { "plain" } else { "cipher" };
         let pace = plan.rate.map_or("closed loop".to_owned(), |rate| format!("open loop at {rate:.0} msg/s"));
         println!(
             "{} users in pairs, window {}, {}-byte payloads, {mode}, {pace}, {seconds:.1} s measured",
-            plan.users, plan.window, plan.size
+            plan.users.len(),
+            plan.window,
+            plan.size
         );
+        let crossing = plan.users.chunks(2).filter(|pair| pair[0].address != pair[1].address).count();
+        if plan.users.iter().any(|user| user.address != plan.users[0].address) {
+            println!("pairs            {crossing} on two nodes, {} on one", plan.users.len() / 2 - crossing);
+        }
         println!("delivered        {delivered} messages, {:.0} msg/s", delivered as f64 / seconds);
         print_latency("send to ack", &self.measured.ack);
         print_latency("send to delivery", &self.measured.delivery);
-        if let (Some(pid), [Some(from), Some(to)]) = (plan.pid, self.measured.server) {
+        if let [Some(from), Some(to)] = self.measured.server {
             let cpu = to.since(from);
-            let memory = Memory::of(&pid.to_string()).unwrap_or_default();
+            let memory = Memory::of_all(&plan.pids).unwrap_or_default();
             println!(
                 "server CPU       {:.2} µs per message ({:.0} % user), {:.2} cores; resident {:.1} MiB, anonymous {:.1} MiB",
                 per_message(cpu),

@@ -71,6 +71,18 @@ impl Asks {
         self.parts.iter().filter(|(_, part)| part.slot == slot).map(|(number, _)| *number).collect()
     }
 
+    /// Parts under way.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.parts.len()
+    }
+
+    /// None under way.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
     /// Parts that nobody has.
     #[must_use]
     pub fn idle(&self) -> Vec<u64> {

@@ -186,10 +186,10 @@ pub(super) fn put_home(uid: &Uid, home: &Home, out: &mut Vec<u8>) {
         let settled = row.settled_seq;
         put(u64::from(settled), out);
         put(u64::from(row.read_seq.min(settled)), out);
-        put(row.cursors.len() as u64, out);
-        for (flag, seq) in &row.cursors {
+        put(row.agreed_cursors().count() as u64, out);
+        for (flag, seq) in row.agreed_cursors() {
             out.push(flag.0);
-            put(u64::from((*seq).min(settled)), out);
+            put(u64::from(seq.min(settled)), out);
         }
     }
 }
@@ -342,14 +342,15 @@ impl<'a> Input<'a> {
         }
         for _ in 0..self.count()? {
             let channel = self.key()?;
-            let mut row = Row { last_seq: self.small()?, read_seq: self.small()?, ..Row::default() };
-            for _ in 0..self.count()? {
-                row.cursors.push((DeviceFlag(self.byte()?), self.small()?));
+            let (last_seq, read_seq, count) = (self.small()?, self.small()?, self.count()?);
+            let mut cursors = Vec::new();
+            for _ in 0..count {
+                cursors.push((DeviceFlag(self.byte()?), self.small()?));
             }
-            if row.cursors.iter().any(|(_, seq)| *seq > row.last_seq) {
+            if cursors.iter().any(|(_, seq)| *seq > last_seq) {
                 return None;
             }
-            home.restore_row(channel, row);
+            home.restore_row(channel, Row::agreed_on(last_seq, read_seq, &cursors));
         }
         Some((uid, home))
     }

@@ -313,9 +313,14 @@ impl Council {
 
     /// The node is about to stop: another one leads.
     pub fn hand_over(&mut self) {
-        if self.led_term.is_none() {
-            return;
+        if let Some(heir) = self.heir().filter(|_| self.led_term.is_some()) {
+            self.group.transfer(heir);
         }
+    }
+
+    /// Who could lead instead.
+    #[must_use]
+    pub fn heir(&self) -> Option<ReplicaId> {
         let standings = self.standings();
         let sight = Sight {
             leader: self.group.replica(),
@@ -325,9 +330,7 @@ impl Council {
             standings: &standings,
             last_index: self.group.last_index(),
         };
-        if let Some(heir) = sight.heir() {
-            self.group.transfer(heir);
-        }
+        sight.heir()
     }
 
     /// Snapshots that raft wants sent: the state is small and goes with the message.

@@ -92,6 +92,16 @@ counters! {
     raft_stray,
     /// Slots that became two here.
     splits,
+    /// Sessions let go because their node is to be emptied.
+    sessions_drained,
+    /// Times a slot began to be led here: elections won.
+    leaderships,
+    /// Raft messages to replicas on other shards and nodes.
+    raft_messages_sent,
+    /// Raft messages from them.
+    raft_messages_received,
+    /// Requests of operators carried out or refused here, questions aside.
+    operator_requests,
     /// API requests.
     api_requests,
     /// Conversation rows dropped at their limit.

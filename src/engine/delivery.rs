@@ -78,7 +78,10 @@ pub enum Push {
         seq: u32,
     },
     /// Ask the home what else lags.
-    Resume,
+    Resume {
+        /// Names the question.
+        question: u32,
+    },
 }
 
 /// A session's deliveries.
@@ -93,6 +96,8 @@ pub struct Delivery {
     behind: bool,
     /// The home has been asked and has not answered.
     asked: bool,
+    /// Names the last time it was asked: what it says without that, or said before, is no answer.
+    question: u32,
     /// The socket has too many unwritten bytes.
     congested: bool,
     /// In the shard's list of sessions to be settled at the end of the round.
@@ -123,6 +128,7 @@ impl Delivery {
             unacked_bytes: 0,
             behind: false,
             asked: false,
+            question: 0,
             congested: false,
             unsettled: false,
         }
@@ -302,14 +308,16 @@ impl Delivery {
         &mut self,
         now: Instant,
         rows: &[(ChannelKey, u32, u32)],
-        more: bool,
+        (more, question): (bool, u32),
         limits: &Limits,
         out: &mut Vec<Push>,
     ) {
-        self.behind = more;
+        let answers = self.asked && question == self.question;
+        self.behind = more || (self.behind && !answers);
         // Not when the home was asked: what it sent before it heard of our last reports carries older cursors, and has come by now.
         // Not for what it says unasked either: a new leader of the home may know less than we do.
-        if std::mem::take(&mut self.asked) {
+        if answers {
+            self.asked = false;
             self.follows.retain(|_, follow| !follow.quiet);
         }
         for (channel, cursor, last_seq) in rows {
@@ -401,7 +409,8 @@ impl Delivery {
         if self.behind && !self.asked && !busy {
             self.follows.iter_mut().for_each(|(_, follow)| follow.quiet = true);
             self.asked = true;
-            out.push(Push::Resume);
+            self.question = self.question.wrapping_add(1).max(1);
+            out.push(Push::Resume { question: self.question });
         }
     }
 

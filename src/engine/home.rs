@@ -24,8 +24,19 @@ pub struct Online {
     pub level: DeviceLevel,
     /// Client-chosen.
     pub device_id: Box<str>,
-    /// It registered with this leader; false: its gateway named it to a new one.
-    pub fresh: bool,
+    /// Larger than of those that were accepted before it, by whichever leader.
+    pub order: u64,
+}
+
+/// How far a device family is in a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    /// Which family.
+    pub flag: DeviceFlag,
+    /// Delivered up to here, as far as this replica knows.
+    pub seq: u32,
+    /// What the group has agreed on of it.
+    pub agreed: u32,
 }
 
 /// The user's view of one channel.
@@ -35,8 +46,8 @@ pub struct Row {
     pub last_seq: u32,
     /// Read up to here.
     pub read_seq: u32,
-    /// Delivered up to here, by device flag; a flag that is not in here has nothing.
-    pub cursors: Vec<(DeviceFlag, u32)>,
+    /// By device flag; a flag that is not in here has nothing.
+    pub cursors: Vec<Cursor>,
     /// What the group has agreed on of `last_seq`.
     pub settled_seq: u32,
     /// Changed since it was last proposed.
@@ -48,29 +59,63 @@ pub struct Row {
 }
 
 impl Row {
+    /// One that the group has agreed on.
+    #[must_use]
+    pub fn agreed_on(last_seq: u32, read_seq: u32, cursors: &[(DeviceFlag, u32)]) -> Row {
+        let cursors = cursors.iter().map(|(flag, seq)| Cursor { flag: *flag, seq: *seq, agreed: *seq }).collect();
+        Row { last_seq, read_seq, settled_seq: last_seq, cursors, ..Row::default() }
+    }
+
     /// Delivered up to here for a flag.
     #[must_use]
     pub fn cursor(&self, flag: DeviceFlag) -> u32 {
-        self.cursors.iter().find(|(f, _)| *f == flag).map_or(0, |(_, seq)| *seq)
+        self.cursors.iter().find(|cursor| cursor.flag == flag).map_or(0, |cursor| cursor.seq)
+    }
+
+    /// What is known of every flag.
+    pub fn known_cursors(&self) -> impl Iterator<Item = (DeviceFlag, u32)> + '_ {
+        self.cursors.iter().map(|cursor| (cursor.flag, cursor.seq))
+    }
+
+    /// What the group has agreed on of every flag that has something.
+    pub fn agreed_cursors(&self) -> impl Iterator<Item = (DeviceFlag, u32)> + '_ {
+        let agreed = self.cursors.iter().filter(|cursor| cursor.agreed > 0);
+        agreed.map(|cursor| (cursor.flag, cursor.agreed))
     }
 
     fn furthest(&self) -> u32 {
-        self.cursors.iter().map(|(_, seq)| *seq).max().unwrap_or(0)
+        self.cursors.iter().map(|cursor| cursor.seq).max().unwrap_or(0)
+    }
+
+    fn cursor_mut(&mut self, flag: DeviceFlag) -> &mut Cursor {
+        let place = self.cursors.iter().position(|cursor| cursor.flag == flag).unwrap_or_else(|| {
+            self.cursors.push(Cursor { flag, seq: 0, agreed: 0 });
+            self.cursors.len() - 1
+        });
+        &mut self.cursors[place]
     }
 
     /// Moves a flag's cursor forward; false when it was there already.
     fn advance(&mut self, flag: DeviceFlag, seq: u32) -> bool {
-        match self.cursors.iter_mut().find(|(f, _)| *f == flag) {
-            Some((_, known)) if *known >= seq => false,
-            Some((_, known)) => {
-                *known = seq;
-                true
-            }
-            None => {
-                self.cursors.push((flag, seq));
-                true
-            }
-        }
+        let cursor = self.cursor_mut(flag);
+        let newly = cursor.seq < seq;
+        cursor.seq = cursor.seq.max(seq);
+        newly
+    }
+
+    /// The group agrees that a flag has everything up to here.
+    fn agree(&mut self, flag: DeviceFlag, seq: u32) {
+        let cursor = self.cursor_mut(flag);
+        cursor.agreed = cursor.agreed.max(seq);
+        cursor.seq = cursor.seq.max(seq);
+    }
+
+    /// Forgets what was learnt ahead of the group.
+    fn fall_back(&mut self) {
+        self.dirty = false;
+        self.owes = false;
+        self.last_seq = self.settled_seq;
+        self.cursors.iter_mut().for_each(|cursor| cursor.seq = cursor.agreed);
     }
 }
 
@@ -143,14 +188,14 @@ impl Home {
         self.rows.get(channel)
     }
 
-    /// Its slot is led elsewhere now. Who is online is the new leader's to know, and what was learnt ahead of the group may stay: it is true,
-    /// and will be agreed on.
+    /// Its slot is led elsewhere now. Who is online is the new leader's to know, and what was learnt ahead of the group is forgotten: it may
+    /// never be agreed on, and then this replica would be another than the others for ever. What a device has, its gateway tells the new leader.
     pub fn cease_leading(&mut self) {
         self.online = Vec::new();
-        for row in self.rows.values_mut() {
-            row.dirty = false;
-            row.owes = false;
-        }
+        self.rows.retain(|_, row| {
+            row.fall_back();
+            row.agreed > 0
+        });
     }
 
     /// Number of rows.
@@ -262,8 +307,8 @@ impl Home {
         row.read_seq = row.read_seq.max(agreed.read_seq);
         row.settled_seq = row.settled_seq.max(agreed.last_seq);
         row.agreed = clock;
-        for (flag, seq) in &agreed.cursors {
-            row.advance(*flag, *seq);
+        for (flag, seq) in agreed.agreed_cursors() {
+            row.agree(flag, seq);
         }
         let owes = row.owes;
         row.owes &= row.settled_seq < row.last_seq;
@@ -271,15 +316,28 @@ impl Home {
     }
 
     /// A flag comes online whose devices fetch over HTTP what they missed: it begins at the end of every channel. Nothing changes
-    /// for one that is online already. Not agreed on: every CONNECT does it again.
-    pub fn pass_over_missed(&mut self, flag: DeviceFlag) {
+    /// for one that is online already. Returns the rows that must be proposed and were clean before.
+    pub fn pass_over_missed(&mut self, flag: DeviceFlag) -> Vec<ChannelKey> {
         if self.online.iter().any(|online| online.flag == flag) {
-            return;
+            return Vec::new();
         }
-        for row in self.rows.values_mut() {
+        let mut newly = Vec::new();
+        for (channel, row) in &mut self.rows {
             let last_seq = row.last_seq;
-            row.advance(flag, last_seq);
+            if row.advance(flag, last_seq) && !row.dirty {
+                row.dirty = true;
+                newly.push(channel.clone());
+            }
         }
+        newly.sort_unstable();
+        newly
+    }
+
+    /// The group has not agreed yet on how far the devices of a flag are.
+    #[must_use]
+    pub fn runs_ahead(&self, flag: DeviceFlag) -> bool {
+        let cursors = self.rows.values().flat_map(|row| &row.cursors);
+        cursors.filter(|cursor| cursor.flag == flag).any(|cursor| cursor.seq > cursor.agreed)
     }
 
     /// Where a flag that is new would begin: where the user's furthest device is, in each channel, in the order of their names.
@@ -306,7 +364,7 @@ impl Home {
             row.agreed = row.agreed.max(clock);
             row.last_seq = row.last_seq.max(*seq);
             row.settled_seq = row.settled_seq.max(*seq);
-            row.advance(flag, *seq);
+            row.agree(flag, *seq);
         }
     }
 
@@ -349,12 +407,10 @@ impl Home {
         rows
     }
 
-    /// A row out of a checkpoint: settled. To be called in the order of [`Home::agreed_rows`].
+    /// A row out of a checkpoint, made with [`Row::agreed_on`]. To be called in the order of [`Home::agreed_rows`].
     pub fn restore_row(&mut self, channel: ChannelKey, mut row: Row) {
         row.agreed = self.next_agreement();
         self.agreed_rows += 1;
-        row.settled_seq = row.last_seq;
-        row.dirty = false;
         self.rows.insert(channel, row);
     }
 
@@ -362,7 +418,8 @@ impl Home {
     pub fn check_invariants(&self) {
         for row in self.rows.values() {
             assert!(row.settled_seq <= row.last_seq);
-            assert!(row.cursors.iter().all(|(_, seq)| *seq <= row.last_seq), "a cursor is past its row");
+            assert!(row.cursors.iter().all(|cursor| cursor.seq <= row.last_seq), "a cursor is past its row");
+            assert!(row.cursors.iter().all(|cursor| cursor.agreed <= cursor.seq), "what is agreed on is known");
             assert!(row.agreed <= self.clock);
         }
         assert_eq!(self.rows.values().filter(|row| row.agreed > 0).count(), self.agreed_rows);
@@ -423,9 +480,32 @@ mod tests {
     }
 
     #[test]
+    fn what_was_learnt_ahead_of_the_group_ends_with_leading() {
+        let (mut ahead, mut behind) = (home(), home());
+        let pair = channel("bo");
+        for one in [&mut ahead, &mut behind] {
+            one.apply_row(pair.clone(), &Row::agreed_on(4, 0, &[(APP, 3)]), 9);
+        }
+        ahead.notice(&pair, 6);
+        ahead.receive(&pair, APP, 5);
+        ahead.receive(&pair, WEB, 2);
+        ahead.notice(&channel("cy"), 1);
+        assert_eq!(ahead.row(&pair).unwrap().cursor(APP), 5);
+        ahead.check_invariants();
+        ahead.cease_leading();
+        ahead.check_invariants();
+        let rows = |home: &Home| -> Vec<_> {
+            let rows = home.agreed_rows().into_iter();
+            rows.map(|(key, row)| (key.clone(), row.last_seq, row.agreed_cursors().collect::<Vec<_>>())).collect()
+        };
+        assert_eq!((rows(&ahead), ahead.row_count()), (rows(&behind), 1));
+        assert_eq!(ahead.row(&pair).unwrap().cursor(APP), 3);
+    }
+
+    #[test]
     fn the_row_agreed_on_longest_ago_gives_way() {
         let mut home = home();
-        let agreed = |last_seq| Row { last_seq, ..Row::default() };
+        let agreed = |last_seq| Row::agreed_on(last_seq, 0, &[]);
         home.apply_row(channel("a"), &agreed(1), 2);
         home.apply_row(channel("b"), &agreed(1), 2);
         home.apply_row(channel("a"), &agreed(2), 2);

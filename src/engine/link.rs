@@ -80,7 +80,8 @@ pub struct LinkLimits {
     pub window_bytes: usize,
     /// Bytes of one batch; a larger frame travels alone. At most half of [`FRAMES_BODY_BYTES_MAX`].
     pub batch_bytes: usize,
-    /// Lossy bytes of one link that are not known to have arrived. Over it: dropped and counted.
+    /// Lossy bytes of one link that are not known to have arrived. Over it: dropped and counted. While half of it is free any frame is
+    /// taken: one that is larger than all of it would never go.
     pub lossy_queue_bytes: usize,
     /// Frames that arrive before an acknowledgement goes by itself.
     pub ack_after_frames: usize,
@@ -459,7 +460,7 @@ impl Links {
         let weight = window::weight(&frame);
         if let Ok(link) = self.link_to(to)
             && link.state == LinkState::Up
-            && link.lossy.under_way() + weight <= limit
+            && link.lossy.takes(weight, limit)
         {
             link.lossy.pending.push(frame);
             link.lossy.pending_weight += weight;
@@ -595,7 +596,8 @@ impl Links {
         for (place, link) in &self.links {
             link.window.check_invariants();
             assert_eq!(link.state == LinkState::Waiting, link.conn.is_none(), "{place}: a waiting link has no socket");
-            assert!(link.lossy.under_way() <= limits.lossy_queue_bytes + limits.batch_bytes, "{place}: lossy bytes");
+            let most = limits.lossy_queue_bytes.max(limits.lossy_queue_bytes / 2 + FRAMES_BODY_BYTES_MAX);
+            assert!(link.lossy.under_way() <= most + limits.batch_bytes, "{place}: lossy bytes");
             assert!(link.dirty || link.state == LinkState::Dialing || link.timer.is_some(), "{place}: forgotten");
             if let Some(timer) = link.timer {
                 assert!(self.timers.contains(&(timer, Timer::Link(*place))), "{place}: a timer that does not ring");

@@ -485,9 +485,12 @@ impl RaftGroup {
         }
     }
 
-    /// Hands leadership to another voter; given up after an election timeout. Meanwhile proposals have to wait.
+    /// Hands leadership to another voter; given up after an election timeout. Meanwhile proposals have to wait, and nobody else can be
+    /// named.
     pub fn transfer(&mut self, to: ReplicaId) {
-        if self.node.raft.state == StateRole::Leader && to != self.replica && self.members.voters.contains(&to) {
+        let raft = &self.node.raft;
+        let leads = raft.state == StateRole::Leader && raft.lead_transferee.is_none();
+        if leads && to != self.replica && self.members.voters.contains(&to) {
             self.node.transfer_leader(to.0);
             self.set_election_timeout();
         }

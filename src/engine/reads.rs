@@ -37,6 +37,8 @@ pub enum Purpose {
         ticket: u64,
         /// There are messages beyond the range.
         more: bool,
+        /// If not all can be told, then the newest; else the oldest.
+        newest: bool,
     },
     /// A repeat that must be compared with the first.
     Repeat(Box<RepeatCheck>),
@@ -103,6 +105,24 @@ impl RangeRead {
         }
         self.damaged.clear();
         self
+    }
+
+    /// Leaves out what is beyond so many bytes, but never everything. True when something was.
+    pub fn cut(&mut self, bytes_max: usize, newest: bool) -> bool {
+        let mut bytes = 0;
+        let mut fits = |(_, message): &&(u32, StoredMessage)| {
+            bytes += message.bytes().len();
+            bytes <= bytes_max
+        };
+        let count = self.messages.len();
+        if newest {
+            let kept = self.messages.iter().rev().take_while(&mut fits).count().max(1);
+            self.messages.drain(..count.saturating_sub(kept));
+        } else {
+            let kept = self.messages.iter().take_while(&mut fits).count().max(1);
+            self.messages.truncate(kept);
+        }
+        self.messages.len() < count
     }
 
     /// So much is in memory that the rest can wait: only a transfer's ranges are that long.

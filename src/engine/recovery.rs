@@ -130,6 +130,8 @@ pub struct RecoveredSlot {
     pub depth: u8,
     /// The first journal segment that must stay for its next restart.
     pub replay_segment: u32,
+    /// It has a checkpoint of its own: a restart does not need those of others to find it.
+    pub checkpointed: bool,
 }
 
 impl Recovery {
@@ -209,7 +211,7 @@ impl Recovery {
             let Some(life) = found.current.or(found.later) else {
                 continue;
             };
-            let Life { depth, replay_segment, state, .. } = life;
+            let Life { depth, replay_segment, state, checkpointed, .. } = life;
             match state {
                 CheckpointState::Metadata(group, state) => {
                     group.check().map_err(|what| format!("the metadata group: {what}"))?;
@@ -221,7 +223,7 @@ impl Recovery {
                         .map_err(|what| format!("slot {id}: {what}"))?;
                     // A checkpoint may be older than the last time that retention gave segments up.
                     slot.drop_below(resume.first_segment);
-                    slots.push(RecoveredSlot { slot, depth, replay_segment });
+                    slots.push(RecoveredSlot { slot, depth, replay_segment, checkpointed });
                 }
             }
         }

@@ -42,6 +42,8 @@ pub struct Identity {
     pub flag: DeviceFlag,
     /// From the home.
     pub level: DeviceLevel,
+    /// From the home: which of two connections is the later one.
+    pub order: u64,
     /// Names the device within its user's messages; never 0.
     pub device_tag: u64,
     /// Of the user's home.
@@ -163,6 +165,7 @@ impl Session {
             uid,
             flag: DeviceFlag(connect.device_flag),
             level: DeviceLevel::Slave,
+            order: 0,
             device_tag,
             slot,
             device_id: connect.device_id.clone(),

@@ -19,6 +19,7 @@ mod links;
 mod membership;
 mod reshapes;
 mod mending;
+mod operators;
 mod settings;
 mod transfers;
 mod upkeep;
@@ -50,11 +51,12 @@ use crate::time::{Instant, Now};
 
 use membership::Office;
 use reshapes::Nursery;
+use operators::Leaving;
 use transfers::Transfers;
 
 pub use super::recovery::Recovery;
 pub use inspect::ReplicaView;
-pub use settings::{ClusterSettings, Durability, JournalGeometry, OfflineMode, Retention, ShardConfig, ShardView};
+pub use settings::{ClusterSettings, ClusterView, Durability, JournalGeometry, OfflineMode, Retention, ShardConfig, ShardView};
 
 /// Rounds of talk between the machines in one step. A message needs four (submit, apply, notify, deliver); what is not at
 /// rest after this many goes on in the next step.
@@ -80,6 +82,8 @@ pub(super) struct Hosted {
     pub(super) replay_segment: u32,
     /// Who has said which sessions are there, since this replica leads.
     pub(super) rollcall: Rollcall,
+    /// It has a checkpoint on disk. One without is found by those of the others, which ask for what it needs too.
+    checkpointed: bool,
     /// First segment that the checkpoint on disk asks a restart to begin with, for others' sake too.
     kept_segment: u32,
     /// Being written: both segments and its mark.
@@ -98,6 +102,7 @@ impl Hosted {
             checkpoint_mark: 0,
             replay_segment,
             rollcall: Rollcall::default(),
+            checkpointed: false,
             kept_segment: replay_segment,
             checkpointing: None,
         }
@@ -160,12 +165,20 @@ pub struct Shard {
     chase_at: Instant,
     /// When every slot led here is reported again.
     report_at: Instant,
+    /// While this node is to be emptied: sessions that are to go.
+    leaving: Option<Leaving>,
     /// Not everything was done in the last step.
     restless: bool,
     stopping: bool,
+    /// Of a node that stops: its groups have other leaders, and this shard takes part in them no longer.
+    left: bool,
+    /// When that is so at the latest.
+    leave_until: Option<Instant>,
     stopped: bool,
     /// When each closed segment was closed, by the wall clock.
     segment_times: VecDeque<(u32, u64)>,
+    /// Retention wants to be rid of every segment before this one.
+    segment_wanted: u32,
 }
 
 impl Shard {
@@ -177,7 +190,10 @@ impl Shard {
         now: Now,
     ) -> Result<Shard, String> {
         let Recovered { slots, metadata, journal } = recovered;
-        let hosted = slots.into_iter().map(|found| Hosted::new(found.slot, found.depth, found.replay_segment));
+        let hosted = slots.into_iter().map(|found| Hosted {
+            checkpointed: found.checkpointed,
+            ..Hosted::new(found.slot, found.depth, found.replay_segment)
+        });
         let hosted: Vec<Hosted> = hosted.collect();
         let mut places = vec![u32::MAX; SLOT_COUNT_MAX];
         for (place, hosted) in hosted.iter().enumerate() {
@@ -224,10 +240,14 @@ impl Shard {
             retry_at: now.instant + config.limits.announce_retry_after,
             chase_at: now.instant + config.limits.chase_every,
             report_at: now.instant,
+            leaving: None,
             restless: true,
             stopping: false,
+            left: false,
+            leave_until: None,
             stopped: false,
             segment_times: (first..last).map(|segment| (segment, now.unix.0)).collect(),
+            segment_wanted: 0,
             routes: Routes::new(Arc::new(Table::new(&Cluster::default()))),
             submits: Submits::default(),
             asks: Asks::default(),
@@ -257,7 +277,8 @@ impl Shard {
         }
         self.out.flush(&mut self.api_open, effects);
         self.flush_links(now, effects);
-        let settled = self.row_slots.is_empty() && self.journal.pending_bytes() == 0;
+        self.leave_groups(now);
+        let settled = self.left && self.row_slots.is_empty() && self.journal.pending_bytes() == 0;
         if self.stopping && !self.stopped && self.session_count == 0 && settled {
             self.stopped = true;
             effects.push(Effect::Stopped);
@@ -343,6 +364,8 @@ impl Shard {
             if let Some(led) = self.hosted[place as usize].slot.take_leadership_change() {
                 self.transfers.outgoing.abandon_slot(self.hosted[place as usize].slot.id(), led);
                 self.leadership_changes.push((self.hosted[place as usize].slot.id(), led));
+                // Who has just come to lead does so for a while: its predecessor may be about to stop.
+                self.hosted[place as usize].hand_over_at = now.instant + self.config.limits.hand_over_every;
             }
             for check in self.hosted[place as usize].slot.take_repeats() {
                 self.queue_repeat_check(self.hosted[place as usize].slot.id(), check);
@@ -460,11 +483,12 @@ impl Shard {
             journal_segments: self.journal.segments(),
             reads_waiting: self.reads.waiting(),
             writable: self.journal.writable(),
+            cluster: self.cluster_view(),
         }
     }
 }
 
-/// The shard of this node that leads a user's slot: for HTTP, which must ask the right one.
+/// The shard of a user's home on a node that was founded alone. In a cluster any shard may be asked, and passes it on.
 #[must_use]
 pub fn shard_of(uid: &Uid, slot_depth: u8, shard_count: u16) -> ShardId {
     ShardId(uid.key_hash().slot(slot_depth).0 % shard_count)

@@ -25,7 +25,9 @@ use super::outbox::Outbox;
 use super::raft_group::{CommittedEntry, GroupState, MemberChange, NotTaken, Proposed, RaftGroup};
 use super::recent::Recent;
 use super::routes::Routes;
-use crate::format::frame::{Answered, Frame, Notified, Notify, Register, Registered, Submission, Submit, Submitted};
+use crate::format::frame::{
+    Answered, Frame, Notified, Notify, Register, Registered, Resume, Submission, Submit, Submitted,
+};
 use crate::format::message::{MessageFields, StoredMessage};
 use crate::format::packet::{HeaderFlags, Reason};
 use crate::format::raft_message::RaftMessage;
@@ -37,6 +39,9 @@ use crate::limits::Limits;
 use crate::time::{Instant, Now};
 
 pub use split::Half;
+
+/// Connections that one leader can number.
+const ORDER_TERM_SHIFT: u32 = 32;
 
 /// Proof that something was agreed by the group, and so is durable on a majority. Only [`Slot::apply`] can make one;
 /// what promises durability to a client asks for it.
@@ -151,10 +156,14 @@ pub struct Slot {
     unannounced: Vec<u32>,
     led_term: Option<u64>,
     leadership_changed: bool,
+    /// The largest that a connection was accepted with, as far as it is known here.
+    order_last: u64,
     committed: Vec<CommittedEntry>,
     /// What the group wants said to its other replicas.
     raft_messages: Vec<RaftMessage>,
     repeats: Vec<RepeatCheck>,
+    /// Sessions that ask what lags, while the group has not agreed on what they have reported. One a session.
+    resumes: Vec<Resume>,
     /// What is pending waits for the next beat.
     held_back: bool,
     messages: u64,
@@ -202,9 +211,11 @@ impl Slot {
             unannounced: Vec::new(),
             led_term: None,
             leadership_changed: false,
+            order_last: 0,
             committed: Vec::new(),
             raft_messages: Vec::new(),
             repeats: Vec::new(),
+            resumes: Vec::new(),
             held_back: false,
             messages: 0,
         };
@@ -429,6 +440,18 @@ impl Slot {
         pending.waiters.push(Waiter::Register(Box::new(register.clone())));
     }
 
+    /// A number for a connection that is accepted now: larger than all that were given by earlier leaders, and by this one.
+    pub fn next_order(&mut self) -> u64 {
+        let term = self.led_term.unwrap_or_default();
+        self.order_last = (self.order_last + 1).max(term << ORDER_TERM_SHIFT);
+        self.order_last
+    }
+
+    /// A connection has this number from an earlier leader, or from the slot that this one was part of.
+    pub fn observe_order(&mut self, order: u64) {
+        self.order_last = self.order_last.max(order);
+    }
+
     /// A connection that may be waiting for its flag is gone.
     pub fn cancel_register(&mut self, address: SessionAddress) {
         let pending = self.pending.iter_mut().map(|pending| &mut pending.waiters);
@@ -452,6 +475,13 @@ impl Slot {
         self.rows_due
     }
 
+    /// A session asks what lags, and what it has reported is not agreed on yet: answered when it is, because a session forgets what the
+    /// answer covers, and the next leader would send that again.
+    pub fn hold_resume(&mut self, resume: Resume) {
+        self.resumes.retain(|held| held.address != resume.address);
+        self.resumes.push(resume);
+    }
+
     /// Turns changed rows into commands.
     pub fn flush_rows(&mut self, limits: &Limits) {
         self.rows_due = None;
@@ -459,7 +489,7 @@ impl Slot {
             let Some(row) = self.homes.get_mut(&uid).and_then(|home| home.take_dirty(&channel)) else {
                 continue;
             };
-            let (last_seq, read_seq, cursors) = (row.last_seq, row.read_seq, row.cursors.clone());
+            let (last_seq, read_seq, cursors) = (row.last_seq, row.read_seq, row.known_cursors().collect());
             let pending = self.pending(limits);
             let row =
                 RowCommand { uid: uid.as_str(), kind: channel.kind, id: &channel.id, last_seq, read_seq, cursors };
@@ -526,6 +556,7 @@ impl Slot {
             self.refuse(waiters, around);
         }
         self.dirty_rows.clear();
+        self.resumes.clear();
         self.rows_due = None;
         for index in std::mem::take(&mut self.unannounced) {
             self.channels[index as usize].listed = false;
@@ -595,7 +626,8 @@ impl Slot {
                 }
                 Waiter::Register(register) => {
                     let session = register.address.session;
-                    let refused = Registered { session, reason: Reason::NodeNotMatch as u8, level: DeviceLevel::Slave };
+                    let refused =
+                        Registered { session, reason: Reason::NodeNotMatch as u8, level: DeviceLevel::Slave, order: 0 };
                     around.out.frame(register.address.place, Frame::Registered(refused));
                 }
                 Waiter::Nobody => {}
@@ -617,7 +649,7 @@ impl Slot {
                 continue;
             }
             match command {
-                Command::Split(split) => self.apply_split(split, around),
+                Command::Split(split) => self.apply_split(split, entry.term, around),
                 Command::Append { kind, id, announced, fingerprint, at, message } => {
                     let position = Position { offset: entry.position.offset + at, ..entry.position };
                     let asker = if let Waiter::Append(asker) = waiter { Some(asker) } else { None };
@@ -732,12 +764,15 @@ impl Slot {
 
     fn apply_row(&mut self, row: &RowCommand<'_>, around: &mut Surroundings<'_>) {
         let Ok(uid) = Uid::parse(row.uid) else { return };
-        let agreed =
-            Row { last_seq: row.last_seq, read_seq: row.read_seq, cursors: row.cursors.clone(), ..Row::default() };
+        let agreed = Row::agreed_on(row.last_seq, row.read_seq, &row.cursors);
         let channel = ChannelKey { kind: row.kind, id: row.id.into() };
         let rows_max = around.limits.rows_per_user_max;
         let (owed, dropped) = self.home_or_new(&uid).apply_row(channel.clone(), &agreed, rows_max);
         around.out.counters.rows_dropped += u64::from(dropped);
+        let here = around.out.here;
+        for resume in self.resumes.extract_if(.., |held| held.uid == uid) {
+            around.out.frame(here, Frame::Resume(resume));
+        }
         if let Some(seq) = owed {
             tell_settled(Notified { uid, channel, seq }, around);
         }

@@ -119,11 +119,12 @@ impl Sight<'_> {
         if elsewhere && self.has_caught_up(self.preferred) { Step::HandOver(self.preferred) } else { Step::Rest }
     }
 
-    /// Whom to hand over to before this node stops: the one that is furthest.
+    /// Whom to hand over to before this node stops: the preferred one if it has caught up, else the one that is furthest.
     #[must_use]
     pub fn heir(&self) -> Option<ReplicaId> {
         let voters = self.standings.iter().filter(|s| s.active && self.members.voters.contains(&s.replica));
-        voters.max_by_key(|standing| (standing.replica == self.preferred, standing.matched)).map(|s| s.replica)
+        let fit = |standing: &Standing| self.preferred == standing.replica && self.has_caught_up(standing.replica);
+        voters.max_by_key(|standing| (fit(standing), standing.matched)).map(|standing| standing.replica)
     }
 }
 

@@ -51,8 +51,8 @@ pub struct StewardLimits {
 impl StewardLimits {
     /// What runs.
     pub const PRODUCTION: StewardLimits = StewardLimits {
-        moves_under_way_max: 8,
-        moves_into_node_max: 2,
+        moves_under_way_max: 32,
+        moves_into_node_max: 8,
         replace_after: Duration::from_secs(300),
         silent_after: Duration::from_secs(5),
         listen_first: Duration::from_secs(5),
@@ -154,6 +154,11 @@ impl Steward {
         if self.reports.get(&report.slot).is_none_or(|known| order(known) <= order(&report)) {
             self.reports.insert(report.slot, report);
         }
+    }
+
+    /// An operator wants everything planned anew: the next decision does.
+    pub fn plan_anew(&mut self) {
+        (self.planned, self.proposed) = (None, None);
     }
 
     /// What to propose now. Asked after each change of the state and once in a while; empty when there is nothing to do, or when what was

@@ -265,6 +265,8 @@ pub struct Registered {
     pub reason: u8,
     /// From the stored device row.
     pub level: DeviceLevel,
+    /// Larger than of any connection of this user that was accepted before.
+    pub order: u64,
 }
 
 /// A connection is gone.
@@ -311,6 +313,8 @@ pub struct Resume {
     pub address: SessionAddress,
     /// Its user.
     pub uid: Uid,
+    /// Names the question; not 0.
+    pub question: u32,
 }
 
 /// Channels in which a device lags.
@@ -322,6 +326,8 @@ pub struct Backlog {
     pub rows: Vec<BacklogRow>,
     /// There are others; ask again when these have caught up.
     pub more: bool,
+    /// Which [`Resume`] it answers; 0: none.
+    pub question: u32,
 }
 
 /// One lagging channel.
@@ -440,6 +446,8 @@ pub struct PresentSession {
     pub level: DeviceLevel,
     /// Client-chosen.
     pub device_id: Box<str>,
+    /// As in [`Registered`].
+    pub order: u64,
 }
 
 /// An HTTP request on its way to the key's leader.

@@ -2,6 +2,7 @@
 //! Never less than the truth ([`super::frame_codec`] with [`super::frame_wire`]'s layout; the tests compare them), and near it
 //! for whatever carries much. Knows nothing of memory.
 
+use super::cluster_status::{ClusterRequest, ClusterStatus};
 use super::frame::{Addresses, Frame, Joined, ProposeOutcome, SlotReport};
 use super::message::StoredMessage;
 use super::raft_message::{GroupMembers, RaftMessage};
@@ -21,10 +22,17 @@ const SNAPSHOT_HEAD_BYTES: usize = 64;
 /// The fixed part of one item of a list, the longest of several kinds.
 const ENTRY_BYTES: usize = 32;
 const ROW_BYTES: usize = 20;
-const PRESENT_SESSION_BYTES: usize = 28;
+const PRESENT_SESSION_BYTES: usize = 40;
 const SLOT_REPORT_BYTES: usize = 64;
 const PAIR_BYTES: usize = 16;
 const MESSAGE_BYTES: usize = 12;
+const ROUTE_BYTES: usize = 40;
+const STATUS_BYTES: usize = 192;
+const STATUS_MEMBER_BYTES: usize = 96;
+const STATUS_MOVE_BYTES: usize = 64;
+const STATUS_WAIT_BYTES: usize = 24;
+const STATUS_SLOT_BYTES: usize = 64;
+const PLACE_BYTES: usize = 4;
 
 impl Frame {
     /// Bytes that this frame adds to a batch, at most; a batch takes [`super::frame_codec::FRAMES_EMPTY_BYTES_MAX`] more. Exact but for some
@@ -41,12 +49,12 @@ impl Frame {
                 Frame::Notify(frame) => 40 + uid(&frame.uid) + channel(&frame.channel) + body(frame.message.as_ref()),
                 Frame::Notified(frame) => 24 + uid(&frame.uid) + channel(&frame.channel),
                 Frame::Register(frame) => 40 + uid(&frame.uid) + frame.device_id.len() + frame.token.len(),
-                Frame::Registered(_) => 12,
+                Frame::Registered(_) => 24,
                 Frame::Unregister(frame) => 20 + uid(&frame.uid),
                 Frame::Deliver(frame) => 40 + channel(&frame.channel) + body(frame.message.as_ref()),
                 Frame::Received(frame) => 28 + uid(&frame.uid) + channel(&frame.channel),
-                Frame::Resume(frame) => 20 + uid(&frame.uid),
-                Frame::Backlog(frame) => 20 + list(&frame.rows, |row| ROW_BYTES + channel(&row.channel)),
+                Frame::Resume(frame) => 24 + uid(&frame.uid),
+                Frame::Backlog(frame) => 24 + list(&frame.rows, |row| ROW_BYTES + channel(&row.channel)),
                 Frame::Fetch(frame) => 32 + channel(&frame.channel),
                 Frame::Fetched(frame) => 36 + channel(&frame.channel) + messages(&frame.messages),
                 Frame::Kick(frame) => 24 + frame.notice.as_ref().map_or(0, |notice| notice.text.len()),
@@ -144,9 +152,13 @@ fn request(request: &ApiRequest) -> usize {
     match request {
         ApiRequest::SetToken { uid: whose, token, .. } => uid(whose) + token.len(),
         ApiRequest::QuitDevice { uid: whose, .. } => uid(whose),
-        ApiRequest::OnlineStatus { uids } => list(uids, |whose| 8 + uid(whose)),
+        ApiRequest::OnlineStatus { uids } | ApiRequest::Route { uids } => list(uids, |whose| 8 + uid(whose)),
         ApiRequest::Send { from, to, body, .. } => uid(from) + uid(to) + body.bytes.len(),
         ApiRequest::MessageSync { login, peer, .. } => uid(login) + uid(peer),
+        ApiRequest::Cluster(ClusterRequest::Split { slots, .. } | ClusterRequest::Merge { slots, .. }) => {
+            list(slots, |_| 2)
+        }
+        ApiRequest::Cluster(_) => 0,
     }
 }
 
@@ -154,7 +166,24 @@ fn answer(answer: &ApiAnswer) -> usize {
     match answer {
         ApiAnswer::Online(online) => list(online, |(whose, _)| 12 + uid(whose)),
         ApiAnswer::Messages { messages: found, .. } => messages(found),
+        ApiAnswer::Routes(routes) => list(routes, |route| {
+            ROUTE_BYTES + route.tcp.len() + route.ws.len() + route.wss.len() + list(&route.users, |_| 4)
+        }),
+        ApiAnswer::Cluster(found) => status(found),
         ApiAnswer::Refused { text, .. } => text.len(),
         ApiAnswer::Done | ApiAnswer::Sent { .. } | ApiAnswer::Busy => 0,
     }
+}
+
+fn status(status: &ClusterStatus) -> usize {
+    let members = list(&status.members, |member| STATUS_MEMBER_BYTES + member.http.len() + member.tcp.len());
+    let moves = list(&status.moves, |one| {
+        STATUS_MOVE_BYTES + list(&one.from, |_| PLACE_BYTES) + list(&one.to, |_| PLACE_BYTES) + one.stage.len()
+    });
+    let waits = list(&status.waits, |wait| STATUS_WAIT_BYTES + wait.why.len());
+    let slots = list(&status.slots, |row| {
+        STATUS_SLOT_BYTES + list(&row.replicas, |_| 8) + list(&row.target, |_| 8) + row.stage.len()
+    });
+    let short = list(&status.metadata_voters, |_| 2) + list(&status.lost, |_| 2);
+    STATUS_BYTES + status.name.len() + members + moves + waits + slots + short
 }

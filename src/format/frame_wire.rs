@@ -14,6 +14,7 @@
 mod api;
 mod client;
 mod cluster;
+mod operators;
 mod raft;
 
 use std::fmt;
@@ -83,6 +84,8 @@ pub enum BadValue {
     SocketAddress,
     /// Raft entries of an unknown kind, or with holes between them.
     Entries,
+    /// A member that is neither serving nor draining nor dead.
+    Standing,
 }
 
 impl fmt::Display for BadValue {
@@ -101,6 +104,7 @@ impl fmt::Display for BadValue {
             BadValue::Text => "a text that is too long or missing",
             BadValue::SocketAddress => "an address of an unknown family",
             BadValue::Entries => "raft entries of an unknown kind or with holes between them",
+            BadValue::Standing => "a member of an unknown standing",
         })
     }
 }

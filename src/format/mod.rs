@@ -1,5 +1,6 @@
 //! Bytes that leave the process or outlive it. Pure.
 pub mod client_pipeline;
+pub mod cluster_status;
 pub mod frame;
 pub mod frame_codec;
 mod frame_weight;

@@ -3,12 +3,13 @@
 
 use std::borrow::Cow;
 
+use super::cluster_status::{ClusterRequest, ClusterStatus, UserRoute};
 use super::frame::SendBody;
 use super::message::StoredMessage;
 use super::packet::{HeaderFlags, Setting};
 use crate::ids::{DeviceFlag, DeviceLevel, Uid};
 
-/// What backends ask over HTTP. Each is for the one slot its key names.
+/// What backends and operators ask over HTTP. Most are for the one slot that their key names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ApiRequest {
     /// `POST /user/token`: store the device row; a master level ends the connections of that flag.
@@ -64,6 +65,13 @@ pub enum ApiRequest {
         /// False: older (down). True: newer (up).
         newer: bool,
     },
+    /// `GET /route`, `POST /route/batch`: which nodes lead these users' homes. Any shard knows.
+    Route {
+        /// Whose.
+        uids: Vec<Uid>,
+    },
+    /// `/cluster/…`: for whoever leads the metadata group.
+    Cluster(ClusterRequest),
 }
 
 /// What they get.
@@ -87,6 +95,10 @@ pub enum ApiAnswer {
         /// There are others within the asked range.
         more: bool,
     },
+    /// Users by the node that leads their homes; each one's place in the list that was asked is in exactly one group.
+    Routes(Vec<UserRoute>),
+    /// How the cluster stands.
+    Cluster(Box<ClusterStatus>),
     /// Not done, and why: a [`super::packet::Reason`] and a sentence.
     Refused {
         /// Reason code.

@@ -376,7 +376,11 @@ mod tests {
     fn frame(number: u32) -> Frame {
         let place = Place { node: NodeId(1), shard: ShardId(0) };
         let session = SessionId { index: number, generation: 0 };
-        Frame::Resume(Resume { address: SessionAddress { place, session }, uid: Uid::parse("u").expect("a good uid") })
+        Frame::Resume(Resume {
+            address: SessionAddress { place, session },
+            uid: Uid::parse("u").expect("a good uid"),
+            question: 1,
+        })
     }
 
     fn number(frame: &Frame) -> u32 {

@@ -90,8 +90,8 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     start_shards(&told, &processors, endpoints, Doors { tcp, ws, cluster: cluster_sockets }, &happenings.0)?;
 
     let node = Node { mesh, state, happenings: happenings.1, running: shards, _metronome: metronome, http };
-    let outcome = node.serve(|messages| {
-        let mut text = banner.text(config, &directory, messages, began.elapsed());
+    let outcome = node.serve(|messages, waits| {
+        let mut text = banner.text(config, &directory, &Began { messages, waits, took: began.elapsed() });
         text.push('\n');
         print!("{text}");
         // Whoever waits for it may read through a pipe.
@@ -120,10 +120,11 @@ struct Node {
 }
 
 impl Node {
-    /// Until the end. `announce` is called once, when clients may come, with the number of messages that are there.
-    fn serve(mut self, announce: impl FnOnce(u64)) -> Result<(), StartError> {
+    /// Until the end. `announce` is called once, when clients may come, with the number of messages that are there, and whether
+    /// the node still waits for others before it can serve.
+    fn serve(mut self, announce: impl FnOnce(u64, bool)) -> Result<(), StartError> {
         let mut announce = Some(announce);
-        let (mut ready, mut messages) = (0, 0);
+        let (mut ready, mut messages, mut waits) = (0, 0, false);
         let outcome = loop {
             match self.happenings.recv() {
                 Ok(Happening::Ready(Ok(shard))) => {
@@ -131,6 +132,7 @@ impl Node {
                     tracing::debug!(shard = %shard.shard, replayed_bytes = replayed, took = ?shard.took, "recovered");
                     ready += 1;
                     messages += shard.messages;
+                    waits |= shard.waits;
                     if ready == self.mesh.shard_count()
                         && let Some(announce) = announce.take()
                     {
@@ -138,7 +140,7 @@ impl Node {
                             break Err(error);
                         }
                         (0..self.mesh.shard_count()).for_each(|shard| self.state.set_ready(ShardId(shard), true));
-                        announce(messages);
+                        announce(messages, waits);
                     }
                 }
                 Ok(Happening::Ready(Err(line))) => break Err(StartError(line)),
@@ -364,16 +366,24 @@ struct Banner {
     http: String,
 }
 
+/// How a start has ended.
+struct Began {
+    messages: u64,
+    waits: bool,
+    took: Duration,
+}
+
 impl Banner {
-    fn text(&self, config: &Config, directory: &DataDirectory, messages: u64, took: Duration) -> String {
-        let contents = if directory.created() { "new".to_owned() } else { format!("{messages} messages") };
+    fn text(&self, config: &Config, directory: &DataDirectory, began: &Began) -> String {
+        let contents = if directory.created() { "new".to_owned() } else { format!("{} messages", began.messages) };
         let durability = match config.journal.durability {
             Durability::Fsync => "fsync: what is acknowledged is on disk",
             Durability::Memory => "memory: a power cut loses the last moments",
         };
         let shards = format!("{}, {} slots", directory.shards(), 1u32 << directory.slot_depth());
         let cluster = config.cluster_address().map(|address| format!("{address} ({})", config.cluster.name));
-        let lines: [(&str, &str); 7] = [
+        let waits = if began.waits { "for other nodes: it serves when /readyz says so" } else { "" };
+        let lines: [(&str, &str); 8] = [
             ("tcp", &self.tcp),
             ("websocket", &self.ws),
             ("http", &self.http),
@@ -381,12 +391,14 @@ impl Banner {
             ("shards", &shards),
             ("data", &format!("{} ({contents})", directory.path().display())),
             ("durability", durability),
+            ("waits", waits),
         ];
         let mut text = format!(
-            "jindou {}, node {}, ready in {:.2} s",
+            "jindou {}, node {}, {} {:.2} s",
             env!("CARGO_PKG_VERSION"),
             config.node.id,
-            took.as_secs_f64()
+            if began.waits { "up after" } else { "ready in" },
+            began.took.as_secs_f64()
         );
         for (name, value) in lines.into_iter().filter(|(_, value)| !value.is_empty()) {
             // Writing into a string cannot fail.

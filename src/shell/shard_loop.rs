@@ -25,10 +25,13 @@ use std::time::Duration;
 
 use crate::engine::effect::{Effect, Effects};
 use crate::engine::event::{ApiAnswer, Event, EventBatch};
+use crate::engine::metadata::Cluster;
+use crate::engine::link::LinkRow;
 use crate::engine::shard::{Shard, ShardConfig, ShardView};
 use crate::ids::{Place, ShardId};
 
 use super::clock::Clock;
+use super::cluster_news::ClusterNews;
 use super::gateway::{Gateway, Listener};
 use super::link_sockets::{ClusterSockets, LinkSockets};
 use super::mesh::{MeshEndpoint, MeshMessage, NotSent, Outbox};
@@ -96,6 +99,8 @@ pub struct Ready {
     pub replayed_bytes: u64,
     /// How long it took.
     pub took: Duration,
+    /// Slots are still without a leader, or the node is not let into its cluster: it serves when that has changed.
+    pub waits: bool,
 }
 
 /// Starts a shard's thread. It recovers from its directory, talks to other nodes, says `ready` (once: either that it serves, or
@@ -158,6 +163,7 @@ async fn serve(
         shard,
         gateway,
         links,
+        news: ClusterNews::default(),
         listeners: sockets.clients,
         outbox: Outbox::new(here, config.engine.shard_count),
         mesh,
@@ -200,6 +206,7 @@ struct Loop {
     gateway: Gateway,
     /// `None`: this node is alone.
     links: Option<LinkSockets>,
+    news: ClusterNews,
     /// Bound, until the node says that clients may come.
     listeners: Vec<Listener>,
     mesh: MeshEndpoint,
@@ -235,7 +242,9 @@ impl Loop {
                 return;
             }
             if let Some(waiting) = waiting.take_if(|_| self.is_ready(began)) {
-                let facts = Ready { messages: self.shard.view().messages_indexed, ..waiting.facts };
+                let view = self.shard.view();
+                let facts =
+                    Ready { messages: view.messages_indexed, waits: slots_waiting(&view) > 0, ..waiting.facts };
                 // Nobody listening means that the node has given up; its stop is on its way.
                 let _ = waiting.ready.send(Ok(facts));
             }
@@ -372,7 +381,10 @@ impl Loop {
                     self.with_links(LinkSockets::close_all);
                 }
                 Effect::RemoveCheckpoint { slot } => self.disk.remove_checkpoint(slot),
-                Effect::Cluster(cluster) => self.outbox.tell_others(&cluster),
+                Effect::Cluster(cluster) => {
+                    self.outbox.tell_others(&cluster);
+                    self.tell_operator(&cluster);
+                }
                 Effect::Report { warning, line } => report(self.here, warning, &line),
                 Effect::Dial { conn, to } => self.with_links(|links| links.dial(conn, to)),
                 Effect::LinkWrite { conn, bytes } => self.with_links(|links| links.write(conn, bytes)),
@@ -383,6 +395,13 @@ impl Loop {
         self.effects.list = effects;
         if sent {
             self.stages.record(Stage::Encode, self.clock.nanos() - now_nanos);
+        }
+    }
+
+    fn tell_operator(&mut self, cluster: &Arc<Cluster>) {
+        // Whoever is alone has no news of others.
+        if self.links.is_some() {
+            self.news.follow(self.here.node, cluster).iter().for_each(|line| report(self.here, false, line));
         }
     }
 
@@ -472,6 +491,11 @@ impl Loop {
         late
     }
 
+    fn link_rows(&self) -> Vec<(LinkRow, Duration)> {
+        let now = Clock::instant(self.clock.nanos());
+        self.shard.link_rows().into_iter().map(|row| (row, now.since(row.since))).collect()
+    }
+
     fn snapshot(&mut self) -> ShardSnapshot {
         let mut shell = self.counters;
         self.gateway.count_into(&mut shell);
@@ -484,6 +508,7 @@ impl Loop {
             engine: EngineSnapshot::of(&self.shard.view()),
             shell,
             stages: self.stages.summaries(),
+            links: self.link_rows(),
         }
     }
 }

@@ -9,7 +9,8 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 
 use crate::engine::counters::Counters;
-use crate::engine::shard::ShardView;
+use crate::engine::link::LinkRow;
+use crate::engine::shard::{ClusterView, ShardView};
 use crate::ids::ShardId;
 
 /// A timed part of a message's way through one shard.
@@ -246,6 +247,7 @@ pub struct EngineSnapshot {
     pub journal_segments: (u32, u32),
     pub reads_waiting: usize,
     pub writable: bool,
+    pub cluster: ClusterView,
 }
 
 impl EngineSnapshot {
@@ -267,6 +269,7 @@ impl EngineSnapshot {
             journal_segments: view.journal_segments,
             reads_waiting: view.reads_waiting,
             writable: view.writable,
+            cluster: view.cluster,
         }
     }
 }
@@ -282,6 +285,8 @@ pub struct ShardSnapshot {
     pub shell: ShellCounters,
     /// The stages'.
     pub stages: Vec<StageSummary>,
+    /// Its links with shards of other nodes, each with how long it has stood as it does.
+    pub links: Vec<(LinkRow, Duration)>,
 }
 
 #[cfg(test)]

@@ -135,7 +135,12 @@ impl Client {
 
     /// The same by address.
     pub fn open_at(address: SocketAddr, login: &Login) -> io::Result<Client> {
-        let mut socket = TcpStream::connect_timeout(&address, SOON)?;
+        Client::open_within(address, login, SOON)
+    }
+
+    /// The same, when the address may not answer at all.
+    pub fn open_within(address: SocketAddr, login: &Login, within: Duration) -> io::Result<Client> {
+        let mut socket = TcpStream::connect_timeout(&address, within)?;
         socket.set_nodelay(true)?;
         socket.set_write_timeout(Some(SOON))?;
         let mut secret = [0x21; 32];

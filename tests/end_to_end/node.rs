@@ -37,6 +37,8 @@ pub struct Node {
     folder: PathBuf,
     address: String,
     settings: Vec<String>,
+    /// What the command begins with, when it is not the binary itself.
+    wrapper: Vec<String>,
 }
 
 impl Node {
@@ -50,7 +52,11 @@ impl Node {
 
     /// Everything but the process.
     pub fn prepare(test: &str, settings: &[&str]) -> Node {
-        let address = own_address();
+        Node::prepare_at(test, own_address(), Vec::new(), settings)
+    }
+
+    /// The same with a given address, and words in front of the command.
+    pub fn prepare_at(test: &str, address: String, wrapper: Vec<String>, settings: &[&str]) -> Node {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{test}-{}-{address}", std::process::id()));
         fs::create_dir_all(&folder).expect("the target's temporary folder can be written");
         let mut all = vec![
@@ -63,12 +69,16 @@ impl Node {
             format!("listen.http={address}:5001"),
         ];
         all.extend(settings.iter().map(|setting| (*setting).to_owned()));
-        Node { child: None, folder, address, settings: all }
+        Node { child: None, folder, address, settings: all, wrapper }
     }
 
     /// The command that runs this node, for tests that want to see it fail.
     pub fn command(&self) -> Command {
         let mut command = binary();
+        if let [program, words @ ..] = &self.wrapper[..] {
+            let own = std::mem::replace(&mut command, Command::new(program));
+            command.args(words).arg(own.get_program()).env_remove("RUST_LOG");
+        }
         for setting in &self.settings {
             command.arg("--set").arg(setting);
         }
@@ -87,12 +97,36 @@ impl Node {
     pub fn wait_ready(&mut self) {
         let deadline = Instant::now() + READY_WITHIN;
         while !http::get(self.http(), "/readyz").is_ok_and(|answer| answer.status == 200) {
-            if let Some(status) = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten()) {
-                panic!("the node ended at its start with {status}\n{}", self.log());
-            }
+            self.still_runs();
             assert!(Instant::now() < deadline, "not ready within {READY_WITHIN:?}\n{}", self.log());
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// Demands that the process has not ended by itself.
+    pub fn still_runs(&mut self) {
+        if let Some(status) = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten()) {
+            panic!("the node ended by itself with {status}\n{}", self.log());
+        }
+    }
+
+    /// Replaces a setting, or adds one; it counts from the next start.
+    pub fn set(&mut self, key: &str, value: &str) {
+        let begins = format!("{key}=");
+        self.settings.retain(|setting| !setting.starts_with(&begins));
+        self.settings.push(format!("{key}={value}"));
+    }
+
+    /// Its process, while there is one.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// Sends a signal by its name.
+    pub fn signal(&self, name: &str) {
+        let pid = self.pid().expect("the node runs").to_string();
+        let sent = Command::new("kill").arg(format!("-{name}")).arg(pid).status();
+        assert!(sent.is_ok_and(|status| status.success()), "{name} can be sent to our own child");
     }
 
     /// Pulls the plug: SIGKILL, and waits until the process is gone.
@@ -105,9 +139,8 @@ impl Node {
 
     /// SIGTERM; the exit status, if it came within the bound.
     pub fn terminate(&mut self, within: Duration) -> Option<ExitStatus> {
+        self.signal("TERM");
         let mut child = self.child.take()?;
-        let sent = Command::new("kill").arg("-TERM").arg(child.id().to_string()).status();
-        assert!(sent.is_ok_and(|status| status.success()), "SIGTERM can be sent to our own child");
         let deadline = Instant::now() + within;
         while Instant::now() < deadline {
             if let Ok(Some(status)) = child.try_wait() {
@@ -134,8 +167,29 @@ impl Node {
         self.at(5001)
     }
 
+    /// Where other nodes find it, when it is to have others.
+    pub fn cluster(&self) -> SocketAddr {
+        self.at(5300)
+    }
+
     fn at(&self, port: u16) -> SocketAddr {
         format!("{}:{port}", self.address).parse().expect("made of an address and a port")
+    }
+
+    /// One number of the metrics page, over all shards; `None` when the page does not come or has no such number.
+    pub fn metric(&self, name: &str) -> Option<u64> {
+        let page = http::get(self.http(), "/metrics").ok()?;
+        let of_line = |line: &str| {
+            let rest = line.strip_prefix(name)?;
+            rest.starts_with(['{', ' ']).then(|| rest.rsplit(' ').next()?.parse::<u64>().ok())?
+        };
+        let values: Vec<u64> = page.body.lines().filter_map(of_line).collect();
+        (!values.is_empty()).then(|| values.iter().sum())
+    }
+
+    /// Where its data is.
+    pub fn data(&self) -> PathBuf {
+        self.folder.join("data")
     }
 
     /// A folder for the test's own files.

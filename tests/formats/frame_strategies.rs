@@ -134,19 +134,22 @@ fn submission() -> Any<Frame> {
 }
 
 fn session_frame() -> Any<Frame> {
-    let present_session = (session(), uid(), flag(), level(), text())
-        .prop_map(|(session, uid, flag, level, device_id)| PresentSession { session, uid, flag, level, device_id });
+    let present_session = (session(), uid(), flag(), level(), text(), any::<u64>()).prop_map(
+        |(session, uid, flag, level, device_id, order)| PresentSession { session, uid, flag, level, device_id, order },
+    );
     prop_oneof![
         (address(), uid(), flag(), "[a-z]{0,128}", "[a-z]{0,512}").prop_map(|(address, uid, flag, id, token)| {
             Frame::Register(Box::new(Register { address, uid, flag, device_id: id.into(), token: token.into() }))
         }),
-        (session(), reason(), level()).prop_map(|(session, reason, level)| Frame::Registered(Registered {
-            session,
-            reason,
-            level
-        })),
+        (session(), reason(), level(), any::<u64>()).prop_map(|(session, reason, level, order)| {
+            Frame::Registered(Registered { session, reason, level, order })
+        }),
         (address(), uid()).prop_map(|(address, uid)| Frame::Unregister(Unregister { address, uid })),
-        (address(), uid()).prop_map(|(address, uid)| Frame::Resume(Resume { address, uid })),
+        (address(), uid(), any::<u32>()).prop_map(|(address, uid, question)| Frame::Resume(Resume {
+            address,
+            uid,
+            question
+        })),
         (session(), option::of((reason(), text()))).prop_map(|(session, notice)| {
             let notice = notice.map(|(reason, text)| KickNotice { reason, text });
             Frame::Kick(Kick { session, notice })
@@ -193,11 +196,9 @@ fn channel_frame() -> Any<Frame> {
             channel,
             seq
         })),
-        (session(), vec(row, 0..4), any::<bool>()).prop_map(|(session, rows, more)| Frame::Backlog(Backlog {
-            session,
-            rows,
-            more
-        })),
+        (session(), vec(row, 0..4), any::<(bool, u32)>()).prop_map(|(session, rows, (more, question))| {
+            Frame::Backlog(Backlog { session, rows, more, question })
+        }),
         (address(), channel(), any::<(u32, u32)>()).prop_map(|(address, channel, (from_seq, messages_max))| {
             Frame::Fetch(Fetch { address, channel, from_seq, messages_max })
         }),

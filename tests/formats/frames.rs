@@ -239,7 +239,7 @@ fn wrong_values_are_named() {
         let answer = Some(ApiAnswer::Refused { reason, text: "no".into() });
         Frame::Answered(Box::new(Answered { ticket: 1, answer }))
     };
-    let registered = |reason| Frame::Registered(Registered { session, reason, level: DeviceLevel::Slave });
+    let registered = |reason| Frame::Registered(Registered { session, reason, level: DeviceLevel::Slave, order: 0 });
     let body = |number: usize, topic: usize, payload: usize| {
         submit_with(pair(), SendBody::new(&"n".repeat(number), &"t".repeat(topic), &vec![0; payload]))
     };

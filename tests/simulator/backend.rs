@@ -120,12 +120,6 @@ impl World {
         self.plan.nodes == 1 && self.plan.seed.is_multiple_of(2)
     }
 
-    /// Gives an operator's request to some node.
-    pub fn order_by_request(&mut self, request: ApiRequest) {
-        let host = self.desk(HostRef { node: 0, shard: 0 });
-        self.ask(host, Purpose::Idle, request);
-    }
-
     /// Asks something; false when the node is not there.
     fn ask(&mut self, home: HostRef, purpose: Purpose, request: ApiRequest) -> bool {
         let host = self.desk(home);

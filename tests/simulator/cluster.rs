@@ -10,6 +10,7 @@ use jindou::engine::event::Event;
 use jindou::engine::link::LinkLimits;
 use jindou::engine::metadata::{Cluster, MemberState};
 use jindou::engine::shard::ClusterSettings;
+use jindou::engine::steward::StewardLimits;
 use jindou::format::frame::Addresses;
 use jindou::ids::{ChannelKey, KeyHash, Place, ShardId, SlotId, Uid};
 use jindou::limits::Limits;
@@ -17,7 +18,6 @@ use jindou::limits::Limits;
 use crate::checkers::Promise;
 use crate::checkers::limits::LINK_BYTES_MAX;
 use crate::ledger::LogKey;
-use crate::links;
 use crate::sabotage::Sabotage;
 use crate::world::{HostRef, World};
 
@@ -34,14 +34,17 @@ impl World {
         }
         let tiny = self.plan.limits.sessions_max < Limits::PRODUCTION.sessions_max;
         let nobody = || Box::<str>::from("");
-        let cluster = links::address(node);
+        let guise = self.nodes[node].guise;
+        let cluster = self.links.address_of(node);
         let others = (0..usize::from(self.plan.nodes)).filter(|other| *other != node);
         let founds = node == 0 && !self.nodes[0].wiped;
         ClusterSettings {
-            secret: "what members know".into(),
+            name: guise.cluster.into(),
+            secret: guise.secret.into(),
             address: Some(cluster),
-            seeds: if founds { Vec::new() } else { others.map(links::address).collect() },
+            seeds: if founds { Vec::new() } else { others.map(|other| self.links.address_of(other)).collect() },
             replicas: self.plan.cluster.replicas,
+            steward: StewardLimits { replace_after: self.plan.cluster.replace_after, ..StewardLimits::PRODUCTION },
             links: if tiny { LinkLimits::TINY } else { LinkLimits::PRODUCTION },
             addresses: Addresses { cluster, tcp: nobody(), ws: nobody(), wss: nobody(), http: nobody() },
             ..ClusterSettings::alone(identity)
@@ -257,8 +260,23 @@ impl World {
             if said != real {
                 return Some(format!("slot {slot} is said to be at {said:?} and is at {real:?}"));
             }
+            let applied = self.applied_of(*slot);
+            if applied.iter().any(|one| *one != applied[0]) {
+                return Some(format!("the replicas of slot {slot} have applied {applied:?}"));
+            }
+            let preferred = row.preferred.place();
+            let leads = self.leader_of(*slot).map(|host| (self.nodes[host.node].id, host.shard));
+            if leads != Some((preferred.node, usize::from(preferred.shard.0))) {
+                return Some(format!("slot {slot} should be led by {preferred} and is by {leads:?}"));
+            }
         }
-        None
+        unrest_of_leaders(newest)
+    }
+
+    fn applied_of(&self, slot: SlotId) -> Vec<u64> {
+        let hosts = self.nodes.iter().flat_map(|node| &node.hosts);
+        let here = hosts.flat_map(|host| host.shard.replicas()).filter(|replica| replica.slot() == slot);
+        here.map(|replica| replica.applied()).collect()
     }
 
     /// Where a slot is hosted, ascending.
@@ -273,4 +291,24 @@ impl World {
         places.sort_unstable();
         places
     }
+}
+
+/// Leaders are even: of `h` replicas of `r` each, a node leads the floor or the ceiling of `h / r` slots, and so does a shard.
+fn unrest_of_leaders(cluster: &Cluster) -> Option<String> {
+    let Some(per_slot) = cluster.rows.values().map(|row| row.replicas.len()).next() else { return None };
+    let mut places: BTreeMap<Place, (usize, usize)> = BTreeMap::new();
+    for row in cluster.rows.values() {
+        row.replicas.iter().for_each(|replica| places.entry(replica.place()).or_default().0 += 1);
+        places.entry(row.preferred.place()).or_default().1 += 1;
+    }
+    let mut nodes: BTreeMap<_, (usize, usize)> = BTreeMap::new();
+    for (place, (held, led)) in &places {
+        let node = nodes.entry(place.node).or_default();
+        (node.0, node.1) = (node.0 + held, node.1 + led);
+    }
+    let even = |(held, led): (usize, usize)| (held / per_slot..=held.div_ceil(per_slot)).contains(&led);
+    let uneven = places.iter().find(|(_, counts)| !even(**counts));
+    let uneven = uneven.map(|(place, counts)| format!("{place} holds and should lead {counts:?}"));
+    let node = nodes.iter().find(|(_, counts)| !even(**counts));
+    uneven.or_else(|| node.map(|(node, counts)| format!("{node} holds and should lead {counts:?}")))
 }

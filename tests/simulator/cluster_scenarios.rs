@@ -39,24 +39,24 @@ pub const ALL: [(&str, Script); 18] = [
 
 impl Stage {
     /// So many nodes that have found each other, and some that may join.
-    fn found(&mut self, nodes: u16, spares: u16) -> Done {
+    pub fn found(&mut self, nodes: u16, spares: u16) -> Done {
         self.cluster(nodes, spares);
         self.begin(&["ana", "bo"])?;
         self.whole()
     }
 
     /// Waits until the cluster is as it should be.
-    fn whole(&mut self) -> Done {
+    pub fn whole(&mut self) -> Done {
         self.until("the cluster is whole", |world| world.unrest_of_cluster().is_none())
     }
 
     /// Who leads the home of a user, as a node.
-    fn leader(&self, user: usize) -> usize {
+    pub fn leader(&self, user: usize) -> usize {
         self.world.leader_of(self.world.slot_of_user(user)).map_or(0, |host| host.node)
     }
 
     /// A phone that is connected to a node.
-    fn phone_at(&mut self, user: usize, node: usize) -> Done<usize> {
+    pub fn phone_at(&mut self, user: usize, node: usize) -> Done<usize> {
         let device = self.device(user, PHONE);
         self.world.devices[device].address = node;
         self.connect(device)?;
@@ -64,7 +64,7 @@ impl Stage {
     }
 
     /// Ana and bo, connected to nodes that do not lead ana's home.
-    fn pair_away_from_leader(&mut self) -> Done<(usize, usize, usize)> {
+    pub fn pair_away_from_leader(&mut self) -> Done<(usize, usize, usize)> {
         let leader = self.leader(ANA);
         let nodes = usize::from(self.world.plan.nodes);
         let ana = self.phone_at(ANA, (leader + 1) % nodes)?;
@@ -73,7 +73,7 @@ impl Stage {
     }
 
     /// Both send to each other for so many rounds of some milliseconds.
-    fn chat(&mut self, ana: usize, bo: usize, rounds: usize, ms: u64) -> Done<Vec<(usize, Number)>> {
+    pub fn chat(&mut self, ana: usize, bo: usize, rounds: usize, ms: u64) -> Done<Vec<(usize, Number)>> {
         let mut sent = Vec::new();
         for _ in 0..rounds {
             sent.push((bo, self.send(ana, BO)));
@@ -84,19 +84,19 @@ impl Stage {
     }
 
     /// Everything of a chat has arrived.
-    fn all_arrive(&mut self, sent: &[(usize, Number)]) -> Done {
+    pub fn all_arrive(&mut self, sent: &[(usize, Number)]) -> Done {
         for (device, number) in sent {
             self.sees(*device, *number)?;
         }
         Ok(())
     }
 
-    fn outage(&mut self, outage: Outage, ms: u64) {
+    pub fn outage(&mut self, outage: Outage, ms: u64) {
         self.world.outage_begins(outage);
         self.world.after(Duration::from_millis(ms), Action::OutageEnds(outage));
     }
 
-    fn kill(&mut self, node: usize, machine: Machine, ms: u64) {
+    pub fn kill(&mut self, node: usize, machine: Machine, ms: u64) {
         self.world.crash_node_for(node, machine, Duration::from_millis(ms));
     }
 }
@@ -365,6 +365,7 @@ fn a_lonely_node_refuses(stage: &mut Stage) -> Done {
     stage.wait(5_000)?;
     stage.expect("one of three does not acknowledge", |world| !world.is_accepted(sent))?;
     stage.until("the nodes are back", |world| world.nodes.iter().all(|node| node.up))?;
+    stage.whole()?;
     stage.world.client_closes(bo, 0);
     stage.connect(bo)?;
     stage.sees(bo, sent)?;

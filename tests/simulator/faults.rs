@@ -160,6 +160,8 @@ pub struct ClusterPlan {
     pub wipes: u32,
     /// Mean time between an operator's doings.
     pub order_every: Duration,
+    /// How long a node must be gone before its replicas are rebuilt elsewhere.
+    pub replace_after: Duration,
 }
 
 /// Which kinds of outages exist.
@@ -307,6 +309,7 @@ fn quiet_cluster() -> ClusterPlan {
         drift_ppm: 0,
         wipes: 0,
         order_every: Duration::ZERO,
+        replace_after: Duration::from_secs(300),
     }
 }
 
@@ -342,6 +345,7 @@ fn draw_cluster(nodes: u16, chance: &mut Chance) -> ClusterPlan {
         drift_ppm: if chance.one_in(2) { 50_000 } else { 0 },
         wipes: if chance.one_in(4) { 2 } else { 0 },
         order_every: if chance.one_in(4) { chance.span_ms(2_000, 8_000) } else { Duration::ZERO },
+        replace_after: *chance.pick(&[Duration::from_secs(4), Duration::from_secs(12), Duration::from_secs(300)]),
     }
 }
 

@@ -148,6 +148,8 @@ pub struct Links {
     machines: Vec<(Machine, u64, bool)>,
     sockets: Vec<Socket>,
     by_conn: BTreeMap<(HostRef, LinkConn), (usize, usize)>,
+    /// How often a machine has moved.
+    moved: BTreeMap<usize, u8>,
     accepted: u64,
     cuts: BTreeMap<(usize, usize), u32>,
     clogs: BTreeMap<(usize, usize), u32>,
@@ -165,6 +167,7 @@ impl Links {
             machines: vec![(Machine::Refuses, 0, false); nodes],
             sockets: Vec::new(),
             by_conn: BTreeMap::new(),
+            moved: BTreeMap::new(),
             accepted: 0,
             cuts: BTreeMap::new(),
             clogs: BTreeMap::new(),
@@ -217,11 +220,27 @@ impl Links {
     }
 
     /// One direction becomes slow, or a little less so.
-    pub fn clog(&mut self, from: usize, to: usize, begins: bool) {
+    pub fn clog(&mut self, from: usize, to: usize, begins: bool, now_ns: u64) {
         let count = self.clogs.entry((from, to)).or_default();
         *count = if begins { *count + 1 } else { count.saturating_sub(1) };
         if *count == 0 {
             self.clogs.remove(&(from, to));
+            self.hurry(now_ns, from, to);
+        }
+    }
+
+    /// What has waited in a slow direction crosses now.
+    fn hurry(&mut self, now_ns: u64, from: usize, to: usize) {
+        for index in 0..self.sockets.len() {
+            for flow in 0..2 {
+                let concerned = self.nodes_of(index, flow) == Some((from, to));
+                let pending = &mut self.sockets[index].flows[flow];
+                if concerned && pending.last_ns > now_ns + 1_000 {
+                    pending.last_ns = now_ns + 1_000;
+                    let upto = pending.written;
+                    self.due.push((pending.last_ns, LinkStep::Arrive(index, flow, upto)));
+                }
+            }
         }
     }
 
@@ -321,10 +340,29 @@ impl Links {
         }
     }
 
+    /// Where a node is now: it may have moved between two of its starts.
+    pub fn address_of(&self, node: usize) -> SocketAddr {
+        let here = address(node);
+        let moved = self.moved.get(&node).copied().unwrap_or(0);
+        let IpAddr::V4(ip) = here.ip() else { return here };
+        let [a, b, _, d] = ip.octets();
+        SocketAddr::new(IpAddr::V4(Ipv4Addr::new(a, b, moved, d)), here.port())
+    }
+
+    /// From its next start on a node is elsewhere.
+    pub fn move_machine(&mut self, node: usize) {
+        *self.moved.entry(node).or_insert(0) += 1;
+    }
+
+    fn listener(&self, address: SocketAddr) -> Option<HostRef> {
+        let target = listener(address).filter(|target| target.node < self.machines.len())?;
+        (self.address_of(target.node).ip() == address.ip()).then_some(target)
+    }
+
     /// `Effect::Datagram`.
     pub fn datagram(&mut self, now_ns: u64, host: HostRef, to: SocketAddr, bytes: &[u8], chance: &mut Chance) {
         self.count("datagrams");
-        let Some(target) = listener(to).filter(|target| target.node < self.machines.len()) else { return };
+        let Some(target) = self.listener(to) else { return };
         if target.shard != 0 || self.is_cut(host.node, target.node) || chance.permille(self.plan.lose_permille) {
             self.count("datagrams lost");
             return;
@@ -335,7 +373,7 @@ impl Links {
             if chance.permille(self.plan.late_permille) {
                 latency_ns *= chance.between(2, 10);
             }
-            let step = LinkStep::Datagram(target, address(host.node), bytes.to_vec());
+            let step = LinkStep::Datagram(target, self.address_of(host.node), bytes.to_vec());
             self.due.push((now_ns + latency_ns, step));
         }
     }
@@ -364,8 +402,7 @@ impl Links {
 
     fn knock(&mut self, now_ns: u64, index: usize, chance: &mut Chance) {
         let Some(dialer) = self.sockets[index].ends[0] else { return };
-        let target = listener(self.sockets[index].to);
-        let Some(target) = target.filter(|target| target.node < self.machines.len()) else { return };
+        let Some(target) = self.listener(self.sockets[index].to) else { return };
         if dialer.stage != Stage::Opening || self.sockets[index].ends[1].is_some() {
             return;
         }

@@ -33,6 +33,7 @@ mod node;
 mod operator;
 mod outages;
 mod people;
+mod replica_scenarios;
 mod rest;
 mod sabotage;
 mod scenarios;
@@ -231,7 +232,8 @@ fn run_everything(arguments: &Arguments, totals: &mut Totals) {
 /// Name, script, and whether it needs several nodes.
 fn all_scenarios() -> impl Iterator<Item = (&'static str, stage::Script, bool)> {
     let one = scenarios::ALL.into_iter().map(|(name, script)| (name, script, false));
-    one.chain(cluster_scenarios::ALL.into_iter().chain(splits::ALL).map(|(name, script)| (name, script, true)))
+    let several = cluster_scenarios::ALL.into_iter().chain(replica_scenarios::ALL).chain(splits::ALL);
+    one.chain(several.map(|(name, script)| (name, script, true)))
 }
 
 fn run_self_tests(arguments: &Arguments, totals: &mut Totals) {

@@ -51,6 +51,15 @@ pub enum NodeFault {
     ClockJump,
 }
 
+/// What a node's configuration says of its cluster.
+#[derive(Clone, Copy, Debug)]
+pub struct Guise {
+    /// Its name.
+    pub cluster: &'static str,
+    /// What its members know.
+    pub secret: &'static str,
+}
+
 /// A machine.
 pub struct Node {
     /// Its name.
@@ -82,6 +91,10 @@ pub struct Node {
     pub identity: u64,
     /// It has lost one.
     pub wiped: bool,
+    /// What it is told of its cluster.
+    pub guise: Guise,
+    /// What its processes reported to their operator.
+    pub reports: Vec<String>,
     origin_ns: u64,
     drift_ppm: i64,
     skew_ms: i64,
@@ -114,6 +127,8 @@ impl Node {
             damages_named: 0,
             damages: Vec::new(),
             wiped: false,
+            guise: Guise { cluster: "jindou", secret: "what members know" },
+            reports: Vec::new(),
             identity: plan.geometry.identity.wrapping_add(u64::from(index) << 40),
             origin_ns: 0,
             drift_ppm: draw_drift(plan.cluster.drift_ppm, chances),
@@ -339,6 +354,7 @@ impl World {
             Effect::RemoveCheckpoint { slot } => self.nodes[host.node].disks[host.shard].remove_checkpoint(slot),
             Effect::Report { warning, line } => {
                 self.say(|| format!("{host} reports{}: {line}", if warning { " a warning" } else { "" }));
+                self.nodes[host.node].reports.push(line);
             }
             Effect::Dial { .. } | Effect::LinkWrite { .. } | Effect::Hangup { .. } | Effect::Datagram { .. } => {
                 self.carry_out_link(host, effect);

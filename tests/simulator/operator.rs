@@ -1,9 +1,12 @@
 //! What an operator does while everything runs: lets a node join, drains one, replaces one, asks for a split. Joining is starting a node
-//! that has nothing and knows another's address; the rest goes through a node's HTTP interface as a request of its own kind.
+//! that has nothing and knows another's address; the rest is a command to whoever leads the metadata group.
 
-use jindou::engine::event::ApiRequest;
+use jindou::engine::event::Event;
+use jindou::engine::metadata::{MemberState, MetadataCommand};
+use jindou::format::frame::{Frame, Propose};
+use jindou::ids::{Place, ShardId};
 
-use crate::world::{Action, World};
+use crate::world::{Action, HostRef, World};
 
 /// One doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,22 +64,34 @@ impl World {
             self.split(which);
             return self.coverage.add("counted orders to split", 1);
         }
-        match request_of(order) {
-            Some(request) => {
+        match self.command_of(order) {
+            Some(command) => {
                 self.trouble_strikes();
-                self.order_by_request(request);
+                self.propose(&command);
             }
-            None => self.coverage.add("counted orders that no request exists for", 1),
+            None => self.coverage.add("counted orders that no command exists for", 1),
         }
     }
-}
 
-/// The request that asks for it; `None` as long as the router knows none.
-fn request_of(order: Order) -> Option<ApiRequest> {
-    match order {
-        Order::Join(_) => None,
-        // Their place: requests of the cluster's own, to any node.
-        Order::Drain(_) | Order::Undrain(_) | Order::Forget(_) => None,
-        Order::Split | Order::SplitOne(_) => None,
+    /// Whoever leads the metadata group takes it; the others send it back.
+    pub fn propose(&mut self, command: &MetadataCommand) {
+        for node in 0..self.nodes.len() {
+            let place = Place { node: self.nodes[node].id, shard: ShardId(0) };
+            let propose = Propose { place, ticket: 0, command: command.encode().into() };
+            if self.nodes[node].up {
+                let frames = vec![Frame::Propose(propose)];
+                self.happen(HostRef { node, shard: 0 }, Event::Frames { from: place, frames });
+            }
+        }
+    }
+
+    fn command_of(&self, order: Order) -> Option<MetadataCommand> {
+        let state = |node: usize, state| MetadataCommand::SetMemberState { node: self.nodes[node].id, state };
+        match order {
+            Order::Drain(node) => Some(state(node, MemberState::Draining)),
+            Order::Undrain(node) => Some(state(node, MemberState::Serving)),
+            Order::Forget(node) => Some(MetadataCommand::RemoveMember { node: self.nodes[node].id }),
+            Order::Join(_) | Order::Split | Order::SplitOne(_) => None,
+        }
     }
 }

@@ -154,7 +154,7 @@ impl World {
         *self.outages.active.entry(outage).or_default() += 1;
         for (from, to) in self.directions(outage) {
             if matches!(outage, Outage::Clogged(..)) {
-                self.links.clog(from, to, true);
+                self.links.clog(from, to, true, self.now_ns);
             } else {
                 self.links.cut(from, to);
             }
@@ -178,7 +178,7 @@ impl World {
         let now_ns = self.now_ns;
         for (from, to) in self.directions(outage) {
             if matches!(outage, Outage::Clogged(..)) {
-                self.links.clog(from, to, false);
+                self.links.clog(from, to, false, now_ns);
             } else {
                 self.links.mend(from, to, now_ns);
             }

@@ -2,16 +2,13 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use jindou::engine::event::Event;
 use jindou::engine::metadata::{Cluster, MetadataCommand};
-use jindou::format::frame::{Frame, Propose};
-use jindou::ids::{Place, ShardId, SlotId};
+use jindou::ids::SlotId;
 
 use crate::ledger::Number;
 use crate::links::Machine;
 use crate::stage::{Done, Script, Stage};
-use crate::world::{HostRef, World};
+use crate::world::World;
 
 /// All of them by name.
 pub const ALL: [(&str, Script); 6] = [
@@ -40,11 +37,7 @@ impl World {
             Some(one) => rows.skip(one % cluster.rows.len()).take(1).collect(),
             None => rows.collect(),
         };
-        let Some(node) = self.nodes.iter().position(|node| node.up) else { return };
-        let place = Place { node: self.nodes[node].id, shard: ShardId(0) };
-        let command = Bytes::from(MetadataCommand::Split { slots }.encode());
-        let frames = vec![Frame::Propose(Propose { place, ticket: 0, command })];
-        self.happen(HostRef { node, shard: 0 }, Event::Frames { from: place, frames });
+        self.propose(&MetadataCommand::Split { slots });
     }
 }
 
@@ -98,7 +91,7 @@ impl Stage {
         })
     }
 
-    fn refused(&mut self) -> Done {
+    fn nobody_refused(&mut self) -> Done {
         self.expect("nobody was refused", |world| world.devices.iter().all(|device| device.given_up == 0))
     }
 }
@@ -113,7 +106,7 @@ fn split_one_slot_under_load(stage: &mut Stage) -> Done {
         stage.split_until(before + turn + 1)?;
     }
     stage.all_see(&sent)?;
-    stage.refused()?;
+    stage.nobody_refused()?;
     stage.conclude()
 }
 
@@ -127,7 +120,7 @@ fn split_all_under_load(stage: &mut Stage) -> Done {
         stage.split_until(before << turn)?;
     }
     stage.all_see(&sent)?;
-    stage.refused()?;
+    stage.nobody_refused()?;
     stage.conclude()
 }
 
@@ -145,7 +138,7 @@ fn split_a_lonely_node(stage: &mut Stage) -> Done {
     sent.extend(stage.talk(&devices, 30, 10)?);
     stage.split_until(before * 2)?;
     stage.all_see(&sent)?;
-    stage.refused()?;
+    stage.nobody_refused()?;
     stage.crash()?;
     stage.conclude()
 }

@@ -2,7 +2,7 @@
 //! them is decided in [`super`] and in [`super::handshake`].
 
 use super::gather::Gather;
-use super::window::Window;
+use super::window::{FRAME_WEIGHT_MAX, Window};
 use super::{LinkLimits, LinkState};
 use crate::format::frame::Frame;
 use crate::format::link_hello::{LinkFacts, LinkProof, LinkResume};
@@ -76,6 +76,12 @@ pub(super) struct Lossy {
 impl Lossy {
     pub fn under_way(&self) -> usize {
         self.pending_weight + (self.written - self.arrived) as usize
+    }
+
+    /// Whether a frame of this weight may be added.
+    pub fn takes(&self, weight: usize, limit: usize) -> bool {
+        let under_way = self.under_way();
+        weight <= FRAME_WEIGHT_MAX && (under_way + weight <= limit || under_way <= limit / 2)
     }
 }
 

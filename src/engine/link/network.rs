@@ -23,7 +23,11 @@ pub fn place(node: u16) -> Place {
 pub fn frame(tag: u32, index: u32, text_bytes: usize, lossy: bool) -> Frame {
     let mut command = vec![if lossy { LOSSY } else { b'r' }];
     command.resize(text_bytes + 1, b'x');
-    Frame::Propose(Propose { place: place(1), ticket: u64::from(tag) << 32 | u64::from(index), command: command.into() })
+    Frame::Propose(Propose {
+        place: place(1),
+        ticket: u64::from(tag) << 32 | u64::from(index),
+        command: command.into(),
+    })
 }
 
 /// What one end has sent to another since it was last told of a reset.

@@ -18,7 +18,7 @@ use crate::time::Instant;
 const BATCH_WEIGHT: usize = 64;
 
 /// A frame above this could burst a batch that holds nothing else.
-const FRAME_WEIGHT_MAX: usize = FRAMES_BODY_BYTES_MAX - FRAMES_BODY_BYTES_MAX / 16;
+pub(super) const FRAME_WEIGHT_MAX: usize = FRAMES_BODY_BYTES_MAX - FRAMES_BODY_BYTES_MAX / 16;
 
 /// How many bytes a frame takes at most.
 #[must_use]

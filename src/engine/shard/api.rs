@@ -11,12 +11,23 @@ use crate::engine::slot::{self, RepeatCheck};
 use crate::format::frame::{Answered, Ask, Fetch, Frame, Origin, Submit};
 use crate::format::packet::HeaderFlags;
 use crate::ids::{ChannelKey, DeviceLevel, Place, SlotId, Uid};
-use crate::time::Now;
+use crate::time::{Instant, Now};
 
 use super::Shard;
 
 impl Shard {
     pub(super) fn handle_api(&mut self, now: Now, ticket: u64, request: ApiRequest, effects: &mut Effects) {
+        match &request {
+            ApiRequest::Route { uids } => {
+                effects.push(Effect::Answer { ticket, answer: ApiAnswer::Routes(self.routes_of(uids)) });
+                return;
+            }
+            ApiRequest::Cluster(asked) if self.cluster.is_none() || self.answers_here(asked) => {
+                effects.push(Effect::Answer { ticket, answer: self.status_here(asked) });
+                return;
+            }
+            _ => {}
+        }
         if self.api_open >= self.config.limits.api_requests_max || self.stopping || self.cluster.is_none() {
             effects.push(Effect::Answer { ticket, answer: ApiAnswer::Busy });
             return;
@@ -72,17 +83,26 @@ impl Shard {
             ApiRequest::MessageSync { ref login, ref peer, .. } => {
                 vec![(self.routes.slot(ChannelKey::pair(login, peer).key_hash()), request)]
             }
-            ApiRequest::Send { .. } => Vec::new(),
+            ApiRequest::Cluster(_) => vec![(SlotId::METADATA, request)],
+            ApiRequest::Send { .. } | ApiRequest::Route { .. } => Vec::new(),
         }
     }
 
     /// Sends a part of a request to whoever leads its slot; it stays where it is when nobody is known to.
     pub(super) fn send_ask(&mut self, number: u64) {
-        let leader = self.asks.slot_of(number).and_then(|slot| self.routes.leader(slot));
-        if let Some((_, place)) = leader
+        let leader = self.asks.slot_of(number).and_then(|slot| self.leader_of(slot));
+        if let Some(place) = leader
             && let Some(ask) = self.asks.send(number, self.config.place)
         {
             self.out.frame(place, Frame::Ask(Box::new(ask)));
+        }
+    }
+
+    /// Who is known to lead a slot, the metadata group among them.
+    pub(super) fn leader_of(&self, slot: SlotId) -> Option<Place> {
+        match slot {
+            SlotId::METADATA => self.metadata_leader.1,
+            slot => self.routes.leader(slot).map(|(_, place)| place),
         }
     }
 
@@ -95,6 +115,10 @@ impl Shard {
     /// Carries a request out when its slot is led here, else sends it back.
     pub(super) fn handle_ask(&mut self, now: Now, ask: Ask, effects: &mut Effects) {
         let Ask { place: asker, ticket, slot, request } = ask;
+        if let ApiRequest::Cluster(asked) = &request {
+            self.handle_operator(now, (asker, ticket), asked);
+            return;
+        }
         let Some(place) = self.leading(slot) else {
             self.out.frame(asker, Frame::Answered(Box::new(Answered { ticket, answer: None })));
             self.tell_leader(slot, asker);
@@ -137,8 +161,8 @@ impl Shard {
                 let page = (start_seq, end_seq, limit, newer);
                 self.handle_message_sync((asker, ticket), &channel, page, effects);
             }
-            ApiRequest::Send { .. } => {
-                let text = "a message is submitted, not asked for: the asking node is at fault";
+            ApiRequest::Send { .. } | ApiRequest::Route { .. } | ApiRequest::Cluster(_) => {
+                let text = "this is not asked of a slot's leader: the asking node is at fault";
                 let reason = crate::format::packet::Reason::SystemError as u8;
                 self.answer_ask(asker, ticket, ApiAnswer::Refused { reason, text: text.into() });
             }
@@ -177,7 +201,8 @@ impl Shard {
             self.answer_ask(asker, ticket, ApiAnswer::Messages { messages: Vec::new(), more: false });
             return;
         };
-        let purpose = Purpose::Api { asker, ticket, more };
+        let newest = !newer || (start_seq, end_seq) == (0, 0);
+        let purpose = Purpose::Api { asker, ticket, more, newest };
         let range = RangeRead::new((slot, index), next..=until, purpose);
         self.advance_range(range, effects);
     }
@@ -242,7 +267,7 @@ impl Shard {
     }
 
     fn finish_range(&mut self, place: usize, range: RangeRead) {
-        let Some(range) = self.repair_first(place, range) else {
+        let Some(mut range) = self.repair_first(place, range) else {
             return;
         };
         if !matches!(range.purpose, Purpose::Repair { .. }) {
@@ -250,9 +275,14 @@ impl Shard {
         }
         let entry = &self.hosted[place].slot.channels()[range.channel as usize];
         let last_seq = entry.channel.last_seq();
+        let cut = match range.purpose {
+            Purpose::Api { newest, .. } => range.cut(self.config.limits.answer_bytes_max, newest),
+            _ => false,
+        };
         match range.purpose {
             Purpose::Fetch(fetch) => self.answer_fetch(&fetch, range.messages, range.next, last_seq),
-            Purpose::Api { asker, ticket, more } => {
+            Purpose::Api { asker, ticket, more, .. } => {
+                let more = cut || more;
                 self.answer_ask(asker, ticket, ApiAnswer::Messages { messages: range.messages, more });
             }
             Purpose::Repeat(check) => {
@@ -274,6 +304,9 @@ impl Shard {
             return;
         }
         self.stopping = true;
+        // What is led here is handed over at once.
+        self.chase_at = Instant(0);
+        self.hurry_office();
         let open: Vec<_> = self.sessions.iter().flatten().map(|session| session.id).collect();
         for id in open {
             self.close(id, effects);

@@ -379,9 +379,9 @@ impl Shard {
                     let (uid, flag, slot) = (identity.uid.clone(), identity.flag, identity.slot);
                     self.out.frame(self.routes.guess(slot), Frame::Received(Received { uid, flag, channel, seq }));
                 }
-                Push::Resume => {
+                Push::Resume { question } => {
                     let (uid, slot) = (identity.uid.clone(), identity.slot);
-                    self.out.frame(self.routes.guess(slot), Frame::Resume(Resume { address, uid }));
+                    self.out.frame(self.routes.guess(slot), Frame::Resume(Resume { address, uid, question }));
                 }
             }
         }

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use crate::engine::devices::{self, Conflict};
 use crate::engine::effect::Effects;
 use crate::engine::home::Online;
-use crate::engine::routes::Learned;
+use crate::engine::routes::{Learned, Table};
 use crate::engine::session::Phase;
-use crate::format::frame::{Frame, Kick, KickNotice, LeaderOf, Leaders, Present, PresentSession, WhoLeads};
+use crate::format::frame::{Frame, LeaderOf, Leaders, Present, PresentSession, WhoLeads};
 use crate::format::packet::Reason;
 use crate::ids::{NodeId, Place, SessionAddress, SessionId, ShardId, SlotId};
 use crate::time::Now;
@@ -21,8 +21,8 @@ impl Shard {
 
     /// Tells a shard who leads a slot, as far as this one knows.
     pub(super) fn tell_leader(&mut self, slot: SlotId, to: Place) {
-        let place = self.routes.leader(slot).map(|(_, place)| place);
-        let known = vec![LeaderOf { slot, term: self.routes.term(slot), place }];
+        let term = if slot == SlotId::METADATA { self.metadata_leader.0 } else { self.routes.term(slot) };
+        let known = vec![LeaderOf { slot, term, place: self.leader_of(slot) }];
         self.out.frame(to, Frame::Leaders(Leaders { known, relay: false, announced: false }));
     }
 
@@ -46,6 +46,10 @@ impl Shard {
 
     /// What waits for a slot's leader goes on. `announced`: the leader asks for the sessions that are here, known or not.
     fn learn_leader(&mut self, leader: LeaderOf, announced: bool, effects: &mut Effects) {
+        if leader.slot == SlotId::METADATA {
+            self.learn_metadata_leader(leader);
+            return;
+        }
         let learned = self.routes.learn(leader.slot, leader.term, leader.place);
         assert!(learned != Learned::Conflict, "two leaders of slot {} in term {}", leader.slot, leader.term);
         let current = self.routes.leader(leader.slot).is_some_and(|(term, _)| term == leader.term);
@@ -54,6 +58,22 @@ impl Shard {
             self.to_greet.insert(leader.slot);
         } else if announced && current {
             self.to_greet.insert(leader.slot);
+        }
+    }
+
+    /// The first shard knows who leads the metadata group from the group itself, and tells the others.
+    fn learn_metadata_leader(&mut self, leader: LeaderOf) {
+        if self.office.is_some() || leader.term < self.metadata_leader.0 {
+            return;
+        }
+        self.metadata_leader = (leader.term, leader.place);
+        self.ask_metadata_again();
+    }
+
+    /// What operators have asked for goes to whoever leads the metadata group now.
+    pub(super) fn ask_metadata_again(&mut self) {
+        for number in self.asks.of_slot(SlotId::METADATA) {
+            self.send_ask(number);
         }
     }
 
@@ -67,6 +87,7 @@ impl Shard {
                 let until = now.instant + self.config.limits.rollcall_patience;
                 self.hosted[place].rollcall.begin(gateways.into_iter(), until);
             }
+            self.out.counters.leaderships += 1;
             known.push(LeaderOf { slot, term, place: Some(self.config.place) });
         }
         if known.is_empty() {
@@ -162,7 +183,7 @@ impl Shard {
         }
         for number in self.asks.idle() {
             match self.asks.slot_of(number) {
-                Some(slot) if self.routes.leader(slot).is_none() => {
+                Some(slot) if self.leader_of(slot).is_none() => {
                     unknown.insert(slot);
                 }
                 _ => self.send_ask(number),
@@ -235,9 +256,10 @@ impl Shard {
             }
         }
         let mut asking = Vec::new();
+        let table = Arc::clone(self.routes.table());
         let ids: Vec<SessionId> = self.sessions.iter().flatten().map(|session| session.id).collect();
         for id in ids {
-            self.fetch_again(now, id, &slots);
+            self.fetch_again(now, id, &slots, &table);
             let Some(session) = self.session(id) else { continue };
             let (phase, Some(identity)) = (session.phase, session.identity.as_deref()) else { continue };
             let slot = identity.slot;
@@ -253,6 +275,7 @@ impl Shard {
                         flag: identity.flag,
                         level: identity.level,
                         device_id: identity.device_id.clone(),
+                        order: identity.order,
                     };
                     self.push_with(id, |delivery, out| delivery.report_again(out));
                     if let Some((_, place)) = self.routes.leader(slot) {
@@ -289,14 +312,13 @@ impl Shard {
     }
 
     /// A session's fetches from channels of these slots went to somebody who does not lead any more.
-    fn fetch_again(&mut self, now: Now, id: SessionId, slots: &BTreeSet<SlotId>) {
+    fn fetch_again(&mut self, now: Now, id: SessionId, slots: &BTreeSet<SlotId>, table: &Table) {
         let limits = self.config.limits;
         if !self.session(id).and_then(|session| session.live()).is_some_and(|identity| identity.delivery.waits()) {
             return;
         }
-        let routes = self.routes.clone();
         self.push_with(id, |delivery, out| {
-            delivery.fetch_again(now.instant, &limits, |key| slots.contains(&routes.slot(key.key_hash())), out);
+            delivery.fetch_again(now.instant, &limits, |key| slots.contains(&table.slot(key.key_hash())), out);
         });
     }
 
@@ -331,25 +353,34 @@ impl Shard {
 
     fn take_present(&mut self, place: usize, gateway: Place, named: &PresentSession) {
         let address = SessionAddress { place: gateway, session: named.session };
-        let home = self.hosted[place].slot.home_or_new(&named.uid);
-        // Whoever has registered with this leader came later than whom a gateway remembers.
-        let later = home.online().iter().filter(|known| known.fresh && known.address != address);
-        let mut ended = None;
-        for known in later {
-            let new = (known.flag, known.level, &*known.device_id);
-            match devices::conflict(new, (named.flag, &named.device_id)) {
+        let slot = &mut self.hosted[place].slot;
+        slot.observe_order(named.order);
+        // The end of a connection may have been told to its gateway and lost on the way there, so the later one ends the other once more.
+        let mut ended = Vec::new();
+        for known in slot.home_or_new(&named.uid).online().iter().filter(|known| known.address != address) {
+            let stays = named.order > known.order;
+            let conflict = if stays {
+                devices::conflict((named.flag, named.level, &named.device_id), (known.flag, &known.device_id))
+            } else {
+                devices::conflict((known.flag, known.level, &known.device_id), (named.flag, &named.device_id))
+            };
+            let loser = if stays { known.address } else { address };
+            match conflict {
                 Conflict::None => {}
-                Conflict::Replaced => ended = Some(None),
-                Conflict::Kicked => ended = Some(Some("login in other device")),
+                Conflict::Replaced => ended.push((loser, None)),
+                Conflict::Kicked => ended.push((loser, Some("login in other device"))),
             }
         }
-        if let Some(text) = ended {
-            let notice = text.map(|text| KickNotice { reason: Reason::Kicked as u8, text: text.into() });
-            self.out.frame(gateway, Frame::Kick(Kick { session: named.session, notice }));
+        let (device_id, order) = (named.device_id.clone(), named.order);
+        let online = Online { address, flag: named.flag, level: named.level, device_id, order };
+        slot.home_or_new(&named.uid).register(online);
+        let stays = ended.iter().all(|(loser, _)| *loser != address);
+        for (loser, text) in ended {
+            self.end_session(place, &named.uid, loser, text);
+        }
+        if !stays {
             return;
         }
-        let device_id = named.device_id.clone();
-        home.register(Online { address, flag: named.flag, level: named.level, device_id, fresh: false });
         if self.config.offline == OfflineMode::Push {
             self.send_backlog(place, address, &named.uid, named.flag);
         }
@@ -372,6 +403,9 @@ impl Shard {
         for slot in led_there {
             self.send_again(slot, effects);
             self.to_greet.insert(slot);
+        }
+        if self.metadata_leader.1 == Some(peer) {
+            self.ask_metadata_again();
         }
     }
 

@@ -45,7 +45,9 @@ impl Shard {
             Frame::Leaders(leaders) => self.handle_leaders(leaders, effects),
             Frame::WhoLeads(asked) => self.handle_who_leads(asked),
             Frame::Present(present) => self.handle_present(&present),
-            Frame::Raft(message) => self.handle_raft(now, *message, effects),
+            Frame::Raft(message) if !self.left => self.handle_raft(now, *message, effects),
+            // This node is as good as stopped.
+            Frame::Raft(_) => {}
             Frame::Join(join) => self.handle_join(now, from, *join),
             Frame::Joined(joined) => self.handle_joined(now, *joined),
             Frame::Propose(propose) => self.handle_propose(propose),
@@ -169,8 +171,12 @@ impl Shard {
 
     fn handle_register(&mut self, now: Now, register: &Register) {
         let Register { address, uid, flag, device_id, token } = register;
-        let refused =
-            |reason: Reason| Registered { session: address.session, reason: reason as u8, level: DeviceLevel::Slave };
+        let refused = |reason: Reason| Registered {
+            session: address.session,
+            reason: reason as u8,
+            level: DeviceLevel::Slave,
+            order: 0,
+        };
         let Some(place) = self.leading_of(uid.key_hash()) else {
             self.out.frame(address.place, Frame::Registered(refused(Reason::NodeNotMatch)));
             self.tell_leader(self.routes.slot(uid.key_hash()), address.place);
@@ -193,11 +199,16 @@ impl Shard {
         self.end_conflicting(place, register, level);
         let home = self.hosted[place].slot.home_or_new(uid);
         if self.config.offline == OfflineMode::Sync {
-            home.pass_over_missed(*flag);
+            let limits = self.config.limits;
+            for channel in home.pass_over_missed(*flag) {
+                self.with_slot(place, now, |slot, _, _| slot.row_dirtied(uid, &channel, now.instant, &limits));
+            }
         }
-        let online = Online { address: *address, flag: *flag, level, device_id: device_id.clone(), fresh: true };
+        let order = self.hosted[place].slot.next_order();
+        let home = self.hosted[place].slot.home_or_new(uid);
+        let online = Online { address: *address, flag: *flag, level, device_id: device_id.clone(), order };
         home.register(online);
-        let registered = Registered { session: address.session, reason: Reason::Success as u8, level };
+        let registered = Registered { session: address.session, reason: Reason::Success as u8, level, order };
         self.out.frame(address.place, Frame::Registered(registered));
         if self.config.offline == OfflineMode::Push {
             self.send_backlog(place, *address, uid, *flag);
@@ -209,14 +220,16 @@ impl Shard {
         let home = self.hosted[place].slot.home_or_new(&register.uid);
         let new = (register.flag, level, &*register.device_id);
         let mut ended: Vec<(SessionAddress, Option<&'static str>)> = Vec::new();
-        for known in home.online() {
+        // A connection that asks twice, because the answer was late, is not its own rival.
+        for known in home.online().iter().filter(|known| known.address != register.address) {
             match devices::conflict(new, (known.flag, &known.device_id)) {
                 Conflict::None => {}
                 Conflict::Replaced => ended.push((known.address, None)),
                 Conflict::Kicked => ended.push((known.address, Some("login in other device"))),
             }
         }
-        let staying = home.online().len() - ended.len();
+        let others = home.online().iter().filter(|known| known.address != register.address).count();
+        let staying = others - ended.len();
         if staying >= self.config.limits.sessions_per_user_max {
             let oldest = home.online().iter().find(|known| ended.iter().all(|(address, _)| *address != known.address));
             if let Some(oldest) = oldest {
@@ -229,7 +242,7 @@ impl Shard {
     }
 
     /// Takes a connection off its home and tells its gateway to end it.
-    fn end_session(&mut self, place: usize, uid: &Uid, address: SessionAddress, text: Option<&str>) {
+    pub(super) fn end_session(&mut self, place: usize, uid: &Uid, address: SessionAddress, text: Option<&str>) {
         self.hosted[place].slot.home_or_new(uid).unregister(address);
         let notice = text.map(|text| KickNotice { reason: Reason::Kicked as u8, text: text.into() });
         self.out.frame(address.place, Frame::Kick(Kick { session: address.session, notice }));
@@ -257,7 +270,7 @@ impl Shard {
         }
         let rows =
             rows.into_iter().map(|(channel, cursor, last_seq)| BacklogRow { channel, cursor, last_seq }).collect();
-        self.out.frame(address.place, Frame::Backlog(Backlog { session: address.session, rows, more }));
+        self.out.frame(address.place, Frame::Backlog(Backlog { session: address.session, rows, more, question: 0 }));
     }
 
     fn handle_unregister(&mut self, unregister: &Unregister) {
@@ -296,10 +309,14 @@ impl Shard {
         let Some(flag) = known.map(|online| online.flag) else {
             return;
         };
+        if home.runs_ahead(flag) {
+            self.hosted[place].slot.hold_resume(resume.clone());
+            return;
+        }
         let (rows, more) = home.lagging(flag, self.config.limits.backlog_rows_max);
         let rows =
             rows.into_iter().map(|(channel, cursor, last_seq)| BacklogRow { channel, cursor, last_seq }).collect();
-        let backlog = Backlog { session: resume.address.session, rows, more };
+        let backlog = Backlog { session: resume.address.session, rows, more, question: resume.question };
         self.out.frame(resume.address.place, Frame::Backlog(backlog));
     }
 
@@ -329,6 +346,7 @@ impl Shard {
             return;
         }
         identity.level = registered.level;
+        identity.order = registered.order;
         identity.token = "".into();
         session.phase = Phase::Live;
         session.counted_live = true;
@@ -347,7 +365,7 @@ impl Shard {
         let rows: Vec<(ChannelKey, u32, u32)> =
             backlog.rows.into_iter().map(|row| (row.channel, row.cursor, row.last_seq)).collect();
         self.push_with(backlog.session, |delivery, out| {
-            delivery.handle_backlog(now.instant, &rows, backlog.more, &limits, out);
+            delivery.handle_backlog(now.instant, &rows, (backlog.more, backlog.question), &limits, out);
         });
     }
 

@@ -162,6 +162,23 @@ impl Shard {
         }
     }
 
+    /// Before it has stopped, a node hands over what it leads; for so long, should nobody take it.
+    pub(super) fn leave_groups(&mut self, now: Now) {
+        if self.left || !self.stopping {
+            return;
+        }
+        let until = *self.leave_until.get_or_insert(now.instant + self.config.limits.leave_patience);
+        let led = self.hosted.iter().filter(|hosted| hosted.slot.leads());
+        let others = led.filter(|hosted| hosted.slot.group().members().voters.len() > 1);
+        let mut heirs = others.map(|hosted| {
+            let group = hosted.slot.group();
+            let voters = &group.members().voters;
+            standings_of(group).iter().any(|standing| standing.active && voters.contains(&standing.replica))
+        });
+        let waits = heirs.any(|heir| heir) || self.council_must_be_left();
+        self.left = !waits || now.instant >= until;
+    }
+
     fn steer_group(&mut self, place: usize, row: &SlotRow, now: Now) {
         if self.steer_split(place, now, row) {
             return;
@@ -188,7 +205,7 @@ impl Shard {
             Step::RemoveLearner(replica) => MemberChange::RemoveLearner(replica),
             Step::Vote(voters) => MemberChange::Replace { voters },
             Step::HandOver(heir) => {
-                if now.instant >= self.hosted[place].hand_over_at {
+                if self.stopping || now.instant >= self.hosted[place].hand_over_at {
                     self.hosted[place].hand_over_at = now.instant + self.config.limits.hand_over_every;
                     self.with_slot(place, now, |slot, _, _| slot.hand_over(heir));
                 }

@@ -3,9 +3,11 @@
 
 use xxhash_rust::xxh3::Xxh3;
 
-use super::Shard;
+use super::{ClusterView, Shard};
+use crate::engine::link::{LinkRow, LinkState};
+use crate::engine::metadata::MemberState;
 use crate::engine::slot::Slot;
-use crate::ids::{ChannelKey, KeyHash, SlotId};
+use crate::ids::{ChannelKey, KeyHash, ReplicaId, SlotId};
 
 /// One replica.
 #[derive(Clone, Copy)]
@@ -20,9 +22,57 @@ impl Shard {
         led.map(|hosted| (hosted.slot.id(), hosted.slot.group().term()))
     }
 
+    /// States of slots on their way into this shard.
+    #[must_use]
+    pub fn transfers_coming(&self) -> usize {
+        self.transfers.incoming.count()
+    }
+
+    /// The term in which this node's replica of the metadata group leads it.
+    #[must_use]
+    pub fn metadata_term(&self) -> Option<u64> {
+        self.office.as_ref()?.council.as_ref()?.led_term()
+    }
+
+    /// Who votes in the metadata group, as this node's replica knows.
+    #[must_use]
+    pub fn metadata_voters(&self) -> &[ReplicaId] {
+        let council = self.office.as_ref().and_then(|office| office.council.as_ref());
+        council.map_or(&[], |council| &council.group().members().voters)
+    }
+
     /// Every replica hosted here.
     pub fn replicas(&self) -> impl Iterator<Item = ReplicaView<'_>> {
         self.hosted.iter().map(|hosted| ReplicaView { slot: &hosted.slot })
+    }
+
+    /// Its links with shards of other nodes.
+    #[must_use]
+    pub fn link_rows(&self) -> Vec<LinkRow> {
+        self.links.rows()
+    }
+
+    /// Its part in the cluster.
+    #[must_use]
+    pub fn cluster_view(&self) -> ClusterView {
+        let cluster = self.cluster.as_deref();
+        let members = |state| cluster.map_or(0, |cluster| cluster.members_in(state).count());
+        let rows = || cluster.into_iter().flat_map(|cluster| cluster.rows.values());
+        let links = self.links.rows();
+        ClusterView {
+            table_version: cluster.map_or(0, |cluster| cluster.version),
+            members_serving: members(MemberState::Serving),
+            members_draining: members(MemberState::Draining),
+            members_dead: members(MemberState::Dead),
+            moves: rows().filter(|row| row.target.is_some()).count(),
+            reshapes: rows().filter(|row| row.reshape.is_some()).count(),
+            submits_waiting: self.submits.len(),
+            asks_waiting: self.asks.len(),
+            transfers: self.transfers.outgoing.count() + self.transfers.incoming.count(),
+            links_up: links.iter().filter(|row| row.state == LinkState::Up).count(),
+            links_unacknowledged_bytes: links.iter().map(|row| row.unacknowledged_bytes).sum(),
+            links: self.links.counters(),
+        }
     }
 }
 
@@ -70,13 +120,12 @@ impl ReplicaView<'_> {
         hash.digest()
     }
 
-    /// A number for all homes: tokens, flags and rows. A leader runs ahead of its group, so replicas have the same only when nothing is
-    /// under way.
+    /// A number for all homes: tokens, flags and rows. What a leader knows ahead of its group is left out.
     #[must_use]
     pub fn homes(&self) -> u64 {
         let mut hash = Xxh3::new();
         for (uid, home) in self.slot.sorted_homes() {
-            if home.flags().is_empty() && home.devices().is_empty() && home.row_count() == 0 {
+            if home.flags().is_empty() && home.devices().is_empty() && home.agreed_rows().is_empty() {
                 continue;
             }
             hash.update(uid.as_str().as_bytes());
@@ -93,7 +142,7 @@ impl ReplicaView<'_> {
                 put_key(channel, &mut hash);
                 hash.update(&row.settled_seq.to_le_bytes());
                 hash.update(&row.read_seq.to_le_bytes());
-                let mut cursors = row.cursors.clone();
+                let mut cursors: Vec<_> = row.agreed_cursors().collect();
                 cursors.sort_unstable();
                 for (flag, seq) in cursors {
                     hash.update(&[flag.0]);

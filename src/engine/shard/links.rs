@@ -85,6 +85,7 @@ impl Shard {
     pub(super) fn send_raft(&mut self) {
         for message in std::mem::take(&mut self.raft_out) {
             let to = message.to.place();
+            self.out.counters.raft_messages_sent += 1;
             if to == self.config.place {
                 self.out.loopback.push_back((to, Frame::Raft(Box::new(message))));
             } else {
@@ -114,6 +115,7 @@ impl Shard {
 
     /// A replica of a group that has one here says something.
     pub(super) fn handle_raft(&mut self, now: Now, message: RaftMessage, effects: &mut Effects) {
+        self.out.counters.raft_messages_received += 1;
         if message.slot == SlotId::METADATA {
             self.council_step(message, effects);
             return;

@@ -16,7 +16,6 @@ use crate::engine::chance::Chance;
 use crate::engine::checkpoint::{self, Cover};
 use crate::engine::council::Council;
 use crate::engine::effect::{Effect, Effects};
-use crate::engine::event::ApiAnswer;
 use crate::engine::gossip::{Gossip, GossipConfig, GossipLimits, GossipNews, GossipWish};
 use crate::engine::metadata::{Cluster, MetadataCommand, NewMember};
 use crate::engine::raft_group::GroupState;
@@ -24,7 +23,6 @@ use crate::engine::steward::Steward;
 use crate::format::frame::{
     Alive, Frame, Join, Joined, LeaderOf, Leaders, Propose, ProposeOutcome, Proposed, Rumour, SlotReports,
 };
-use crate::format::packet::Reason;
 use crate::format::raft_message::RaftMessage;
 use crate::format::record::Position;
 use crate::ids::{NodeId, Place, ReplicaId, ShardId, SlotId};
@@ -36,12 +34,14 @@ use super::{Shard, ShardConfig};
 pub(super) struct Office {
     pub(super) council: Option<Council>,
     pub(super) gossip: Option<Gossip>,
-    steward: Option<Steward>,
+    pub(super) steward: Option<Steward>,
     wishes: Vec<GossipWish>,
     /// Newcomers whose wish is in the log, by the number of the proposal.
     joins: BTreeMap<u64, (Place, NodeId)>,
-    /// Requests of operators, likewise.
-    operators: BTreeMap<u64, u64>,
+    /// Requests of operators, likewise, by who has asked and their number there. No more than the council lets wait.
+    operators: BTreeMap<u64, (Place, u64)>,
+    /// What each member has said last.
+    pub(super) heard: BTreeMap<NodeId, Alive>,
     last_ticket: u64,
     /// Snapshots of the metadata that were sent and not confirmed.
     snapshots: BTreeMap<ReplicaId, Instant>,
@@ -50,6 +50,8 @@ pub(super) struct Office {
     /// Being written: its own first segment, the one for everybody, and its mark.
     checkpointing: Option<(u32, u32, u64)>,
     pub(super) replay_segment: u32,
+    /// There is a checkpoint of the metadata on disk.
+    checkpointed: bool,
     kept_segment: u32,
     beat_at: Instant,
     ask_at: Instant,
@@ -75,11 +77,11 @@ struct Installing {
 impl Office {
     /// With what the disk remembered of the metadata group.
     pub(super) fn open(config: &ShardConfig, metadata: Option<(GroupState, Vec<u8>, u32)>) -> Result<Office, String> {
-        let mut replay_segment = 0;
+        let (mut replay_segment, mut checkpointed) = (0, false);
         let council = match metadata {
             None => None,
             Some((group, state, segment)) => {
-                replay_segment = segment;
+                (replay_segment, checkpointed) = (segment, !state.is_empty());
                 let cluster = if state.is_empty() {
                     Cluster::default()
                 } else {
@@ -107,11 +109,13 @@ impl Office {
             wishes: Vec::new(),
             joins: BTreeMap::new(),
             operators: BTreeMap::new(),
+            heard: BTreeMap::new(),
             last_ticket: 0,
             snapshots: BTreeMap::new(),
             installing: None,
             checkpointing: None,
             replay_segment,
+            checkpointed,
             kept_segment: replay_segment,
             beat_at: Instant(0),
             ask_at: Instant(0),
@@ -221,6 +225,7 @@ impl Shard {
     fn tell_metadata_leader(&mut self, term: u64, place: Option<Place>) {
         let known = vec![LeaderOf { slot: SlotId::METADATA, term, place }];
         self.metadata_leader = (term, place);
+        self.ask_metadata_again();
         for shard in self.siblings() {
             self.out.frame(shard, Frame::Leaders(Leaders { known: known.clone(), relay: false, announced: false }));
         }
@@ -246,6 +251,7 @@ impl Shard {
             office.beat_at = now.instant + self.config.limits.alive_every;
             self.say_alive();
             self.ask_for_leader();
+            self.say_where_we_are();
         }
         let Some(office) = &mut self.office else { return };
         if office.council.is_none() && now.instant >= office.ask_at {
@@ -267,9 +273,20 @@ impl Shard {
         }
     }
 
+    /// What is to be decided is decided in this turn.
+    pub(super) fn hurry_office(&mut self) {
+        if let Some(office) = &mut self.office {
+            office.decide_at = Instant(0);
+        }
+    }
+
     fn decide(&mut self, now: Now) {
         let Some(office) = &mut self.office else { return };
         let Some(council) = &mut office.council else { return };
+        if self.stopping {
+            council.hand_over();
+            return;
+        }
         council.steer();
         let patience = self.config.limits.answer_patience;
         let late: Vec<ReplicaId> = office
@@ -307,6 +324,28 @@ impl Shard {
             stopping: self.stopping,
         };
         self.out.frame(leader, Frame::Alive(alive));
+    }
+
+    /// A member that was started at other addresses than the others know has them agreed on.
+    fn say_where_we_are(&mut self) {
+        let (Some(cluster), (_, Some(leader))) = (&self.cluster, self.metadata_leader) else { return };
+        let settings = &self.config.cluster;
+        let moved = cluster
+            .members
+            .get(&self.config.place.node)
+            .is_some_and(|known| known.identity == settings.identity && known.addresses != settings.addresses);
+        if !moved || settings.address.is_none() {
+            return;
+        }
+        let command = MetadataCommand::AddMember(self.describe()).encode();
+        let propose = Propose { place: self.config.place, ticket: 0, command: command.into() };
+        self.out.frame(leader, Frame::Propose(propose));
+    }
+
+    /// True when this node's replica of the metadata group leads, and somebody else could.
+    pub(super) fn council_must_be_left(&self) -> bool {
+        let council = self.office.as_ref().and_then(|office| office.council.as_ref());
+        council.is_some_and(|council| council.led_term().is_some() && council.heir().is_some())
     }
 
     /// A member that hears from no leader of the metadata group asks the others; that also makes the links by which it is heard.
@@ -382,8 +421,11 @@ impl Shard {
         if office.checkpointing.is_some() {
             return;
         }
-        let others = self.hosted.iter().map(|hosted| hosted.replay_segment).min().unwrap_or(u32::MAX);
-        let due = mark - office.checkpoint_mark >= self.config.limits.replay_bytes_max / 2;
+        let others = self.hosted.iter().filter(|hosted| !hosted.checkpointed);
+        let others = others.map(|hosted| hosted.replay_segment).min().unwrap_or(u32::MAX);
+        let due = mark - office.checkpoint_mark >= self.config.limits.replay_bytes_max / 2
+            || (office.kept_segment < self.segment_wanted
+                && office.kept_segment < council.group().replay_segment(&self.journal).min(others));
         let cover = |own: u32| Cover { depth: 0, replay_segment: own.min(others) };
         let (own, bytes) = match &office.installing {
             Some(installing) if self.journal.written() >= installing.after => {
@@ -407,6 +449,7 @@ impl Shard {
         let Some((own, kept, mark)) = office.checkpointing.take() else { return };
         if written {
             (office.replay_segment, office.kept_segment, office.checkpoint_mark) = (own, kept, mark);
+            office.checkpointed = true;
         }
         let Some(council) = &mut office.council else { return };
         match office.installing.take() {
@@ -416,9 +459,9 @@ impl Shard {
         }
     }
 
-    /// The first journal segment that the metadata's replay needs.
-    pub(super) fn council_replay_segment(&self) -> Option<u32> {
-        let office = self.office.as_ref()?;
+    /// The first journal segment that the metadata's replay needs, while it has no checkpoint.
+    pub(super) fn council_without_checkpoint(&self) -> Option<u32> {
+        let office = self.office.as_ref().filter(|office| !office.checkpointed)?;
         office.council.as_ref().map(|_| office.replay_segment)
     }
 
@@ -549,16 +592,18 @@ impl Shard {
             self.out.frame(to, Frame::Joined(Box::new(joined)));
             return;
         }
-        if let Some(request) = office.operators.remove(&proposed.ticket) {
-            let answer = match proposed.outcome {
-                ProposeOutcome::Applied(_) => ApiAnswer::Done,
-                ProposeOutcome::NotLeader => ApiAnswer::Busy,
-                ProposeOutcome::Refused(why) => {
-                    ApiAnswer::Refused { reason: Reason::SystemError as u8, text: why.into_string().into() }
-                }
-            };
-            self.out.answer(request, answer);
+        if let Some(asked) = office.operators.remove(&proposed.ticket) {
+            self.answer_operator(asked, proposed.outcome);
         }
+    }
+
+    /// Proposes what an operator has asked for; they hear what becomes of it.
+    pub(super) fn propose_for_operator(&mut self, asked: (Place, u64), command: &MetadataCommand) {
+        let Some(office) = &mut self.office else { return };
+        office.last_ticket += 1;
+        let ticket = office.last_ticket;
+        office.operators.insert(ticket, asked);
+        self.propose_metadata(command, Some(ticket));
     }
 
     // ---- who is alive ----
@@ -566,6 +611,10 @@ impl Shard {
     pub(super) fn handle_alive(&mut self, now: Now, alive: Alive) {
         if let Some(steward) = self.office.as_mut().and_then(|office| office.steward.as_mut()) {
             steward.alive(NodeId(alive.node), alive.boot, now.instant);
+        }
+        let is_member = self.cluster.as_ref().is_some_and(|cluster| cluster.members.contains_key(&NodeId(alive.node)));
+        if let Some(office) = self.office.as_mut().filter(|_| is_member) {
+            office.heard.insert(NodeId(alive.node), alive);
         }
     }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use crate::engine::counters::Counters;
-use crate::engine::link::{LinkLimits, LinksConfig};
+use crate::engine::link::{LinkCounters, LinkLimits, LinksConfig};
 use crate::engine::steward::StewardLimits;
 use crate::format::frame::Addresses;
 use crate::ids::Place;
@@ -182,4 +182,35 @@ pub struct ShardView<'a> {
     pub reads_waiting: usize,
     /// False while the disk refuses writes.
     pub writable: bool,
+    /// What it has to do with others.
+    pub cluster: ClusterView,
+}
+
+/// What may be seen of a shard's part in its cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClusterView {
+    /// Of the table that it goes by; 0 before it knows one.
+    pub table_version: u64,
+    /// Members that serve, as agreed.
+    pub members_serving: usize,
+    /// Members that are to be emptied.
+    pub members_draining: usize,
+    /// Members that were judged dead.
+    pub members_dead: usize,
+    /// Slots of the table that are to move.
+    pub moves: usize,
+    /// Slots of the table that are to split or to merge.
+    pub reshapes: usize,
+    /// Messages that wait for their slot's leader.
+    pub submits_waiting: usize,
+    /// Parts of API requests that wait for their slot's leader.
+    pub asks_waiting: usize,
+    /// States of slots on their way out of this shard and into it.
+    pub transfers: usize,
+    /// Links with shards of other nodes that are up.
+    pub links_up: usize,
+    /// Reliable bytes to them that are not acknowledged.
+    pub links_unacknowledged_bytes: usize,
+    /// Totals of all links.
+    pub links: LinkCounters,
 }

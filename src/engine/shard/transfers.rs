@@ -289,10 +289,11 @@ impl Shard {
         }
     }
 
-    /// The first segment that some other replica of this shard needs.
+    /// The first segment that some other replica of this shard needs that has no checkpoint: a restart reads on from what those
+    /// that are there ask for.
     pub(super) fn replay_segment_of_others(&self, place: usize) -> u32 {
-        let others = self.hosted.iter().enumerate().filter(|(other, _)| *other != place);
-        others.map(|(_, hosted)| hosted.replay_segment).chain(self.council_replay_segment()).min().unwrap_or(u32::MAX)
+        let others = self.hosted.iter().enumerate().filter(|(other, hosted)| *other != place && !hosted.checkpointed);
+        others.map(|(_, hosted)| hosted.replay_segment).chain(self.council_without_checkpoint()).min().unwrap_or(u32::MAX)
     }
 
     /// A checkpoint was written, or not: if it was that of a new state, the slot becomes what it says.

@@ -15,16 +15,20 @@ impl Shard {
         self.office_timers(now, effects);
         if now.instant >= self.tick_at {
             self.tick_at = now.instant + self.config.limits.raft_tick;
-            for place in 0..self.hosted.len() {
+            let turning = if self.left { 0 } else { self.hosted.len() };
+            for place in 0..turning {
                 self.with_slot(place, now, |slot, _, _| slot.tick());
             }
-            self.tick_council();
+            if !self.left {
+                self.tick_council();
+            }
             self.urge_children(now);
         }
         if now.instant >= self.chase_at {
             self.chase_at = now.instant + self.config.limits.chase_every;
             self.chase_leaders(now, effects);
             self.steer_groups(now);
+            self.let_sessions_go(now, effects);
             let everything = now.instant >= self.report_at;
             if everything {
                 self.report_at = now.instant + self.config.limits.report_every;
@@ -44,6 +48,7 @@ impl Shard {
             self.reads.retry_refused();
             self.transfers.incoming.sweep(now.instant, &self.config.limits);
             self.note_closed_segments(now);
+            self.segment_wanted = self.segment_wanted_first(now);
             self.make_checkpoints(effects);
             self.checkpoint_council(effects);
             self.remove_checkpoints(effects);
@@ -109,7 +114,7 @@ impl Shard {
     }
 
     /// Checkpoints the slots whose last one is oldest, so that a replay never reads more than `replay_bytes_max`: begun at half
-    /// of it, a quarter of the slots in a sweep at most.
+    /// of it, or when one keeps segments that retention wants to give up; a quarter of the slots in a sweep at most.
     fn make_checkpoints(&mut self, effects: &mut Effects) {
         let mark = self.journal_mark();
         let at_once = self.hosted.len() / 4 + 1;
@@ -119,8 +124,12 @@ impl Shard {
             .hosted
             .iter()
             .enumerate()
-            .filter(|(_, hosted)| hosted.checkpointing.is_none() && mark - hosted.checkpoint_mark >= half)
-            .filter(|(_, hosted)| !self.is_nursing(hosted.slot.id()))
+            .filter(|(_, hosted)| {
+                let long_ago = mark - hosted.checkpoint_mark >= half;
+                let keeps = hosted.kept_segment < self.segment_wanted
+                    && hosted.kept_segment < hosted.slot.group().replay_segment(&self.journal);
+                hosted.checkpointing.is_none() && (long_ago || keeps) && !self.is_nursing(hosted.slot.id())
+            })
             .map(|(place, hosted)| (hosted.checkpoint_mark, place))
             .collect();
         due.sort_unstable();
@@ -152,6 +161,7 @@ impl Shard {
         if written {
             hosted.replay_segment = replay_segment;
             hosted.kept_segment = kept_segment;
+            hosted.checkpointed = true;
             hosted.checkpoint_mark = mark;
             self.out.counters.checkpoints += 1;
         }
@@ -166,18 +176,32 @@ impl Shard {
         }
     }
 
+    /// A closed segment of which retention wants to be rid, with so many bytes to spare.
+    fn is_too_much(&self, now: Now, (segment, closed_ms): (u32, u64), spare_bytes: u64) -> bool {
+        let retention = self.config.retention;
+        let last = self.journal.segments().1;
+        let held = u64::from(last - segment + 1) * u64::from(self.config.geometry.segment_bytes);
+        let too_many = retention.bytes > 0 && held > retention.bytes.saturating_add(spare_bytes);
+        let too_old = retention.age_ms > 0 && now.unix.0.saturating_sub(closed_ms) > retention.age_ms;
+        too_many || too_old
+    }
+
+    /// The first segment that would stay if no replay needed the ones before. Checkpoints made by the clock come within half of
+    /// `replay_bytes_max`; nobody is hurried before that much is too much.
+    fn segment_wanted_first(&self, now: Now) -> u32 {
+        let spare_bytes = self.config.limits.replay_bytes_max / 2;
+        let surplus = self.segment_times.iter().take_while(|closed| self.is_too_much(now, **closed, spare_bytes));
+        surplus.last().map_or(0, |(segment, _)| segment + 1)
+    }
+
     /// Gives up the oldest segments that are too old or too many and that no replay needs.
     fn apply_retention(&mut self, now: Now, effects: &mut Effects) {
-        let retention = self.config.retention;
-        let (first, last) = self.journal.segments();
+        let (first, _) = self.journal.segments();
         let kept = self.hosted.iter().map(|hosted| hosted.kept_segment).chain(self.council_keeps_segment());
         let needed = kept.min().unwrap_or(first);
         let mut keep = first;
         while let Some((segment, closed_ms)) = self.segment_times.front().copied() {
-            let held = u64::from(last - segment + 1) * u64::from(self.config.geometry.segment_bytes);
-            let too_many = retention.bytes > 0 && held > retention.bytes;
-            let too_old = retention.age_ms > 0 && now.unix.0.saturating_sub(closed_ms) > retention.age_ms;
-            if segment >= needed || !(too_many || too_old) {
+            if segment >= needed || !self.is_too_much(now, (segment, closed_ms), 0) {
                 break;
             }
             self.segment_times.pop_front();

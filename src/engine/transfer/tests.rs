@@ -76,8 +76,7 @@ fn slot_with(lengths: &[u32], node: u16, place: &mut dyn FnMut(usize, u32) -> Po
         let mut home = Home::new(map_state);
         home.apply_token(DeviceFlag(0), DeviceLevel::Master, &format!("token {n}"));
         home.apply_new_flag(DeviceFlag(1), &[]);
-        let cursors = vec![(DeviceFlag(1), length / 3)];
-        let row = Row { last_seq: *length, read_seq: length / 4, cursors, ..Row::default() };
+        let row = Row::agreed_on(*length, length / 4, &[(DeviceFlag(1), length / 3)]);
         home.apply_row(key(n), &row, 9);
         homes.push((uid(n), home));
     }

@@ -6,10 +6,12 @@ use bytes::Bytes;
 use rkyv::with::InlineAsBox;
 use rkyv::{Archive, Serialize};
 
+use super::operators::{StatusApart, WireClusterRequest, WireUserRoute};
 use super::{
     BadValue, Each, WireMessage, WirePlace, WireSendBody, clip, device_level, device_level_byte, each, reason, slot,
     text, uid,
 };
+use crate::format::cluster_status::{ClusterStatus, UserRoute};
 use crate::format::frame::{Answered, Ask};
 use crate::format::message::StoredMessage;
 use crate::format::packet::{HeaderFlags, Setting};
@@ -63,6 +65,10 @@ pub(super) enum WireRequest<'a> {
         limit: u32,
         newer: bool,
     },
+    Route {
+        uids: Each<'a, Uid, WireUid<'a>>,
+    },
+    Cluster(WireClusterRequest<'a>),
 }
 
 #[derive(Archive, Serialize)]
@@ -100,6 +106,8 @@ impl<'a> From<&'a ApiRequest> for WireRequest<'a> {
                 limit: *limit,
                 newer: *newer,
             },
+            ApiRequest::Route { uids } => WireRequest::Route { uids: Each::new(uids) },
+            ApiRequest::Cluster(request) => WireRequest::Cluster(request.into()),
         }
     }
 }
@@ -161,6 +169,8 @@ impl ArchivedWireRequest<'_> {
                     newer: *newer,
                 }
             }
+            ArchivedWireRequest::Route { uids } => ApiRequest::Route { uids: each(uids, |wire| uid(&wire.0))? },
+            ArchivedWireRequest::Cluster(request) => ApiRequest::Cluster(request.read()?),
         })
     }
 }
@@ -185,6 +195,8 @@ pub(super) enum WireAnswer<'a> {
         messages: Each<'a, (u32, StoredMessage), WireMessage<'a>>,
         more: bool,
     },
+    Routes(Each<'a, UserRoute, WireUserRoute<'a>>),
+    Cluster(#[rkyv(with = StatusApart<'a>)] &'a ClusterStatus),
     Refused {
         #[rkyv(with = InlineAsBox)]
         text: &'a str,
@@ -217,6 +229,8 @@ impl<'a> From<&'a ApiAnswer> for WireAnswer<'a> {
             ApiAnswer::Messages { messages, more } => {
                 WireAnswer::Messages { messages: Each::new(messages), more: *more }
             }
+            ApiAnswer::Routes(routes) => WireAnswer::Routes(Each::new(routes)),
+            ApiAnswer::Cluster(status) => WireAnswer::Cluster(status),
             ApiAnswer::Refused { reason, text } => {
                 WireAnswer::Refused { text: clip(text, FRAME_TEXT_BYTES_MAX), reason: *reason }
             }
@@ -251,6 +265,8 @@ impl ArchivedWireAnswer<'_> {
             ArchivedWireAnswer::Messages { messages, more } => {
                 ApiAnswer::Messages { messages: each(messages, |wire| wire.read(buffer))?, more: *more }
             }
+            ArchivedWireAnswer::Routes(routes) => ApiAnswer::Routes(each(routes, |wire| wire.read())?),
+            ArchivedWireAnswer::Cluster(status) => ApiAnswer::Cluster(Box::new(status.read()?)),
             ArchivedWireAnswer::Refused { text: words, reason: byte } => ApiAnswer::Refused {
                 reason: reason(*byte)?,
                 text: Cow::Owned(text(words, FRAME_TEXT_BYTES_MAX)?.into_string()),

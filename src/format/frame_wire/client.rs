@@ -206,6 +206,7 @@ impl ArchivedWireRegister<'_> {
 
 #[derive(Archive, Serialize)]
 pub(super) struct WireRegistered {
+    order: u64,
     session: WireSession,
     reason: u8,
     /// 0 slave, 1 master.
@@ -214,13 +215,23 @@ pub(super) struct WireRegistered {
 
 impl From<&Registered> for WireRegistered {
     fn from(frame: &Registered) -> WireRegistered {
-        WireRegistered { session: frame.session.into(), reason: frame.reason, level: device_level_byte(frame.level) }
+        WireRegistered {
+            order: frame.order,
+            session: frame.session.into(),
+            reason: frame.reason,
+            level: device_level_byte(frame.level),
+        }
     }
 }
 
 impl ArchivedWireRegistered {
     pub(super) fn read(&self) -> Result<Registered, BadValue> {
-        Ok(Registered { session: self.session.read(), reason: reason(self.reason)?, level: device_level(self.level)? })
+        Ok(Registered {
+            session: self.session.read(),
+            reason: reason(self.reason)?,
+            level: device_level(self.level)?,
+            order: self.order.to_native(),
+        })
     }
 }
 
@@ -246,19 +257,20 @@ impl ArchivedWireUnregister<'_> {
 #[derive(Archive, Serialize)]
 pub(super) struct WireResume<'a> {
     address: WireAddress,
+    question: u32,
     #[rkyv(with = InlineAsBox)]
     uid: &'a str,
 }
 
 impl<'a> From<&'a Resume> for WireResume<'a> {
     fn from(frame: &'a Resume) -> WireResume<'a> {
-        WireResume { address: frame.address.into(), uid: frame.uid.as_str() }
+        WireResume { address: frame.address.into(), question: frame.question, uid: frame.uid.as_str() }
     }
 }
 
 impl ArchivedWireResume<'_> {
     pub(super) fn read(&self) -> Result<Resume, BadValue> {
-        Ok(Resume { address: self.address.read()?, uid: uid(&self.uid)? })
+        Ok(Resume { address: self.address.read()?, uid: uid(&self.uid)?, question: self.question.to_native() })
     }
 }
 
@@ -311,6 +323,7 @@ pub(super) struct WireSlotTerm {
 
 #[derive(Archive, Serialize)]
 pub(super) struct WirePresentSession<'a> {
+    order: u64,
     session: WireSession,
     #[rkyv(with = InlineAsBox)]
     uid: &'a str,
@@ -329,6 +342,7 @@ impl From<&(SlotId, u64)> for WireSlotTerm {
 impl<'a> From<&'a PresentSession> for WirePresentSession<'a> {
     fn from(session: &'a PresentSession) -> WirePresentSession<'a> {
         WirePresentSession {
+            order: session.order,
             session: session.session.into(),
             uid: session.uid.as_str(),
             device_id: &session.device_id,
@@ -359,6 +373,7 @@ impl ArchivedWirePresent<'_> {
                 flag: DeviceFlag(wire.flag),
                 level: device_level(wire.level)?,
                 device_id: text(&wire.device_id, DEVICE_ID_BYTES_MAX)?,
+                order: wire.order.to_native(),
             })
         };
         Ok(Present {
@@ -437,6 +452,7 @@ impl ArchivedWireReceived<'_> {
 pub(super) struct WireBacklog<'a> {
     session: WireSession,
     rows: Each<'a, BacklogRow, WireRow<'a>>,
+    question: u32,
     more: bool,
 }
 
@@ -455,7 +471,12 @@ impl<'a> From<&'a BacklogRow> for WireRow<'a> {
 
 impl<'a> From<&'a Backlog> for WireBacklog<'a> {
     fn from(frame: &'a Backlog) -> WireBacklog<'a> {
-        WireBacklog { session: frame.session.into(), rows: Each::new(&frame.rows), more: frame.more }
+        WireBacklog {
+            session: frame.session.into(),
+            rows: Each::new(&frame.rows),
+            question: frame.question,
+            more: frame.more,
+        }
     }
 }
 
@@ -468,7 +489,8 @@ impl ArchivedWireBacklog<'_> {
                 last_seq: wire.last_seq.to_native(),
             })
         };
-        Ok(Backlog { session: self.session.read(), rows: each(&self.rows, row)?, more: self.more })
+        let rows = each(&self.rows, row)?;
+        Ok(Backlog { session: self.session.read(), rows, more: self.more, question: self.question.to_native() })
     }
 }
 

@@ -2,6 +2,7 @@
 //! sockets.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use axum::http::Request;
@@ -11,10 +12,11 @@ use tower::ServiceExt;
 use super::{Api, NodeState, PublicAddresses, router};
 use crate::engine::counters::Counters;
 use crate::engine::event::{ApiAnswer, ApiRequest};
-use crate::engine::shard::ShardView;
+use crate::engine::link::{LinkRow, LinkState};
+use crate::engine::shard::{ClusterView, ShardView};
 use crate::format::message::{MessageFields, StoredMessage};
 use crate::format::packet::{HeaderFlags, Setting};
-use crate::ids::ShardId;
+use crate::ids::{KeyHash, NodeId, Place, ShardId};
 use crate::shell::mesh::{MeshEndpoint, MeshMessage, build_mesh};
 use crate::shell::seed::Secrets;
 use crate::shell::stages::{EngineSnapshot, ShardSnapshot, ShellCounters, Stage, Stages};
@@ -106,6 +108,25 @@ fn stored(seq: u32) -> StoredMessage {
     StoredMessage::take(&Bytes::from(bytes)).unwrap()
 }
 
+/// The shard that is asked about a key.
+pub fn shard_of(key: KeyHash) -> ShardId {
+    ShardId(key.slot(SLOT_DEPTH).0 % SHARD_COUNT)
+}
+
+fn link_row() -> LinkRow {
+    LinkRow {
+        peer: Place { node: NodeId(2), shard: ShardId(0) },
+        member: true,
+        state: LinkState::Up,
+        since: crate::time::Instant(0),
+        unacknowledged_bytes: 10,
+        unacknowledged_batches: 1,
+        lossy_bytes: 0,
+        round_trip: Some(Duration::from_micros(250)),
+        attempts: 0,
+    }
+}
+
 impl Fake {
     /// What has reached shards so far.
     pub fn requests(&self) -> Vec<(ShardId, ApiRequest)> {
@@ -129,6 +150,7 @@ impl Fake {
             journal_pending_bytes: 0,
             journal_segments: (1, 2),
             writable: self.writable,
+            cluster: ClusterView { table_version: 7, members_serving: 3, ..ClusterView::default() },
         };
         let mut stages = Stages::new();
         stages.record(Stage::Step, 1500);
@@ -137,6 +159,7 @@ impl Fake {
             engine: EngineSnapshot::of(&view),
             shell: ShellCounters::default(),
             stages: stages.summaries(),
+            links: vec![(link_row(), Duration::from_millis(1500))],
         }
     }
 

@@ -68,7 +68,7 @@ type Page = Vec<(u32, StoredMessage)>;
 
 impl Reading {
     async fn page(&self, api: &Api) -> Result<(Page, bool), ApiError> {
-        let shard = api.channel_shard(&ChannelKey::pair(&self.login, &self.peer));
+        let shard = api.shard_for(ChannelKey::pair(&self.login, &self.peer).key_hash());
         let request = ApiRequest::MessageSync {
             login: self.login.clone(),
             peer: self.peer.clone(),

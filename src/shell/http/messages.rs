@@ -122,9 +122,9 @@ impl Outgoing {
     /// A command goes to the queue of its recipient, anything else to the log of the pair.
     fn shard(&self, api: &Api, to: &Uid) -> ShardId {
         if self.flags.contains(HeaderFlags::SYNC_ONCE) {
-            api.channel_shard(&ChannelKey::command(to))
+            api.shard_for(ChannelKey::command(to).key_hash())
         } else {
-            api.channel_shard(&ChannelKey::pair(&self.from, to))
+            api.shard_for(ChannelKey::pair(&self.from, to).key_hash())
         }
     }
 }

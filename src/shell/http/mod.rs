@@ -1,6 +1,6 @@
 //! The HTTP API that backends call and probes read, in the shapes of WuKongIM v2. It runs on its own thread, never on a
 //! data shard; what it needs of a shard it asks through the mesh and waits for a bounded time. It decides nothing about
-//! messages or users: it checks form, finds the shard of the key, and puts the answer into JSON.
+//! messages, users or the cluster: it checks form, hands the question to a shard, and puts the answer into JSON.
 //!
 //! It has no users and no roles (at most one shared token), as the backends that call it send no credentials: where it
 //! listens is the protection.
@@ -9,6 +9,7 @@ mod connections;
 mod history;
 mod messages;
 mod metrics;
+mod operators;
 mod routes;
 mod shapes;
 mod shard_door;
@@ -108,6 +109,17 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .route("/user/onlinestatus", post(users::online_status))
         .route("/message/send", post(messages::send))
         .route("/channel/messagesync", post(history::message_sync))
+        .route("/cluster/status", get(operators::status))
+        .route("/cluster/links", get(operators::links))
+        .route("/cluster/drain", post(operators::drain))
+        .route("/cluster/serve", post(operators::serve))
+        .route("/cluster/remove", post(operators::remove))
+        .route("/cluster/replace", post(operators::replace))
+        .route("/cluster/rebalance", post(operators::rebalance))
+        .route("/cluster/replicas", post(operators::replicas))
+        .route("/cluster/split", post(operators::split))
+        .route("/cluster/merge", post(operators::merge))
+        .route("/cluster/transfer", post(operators::transfer))
         .route_layer(from_fn_with_state(api.clone(), check_token));
     let open = Router::new()
         .route("/healthz", get(routes::healthz))

@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Api;
 use super::shapes::{ApiError, Asked, DONE, Reply};
+use crate::engine::event::{ApiAnswer, ApiRequest};
+use crate::format::cluster_status::UserRoute;
+use crate::ids::Uid;
 
 /// `GET /healthz`: the process runs and this thread answers.
 pub async fn healthz() -> Response {
@@ -38,7 +41,10 @@ pub async fn readyz(State(api): State<Arc<Api>>) -> Result<Response, ApiError> {
     Ok(DONE.into_response())
 }
 
-/// Query of `/route`. The user changes nothing while there is one node.
+/// Users in one question about where they are to go. Over it: 400; the caller splits.
+const ROUTE_UIDS_MAX: usize = 10_000;
+
+/// Query of `/route`.
 #[derive(Deserialize)]
 pub struct RouteQuery {
     #[serde(default)]
@@ -46,33 +52,74 @@ pub struct RouteQuery {
 }
 
 #[derive(Serialize)]
-struct Route<'a> {
-    tcp_addr: &'a str,
-    ws_addr: &'a str,
-    wss_addr: &'a str,
+struct Route {
+    tcp_addr: String,
+    ws_addr: String,
+    wss_addr: String,
 }
 
 #[derive(Serialize)]
-struct RouteOfMany<'a> {
+struct RouteOfMany {
     uids: Vec<String>,
     #[serde(flatten)]
-    route: Route<'a>,
+    route: Route,
 }
 
-fn route_of(api: &Api) -> Route<'_> {
-    let addresses = &api.addresses;
-    Route { tcp_addr: &addresses.tcp, ws_addr: &addresses.ws, wss_addr: &addresses.wss }
+impl Route {
+    /// This node: it serves everybody, if not with the shortest way.
+    fn own(api: &Api) -> Route {
+        let addresses = &api.addresses;
+        Route {
+            tcp_addr: addresses.tcp.clone(),
+            ws_addr: addresses.ws.clone(),
+            wss_addr: addresses.wss.clone(),
+        }
+    }
+
+    fn of(route: &UserRoute) -> Route {
+        Route { tcp_addr: route.tcp.to_string(), ws_addr: route.ws.to_string(), wss_addr: route.wss.to_string() }
+    }
 }
 
-/// `GET /route?uid=`.
+/// Where each of these is to go; empty when no shard says.
+async fn routes_of(api: &Api, uids: Vec<Uid>) -> Vec<UserRoute> {
+    let Some(first) = uids.first() else { return Vec::new() };
+    let shard = api.shard_for(first.key_hash());
+    match api.ask(shard, ApiRequest::Route { uids }).await {
+        Ok(ApiAnswer::Routes(routes)) => routes.into_iter().filter(|route| route.node.is_some()).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// `GET /route?uid=`: the node that leads the user's home. Without a uid, or one that can be nobody's: this node.
 pub async fn route(State(api): State<Arc<Api>>, Query(query): Query<RouteQuery>) -> Response {
-    tracing::trace!(uid = query.uid, "route asked");
-    Reply(route_of(&api)).into_response()
+    let uids: Vec<Uid> = Uid::parse(&query.uid).into_iter().collect();
+    let routes = routes_of(&api, uids).await;
+    Reply(routes.first().map_or_else(|| Route::own(&api), Route::of)).into_response()
 }
 
-/// `POST /route/batch`: the uids of an array, grouped by the address they are to dial.
-pub async fn route_batch(State(api): State<Arc<Api>>, Asked(uids): Asked<Vec<String>>) -> Response {
-    Reply([RouteOfMany { uids, route: route_of(&api) }]).into_response()
+/// `POST /route/batch`: the uids of an array, grouped by the node that leads their homes.
+pub async fn route_batch(
+    State(api): State<Arc<Api>>,
+    Asked(asked): Asked<Option<Vec<String>>>,
+) -> Result<Response, ApiError> {
+    let asked = asked.unwrap_or_default();
+    if asked.len() > ROUTE_UIDS_MAX {
+        return Err(ApiError::bad(format!("{} uids in one call; allowed: {ROUTE_UIDS_MAX}", asked.len())));
+    }
+    let good = asked.iter().enumerate().filter_map(|(at, text)| Some((at, Uid::parse(text).ok()?)));
+    let (places, uids): (Vec<usize>, Vec<Uid>) = good.unzip();
+    let mut left: Vec<Option<String>> = asked.into_iter().map(Some).collect();
+    let mut groups = Vec::new();
+    for route in routes_of(&api, uids).await {
+        let named = route.users.iter().filter_map(|user| left.get_mut(*places.get(*user as usize)?)?.take());
+        groups.push(RouteOfMany { uids: named.collect(), route: Route::of(&route) });
+    }
+    let rest: Vec<String> = left.into_iter().flatten().collect();
+    if !rest.is_empty() {
+        groups.push(RouteOfMany { uids: rest, route: Route::own(&api) });
+    }
+    Ok(Reply(groups).into_response())
 }
 
 /// Every other path.
@@ -88,7 +135,43 @@ pub async fn wrong_method(method: Method, uri: Uri) -> ApiError {
 #[cfg(test)]
 mod tests {
     use super::super::fake::{Fake, get, post};
+    use crate::engine::event::{ApiAnswer, ApiRequest};
+    use crate::format::cluster_status::UserRoute;
+    use crate::ids::NodeId;
     use serde_json::json;
+
+    /// Users whose names end in an odd digit are led by node 1, the others by node 2.
+    fn two_nodes(request: &ApiRequest) -> ApiAnswer {
+        let ApiRequest::Route { uids } = request else { panic!("{request:?}") };
+        let led = |odd: bool| {
+            let named = uids.iter().enumerate();
+            let named = named.filter(|(_, uid)| (uid.as_str().as_bytes().last().unwrap() % 2 == 1) == odd);
+            named.map(|(at, _)| at as u32).collect::<Vec<u32>>()
+        };
+        let route = |node: u16, users: Vec<u32>| UserRoute {
+            node: Some(NodeId(node)),
+            tcp: format!("n{node}:5100").into(),
+            ws: format!("ws://n{node}:5200").into(),
+            wss: "".into(),
+            users,
+        };
+        ApiAnswer::Routes([route(1, led(true)), route(2, led(false))].into_iter().filter(|r| !r.users.is_empty()).collect())
+    }
+
+    #[test]
+    fn users_go_to_the_node_that_leads_their_home() {
+        let fake = Fake { answer: |_, request| two_nodes(request), ..Fake::default() };
+        let second = json!({"tcp_addr": "n2:5100", "ws_addr": "ws://n2:5200", "wss_addr": ""});
+        assert_eq!(get(&fake, "/route?uid=u2"), (200, second));
+        let (status, groups) = post(&fake, "/route/batch", r#"["u1","u2","not@uid","u3"]"#);
+        assert_eq!(status, 200);
+        let uids: Vec<_> = groups.as_array().unwrap().iter().map(|group| (&group["tcp_addr"], &group["uids"])).collect();
+        let wanted = json!([["n1:5100", ["u1", "u3"]], ["n2:5100", ["u2"]], ["h:5100", ["not@uid"]]]);
+        assert_eq!(json!(uids), wanted);
+        assert_eq!(post(&fake, "/route/batch", "[]"), (200, json!([])));
+        let many = serde_json::to_string(&vec!["u"; 10_001]).unwrap();
+        assert_eq!(post(&fake, "/route/batch", &many).0, 400);
+    }
 
     #[test]
     fn probes_and_routes() {

@@ -34,6 +34,10 @@ impl ApiError {
         ApiError { status, msg: msg.into() }
     }
 
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
     /// The caller's fault.
     pub fn bad(msg: impl Into<String>) -> ApiError {
         ApiError::new(StatusCode::BAD_REQUEST, msg)

@@ -1,4 +1,4 @@
-//! The way from the API to the shards: which shard a key belongs to, how long an answer may take, and what its absence means
+//! The way from the API to the shards: which shard is asked, how long an answer may take, and what its absence means
 //! to the caller. It goes through the same inboxes as everything else that reaches a shard from inside its node.
 
 use std::sync::OnceLock;
@@ -10,8 +10,7 @@ use axum::http::StatusCode;
 use super::Api;
 use super::shapes::ApiError;
 use crate::engine::event::{ApiAnswer, ApiRequest};
-use crate::engine::shard::shard_of;
-use crate::ids::{ChannelKey, ShardId, Uid};
+use crate::ids::{KeyHash, ShardId};
 use crate::shell::mesh::MeshMessage;
 use crate::shell::metronome::Watch;
 use crate::shell::stages::ShardSnapshot;
@@ -71,18 +70,29 @@ impl Api {
         (0..self.mesh.shard_count()).map(ShardId)
     }
 
-    /// The shard of a user's home.
-    pub(super) fn home_shard(&self, uid: &Uid) -> ShardId {
-        shard_of(uid, self.slot_depth, self.mesh.shard_count())
-    }
-
-    /// The shard that leads a channel.
-    pub(super) fn channel_shard(&self, channel: &ChannelKey) -> ShardId {
-        ShardId(channel.key_hash().slot(self.slot_depth).0 % self.mesh.shard_count())
+    /// The shard that is asked about a key. Any would do, they pass it on to whoever leads the slot; this spreads the work, and is that very
+    /// one on a node that was founded alone.
+    pub(super) fn shard_for(&self, key: KeyHash) -> ShardId {
+        ShardId(key.slot(self.slot_depth).0 % self.mesh.shard_count())
     }
 
     /// Asks a shard and waits. A refusal comes back as an error with the shard's own words.
     pub(super) async fn ask(&self, shard: ShardId, request: ApiRequest) -> Result<ApiAnswer, ApiError> {
+        match self.ask_anything(shard, request).await? {
+            ApiAnswer::Refused { reason, text } => Err(ApiError::bad(format!("{text} (reason {reason})"))),
+            answer => Ok(answer),
+        }
+    }
+
+    /// Asks for something that concerns the whole cluster.
+    pub(super) async fn operate(&self, request: ApiRequest) -> Result<ApiAnswer, ApiError> {
+        match self.ask_anything(ShardId(0), request).await? {
+            ApiAnswer::Refused { text, .. } => Err(ApiError::new(StatusCode::CONFLICT, text)),
+            answer => Ok(answer),
+        }
+    }
+
+    async fn ask_anything(&self, shard: ShardId, request: ApiRequest) -> Result<ApiAnswer, ApiError> {
         if !self.node.is_ready(shard) {
             return Err(unavailable("the shard is not ready"));
         }
@@ -94,7 +104,6 @@ impl Api {
             Err(_) => Err(unavailable("the shard did not answer in time; the request may still be carried out")),
             Ok(Err(_)) => Err(unavailable("the shard has stopped")),
             Ok(Ok(ApiAnswer::Busy)) => Err(unavailable("too many requests are under way; try again later")),
-            Ok(Ok(ApiAnswer::Refused { reason, text })) => Err(ApiError::bad(format!("{text} (reason {reason})"))),
             Ok(Ok(answer)) => Ok(answer),
         }
     }

@@ -1,6 +1,5 @@
 //! Calls about users: their device tokens and who is online.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -8,9 +7,10 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
 use super::Api;
+use super::messages::internal;
 use super::shapes::{ApiError, Asked, DONE, Reply, SYSTEM_UID, device_flag, or_default, uid};
 use crate::engine::event::{ApiAnswer, ApiRequest};
-use crate::ids::{DeviceLevel, ShardId, Uid};
+use crate::ids::{DeviceFlag, DeviceLevel, Uid};
 use crate::limits::TOKEN_BYTES_MAX;
 
 /// Uids in one question about who is online.
@@ -49,7 +49,7 @@ pub async fn set_token(State(api): State<Arc<Api>>, Asked(asked): Asked<TokenReq
         }
     };
     let flag = device_flag("device_flag", asked.device_flag)?;
-    let shard = api.home_shard(&uid);
+    let shard = api.shard_for(uid.key_hash());
     api.ask(shard, ApiRequest::SetToken { uid, flag, level, token: asked.token.into() }).await?;
     Ok(DONE.into_response())
 }
@@ -71,7 +71,7 @@ pub async fn quit_device(State(api): State<Arc<Api>>, Asked(asked): Asked<QuitRe
         -1 => None,
         number => Some(device_flag("device_flag", number)?),
     };
-    let shard = api.home_shard(&uid);
+    let shard = api.shard_for(uid.key_hash());
     api.ask(shard, ApiRequest::QuitDevice { uid, flag }).await?;
     Ok(DONE.into_response())
 }
@@ -92,30 +92,28 @@ pub async fn online_status(
     if asked.len() > ONLINE_UIDS_MAX {
         return Err(ApiError::bad(format!("{} uids in one call; allowed: {ONLINE_UIDS_MAX}", asked.len())));
     }
-    let mut per_shard: BTreeMap<ShardId, Vec<Uid>> = BTreeMap::new();
-    for (at, text) in asked.iter().enumerate() {
-        let uid = uid(&format!("uids[{at}]"), text)?;
-        per_shard.entry(api.home_shard(&uid)).or_default().push(uid);
-    }
-    let mut online = Vec::new();
-    for (shard, uids) in per_shard {
-        if let ApiAnswer::Online(devices) = api.ask(shard, ApiRequest::OnlineStatus { uids }).await? {
-            online.extend(devices.into_iter().map(|(uid, flag)| OnlineDevice {
-                uid: uid.as_str().to_owned(),
-                device_flag: flag.0,
-                online: 1,
-            }));
-        }
-    }
-    Ok(Reply(online).into_response())
+    let uids: Vec<Uid> =
+        asked.iter().enumerate().map(|(at, text)| uid(&format!("uids[{at}]"), text)).collect::<Result<_, _>>()?;
+    let Some(first) = uids.first() else { return Ok(Reply(Vec::<OnlineDevice>::new()).into_response()) };
+    // One shard asks all nodes and puts their answers together.
+    let shard = api.shard_for(first.key_hash());
+    let ApiAnswer::Online(devices) = api.ask(shard, ApiRequest::OnlineStatus { uids }).await? else {
+        return Err(internal());
+    };
+    let device = |(uid, flag): (Uid, DeviceFlag)| OnlineDevice {
+        uid: uid.as_str().to_owned(),
+        device_flag: flag.0,
+        online: 1,
+    };
+    Ok(Reply(devices.into_iter().map(device).collect::<Vec<_>>()).into_response())
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::fake::{Fake, post};
     use crate::engine::event::{ApiAnswer, ApiRequest};
-    use crate::engine::shard::shard_of;
-    use crate::ids::{DeviceFlag, DeviceLevel, ShardId, Uid};
+    use super::super::fake::shard_of;
+    use crate::ids::{DeviceFlag, DeviceLevel, Uid};
     use serde_json::json;
 
     fn u(text: &str) -> Uid {
@@ -129,7 +127,7 @@ mod tests {
         assert_eq!(post(&fake, "/user/token", body), (200, json!({"status": 200})));
         let wanted =
             ApiRequest::SetToken { uid: u("u1"), flag: DeviceFlag(2), level: DeviceLevel::Master, token: "t".into() };
-        assert_eq!(fake.requests(), [(shard_of(&u("u1"), 4, 2), wanted)]);
+        assert_eq!(fake.requests(), [(shard_of(u("u1").key_hash()), wanted)]);
     }
 
     #[test]
@@ -167,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn online_status_is_gathered_from_every_shard() {
+    fn online_status_is_asked_of_one_shard_that_gathers_it() {
         let fake = Fake {
             answer: |_, request| match request {
                 ApiRequest::OnlineStatus { uids } => ApiAnswer::Online(
@@ -183,8 +181,7 @@ mod tests {
         online.sort_by_key(|entry| entry["uid"].as_str().unwrap().to_owned());
         assert_eq!(online.len(), 5);
         assert_eq!(online[0], json!({"uid": "u1", "device_flag": 1, "online": 1}));
-        let shards: Vec<_> = fake.requests().into_iter().map(|(shard, _)| shard).collect();
-        assert_eq!(shards, [ShardId(0), ShardId(1)], "each shard is asked once");
+        assert_eq!(fake.requests().len(), 1);
         assert_eq!(post(&fake, "/user/onlinestatus", "[]"), (200, json!([])));
         let many = serde_json::to_string(&vec!["u"; 1001]).unwrap();
         assert_eq!(post(&fake, "/user/onlinestatus", &many).0, 400);

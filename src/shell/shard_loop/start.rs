@@ -93,6 +93,7 @@ pub(super) async fn recover(
         messages: shard.view().messages_indexed,
         replayed_bytes,
         took: Duration::from_nanos(clock.nanos() - began),
+        waits: true,
     };
     Ok((shard, files, ready))
 }

@@ -1,0 +1,112 @@
+//! What the operator is told when the cluster changes: who has come, who has gone, who is somewhere else now. One line each,
+//! from two states of the cluster that follow each other. It deliberately says nothing about slots, which move often, and
+//! decides nothing.
+
+use std::sync::Arc;
+
+use crate::engine::metadata::{Cluster, Member, MemberState};
+use crate::ids::NodeId;
+
+/// Remembers what was said last.
+#[derive(Debug, Default)]
+pub struct ClusterNews {
+    known: Option<Arc<Cluster>>,
+}
+
+impl ClusterNews {
+    /// Takes the next state; one line for each thing that an operator would want to know.
+    pub fn follow(&mut self, here: NodeId, next: &Arc<Cluster>) -> Vec<String> {
+        let lines = match &self.known {
+            None if next.members.contains_key(&here) => vec![belongs(here, next)],
+            // It hears of others before it is let in itself.
+            None => return Vec::new(),
+            Some(known) => changes(known, next),
+        };
+        self.known = Some(Arc::clone(next));
+        lines
+    }
+}
+
+fn belongs(here: NodeId, cluster: &Cluster) -> String {
+    let others: Vec<String> =
+        cluster.members.keys().filter(|node| **node != here).map(|node| node.0.to_string()).collect();
+    let with = if others.is_empty() { "alone so far".to_owned() } else { format!("with nodes {}", others.join(", ")) };
+    format!("this node is a member of cluster {:?}, {with}", cluster.name)
+}
+
+fn changes(known: &Cluster, next: &Cluster) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (node, member) in &next.members {
+        match known.members.get(node) {
+            None => lines.push(format!("node {} has joined, at {}", node.0, member.addresses.cluster)),
+            Some(before) => lines.extend(change_of(*node, before, member)),
+        }
+    }
+    let gone = known.members.keys().filter(|node| !next.members.contains_key(node));
+    lines.extend(gone.map(|node| format!("node {} is no member any more", node.0)));
+    lines
+}
+
+fn change_of(node: NodeId, before: &Member, now: &Member) -> Option<String> {
+    let node = node.0;
+    if before.identity != now.identity {
+        return Some(format!("node {node} comes with an empty disk, and is filled again from the others"));
+    }
+    if before.state != now.state {
+        return Some(match now.state {
+            MemberState::Serving => format!("node {node} takes its share of the slots"),
+            MemberState::Draining => format!("node {node} is being emptied"),
+            MemberState::Dead => format!("node {node} is given up: its replicas are rebuilt on others"),
+        });
+    }
+    (before.addresses.cluster != now.addresses.cluster)
+        .then(|| format!("node {node} is at {} now", now.addresses.cluster))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::frame::Addresses;
+    use crate::ids::{Place, ReplicaId, ShardId};
+
+    fn member(node: u16, state: MemberState) -> Member {
+        let cluster = format!("192.0.2.{node}:5300").parse().unwrap();
+        let text = || Box::<str>::from("");
+        Member {
+            identity: u64::from(node),
+            since: 0,
+            shards: 1,
+            addresses: Addresses { cluster, tcp: text(), ws: text(), wss: text(), http: text() },
+            metadata_replica: ReplicaId::new(Place { node: NodeId(node), shard: ShardId(0) }, 1),
+            state,
+        }
+    }
+
+    fn cluster(members: &[Member]) -> Arc<Cluster> {
+        let numbered = members.iter().map(|member| (member.metadata_replica.place().node, member.clone()));
+        Arc::new(Cluster { name: "town".into(), members: numbered.collect(), ..Cluster::default() })
+    }
+
+    #[test]
+    fn each_change_is_one_line() {
+        let (one, two) = (member(1, MemberState::Serving), member(2, MemberState::Serving));
+        let mut news = ClusterNews::default();
+        let mut after = |members: &[Member]| news.follow(NodeId(1), &cluster(members)).join("; ");
+        assert_eq!(after(std::slice::from_ref(&two)), "", "not let in yet");
+        assert_eq!(after(std::slice::from_ref(&one)), "this node is a member of cluster \"town\", alone so far");
+        assert_eq!(after(&[one.clone(), two.clone()]), "node 2 has joined, at 192.0.2.2:5300");
+        assert_eq!(after(&[one.clone(), two.clone()]), "");
+        let mut changed = two.clone();
+        changed.state = MemberState::Draining;
+        assert_eq!(after(&[one.clone(), changed.clone()]), "node 2 is being emptied");
+        changed.addresses.cluster = "192.0.2.9:5300".parse().unwrap();
+        assert_eq!(after(&[one.clone(), changed.clone()]), "node 2 is at 192.0.2.9:5300 now");
+        changed.identity = 77;
+        let line = after(&[one.clone(), changed]);
+        assert_eq!(line, "node 2 comes with an empty disk, and is filled again from the others");
+        assert_eq!(after(std::slice::from_ref(&one)), "node 2 is no member any more");
+        let mut news = ClusterNews::default();
+        let line = news.follow(NodeId(1), &cluster(&[one, two])).join("; ");
+        assert_eq!(line, "this node is a member of cluster \"town\", with nodes 2");
+    }
+}

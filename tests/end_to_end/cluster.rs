@@ -1,0 +1,215 @@
+//! Clusters of real processes: they form, grow, lose nodes in every way that one machine can give them, and what their users
+//! were promised is checked all the while. Each test has a cluster of its own; only one runs at a time, because on two cores
+//! one cluster is load enough. The table of faults with many repetitions is [`faults`], run only when asked for.
+
+use std::net::SocketAddr;
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use jindou::format::packet::HeaderFlags;
+
+use crate::client::{Client, Login};
+use crate::node::Node;
+use ensemble::Ensemble;
+use talkers::{Talk, Verdict};
+
+#[path = "cluster/ensemble.rs"]
+mod ensemble;
+#[path = "cluster/faults.rs"]
+mod faults;
+#[path = "cluster/separate.rs"]
+mod separate;
+#[path = "cluster/talkers.rs"]
+mod talkers;
+
+/// Users of a talk, and how often each says something.
+const USERS: usize = 8;
+const PACE: Duration = Duration::from_millis(20);
+
+/// After a fault, how long until everybody is answered again. Not a measurement: tests share their cores.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(30);
+
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ONE_AT_A_TIME.lock().unwrap_or_else(|failed| failed.into_inner())
+}
+
+fn tell(what: &str, verdict: &Verdict) {
+    println!("{what}: {:?}", verdict.counts);
+}
+
+#[test]
+fn three_nodes_form_and_any_user_talks_to_any_other() {
+    let _alone = alone();
+    let cluster = Ensemble::form("form", 3);
+    let talk = Talk::begin("form", cluster.addresses(), USERS, PACE);
+    talk.wait_answers(ANSWERED_WITHIN);
+    // The same user's device, moved by its owner from node to node.
+    let mut number = 0;
+    for from in cluster.ids() {
+        for to in cluster.ids() {
+            let mut ana = Client::connect(cluster.node(from), &Login::tcp("ana"));
+            let mut bo = Client::connect(cluster.node(to), &Login::ws("bo"));
+            number += 1;
+            ana.send("bo", &number.to_string(), b"hello", HeaderFlags::RED_DOT).expect("the connection lives");
+            let ack = ana.ack();
+            assert_eq!((ack.reason, ack.message_seq), (1, number), "from node {from} to node {to}");
+            let received = bo.received();
+            assert_eq!(
+                (received.message_id, received.message_seq),
+                (ack.message_id, number),
+                "from node {from} to node {to}"
+            );
+        }
+    }
+    let verdict = talk.end();
+    tell("three nodes", &verdict);
+    verdict.must_be_good(|| cluster.logs());
+}
+
+#[test]
+fn one_node_grows_to_three_and_the_first_may_go() {
+    let _alone = alone();
+    let mut cluster = Ensemble::found("grow");
+    let stored: u64 = 200;
+    let mut ana = Client::connect(cluster.node(1), &Login::tcp("ana"));
+    let mut acks = Vec::new();
+    for number in 1..=stored {
+        ana.send("bo", &number.to_string(), format!("before {number}").as_bytes(), HeaderFlags::RED_DOT)
+            .expect("the connection lives");
+        acks.push(ana.ack());
+    }
+    drop(ana);
+    let talk = Talk::begin("grow", cluster.addresses(), USERS, PACE);
+    talk.wait_answers(ANSWERED_WITHIN);
+    for _ in 0..2 {
+        let id = cluster.join();
+        talk.add(cluster.node(id).tcp());
+    }
+    cluster.wait_whole();
+    talk.wait_answers(ANSWERED_WITHIN);
+    cluster.node_mut(1).kill();
+    talk.wait_answers(ANSWERED_WITHIN);
+    let mut bo = Client::connect(cluster.node(2), &Login::tcp("bo"));
+    for (number, ack) in (1..).zip(&acks) {
+        let received = bo.received();
+        assert_eq!(received.number, number.to_string(), "what was stored on one node comes from the others");
+        assert_eq!((received.message_id, received.message_seq), (ack.message_id, ack.message_seq), "message {number}");
+        assert_eq!(received.payload, format!("before {number}").as_bytes());
+    }
+    let verdict = talk.end();
+    tell("one node grows to three", &verdict);
+    verdict.must_be_good(|| cluster.logs());
+}
+
+#[test]
+fn nodes_are_killed_hung_and_restarted_in_turn() {
+    let _alone = alone();
+    let mut cluster = Ensemble::form("faults", 3);
+    let talk = Talk::begin("faults", cluster.addresses(), USERS, PACE);
+    talk.wait_answers(ANSWERED_WITHIN);
+    for id in cluster.ids() {
+        cluster.node_mut(id).kill();
+        talk.wait_answers(ANSWERED_WITHIN);
+        cluster.restart(id);
+        cluster.wait_whole();
+    }
+    for id in cluster.ids() {
+        cluster.stop(id);
+        talk.wait_answers(ANSWERED_WITHIN);
+        cluster.restart(id);
+        cluster.wait_whole();
+    }
+    cluster.node(2).signal("STOP");
+    std::thread::sleep(Duration::from_secs(3));
+    cluster.node(2).signal("CONT");
+    talk.wait_answers(ANSWERED_WITHIN);
+    cluster.wait_whole();
+    let verdict = talk.end();
+    tell("killed, restarted, hung", &verdict);
+    verdict.must_be_good(|| cluster.logs());
+}
+
+#[test]
+fn a_fourth_node_joins_and_a_lost_disk_is_filled_again() {
+    let _alone = alone();
+    let mut cluster = Ensemble::form("fourth", 3);
+    let talk = Talk::begin("fourth", cluster.addresses(), USERS, PACE);
+    talk.wait_answers(ANSWERED_WITHIN);
+    let id = cluster.join();
+    talk.add(cluster.node(id).tcp());
+    cluster.wait_whole();
+    talk.wait_answers(ANSWERED_WITHIN);
+    cluster.node_mut(3).kill();
+    cluster.wipe(3);
+    cluster.restart(3);
+    cluster.wait_whole();
+    talk.wait_answers(ANSWERED_WITHIN);
+    let verdict = talk.end();
+    tell("a fourth node, a lost disk", &verdict);
+    verdict.must_be_good(|| cluster.logs());
+}
+
+/// Waits until each node has said its words, in one line.
+fn say(nodes: [(&Node, &[&str]); 2]) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    for (node, words) in nodes {
+        let said = |line: &str| words.iter().all(|word| line.contains(word));
+        while !node.log().lines().any(said) {
+            assert!(Instant::now() < deadline, "no line with {words:?}\n{}", node.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+#[test]
+fn who_does_not_belong_is_not_let_in_and_both_sides_say_why() {
+    let _alone = alone();
+    let mut cluster = Ensemble::form("refused", 2);
+    let stranger = |id: usize, seeds: &[SocketAddr], key: &str, value: &str| {
+        let mut node = Ensemble::node_with("stranger", id, seeds);
+        node.set(key, value);
+        node.launch();
+        node
+    };
+    let seeds = [cluster.node(1).cluster()];
+    let founder = |words: &'static [&'static str]| (cluster.node(1), words);
+
+    let node = stranger(3, &seeds, "cluster.secret", "another secret of tests");
+    say([founder(&["node 3", "different cluster secrets"]), (&node, &["refuses a link", "different cluster secrets"])]);
+    drop(node);
+    let node = stranger(3, &seeds, "cluster.name", "another");
+    say([founder(&["node 3", "different names"]), (&node, &["refuses a link", "different names"])]);
+    drop(node);
+    let node = stranger(2, &seeds, "log.level", "info");
+    say([founder(&["node 2", "same node id"]), (&node, &["refuses a link", "same node id"])]);
+    drop(node);
+    let version = cluster.node(1).metric("jindou_cluster_members");
+    assert!(version.is_none_or(|members| members == 2), "nobody was let in");
+
+    // The second node's directory, copied while it runs: the copy is another process under the same name.
+    cluster.stop(2);
+    let mut copy = Ensemble::node_with("copy", 2, &seeds);
+    let copied = std::process::Command::new("cp").arg("-r").arg(cluster.node(2).data()).arg(copy.data()).status();
+    assert!(copied.is_ok_and(|status| status.success()), "a directory can be copied");
+    cluster.restart(2);
+    cluster.wait_whole();
+    copy.launch();
+    say([(cluster.node(1), &["node 2", "same node id"]), (&copy, &["same node id"])]);
+    drop(copy);
+    cluster.wait_whole();
+
+    // A directory remembers whose it is.
+    let foreign = Ensemble::node_with("foreign", 4, &seeds);
+    cluster.stop(2);
+    let data = format!("node.data_dir={}", cluster.node(2).data().display());
+    let output = foreign.command().arg("--set").arg(data).output().expect("it starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("is that of node 2, and node.id = 4"), "{said}");
+    cluster.restart(2);
+    cluster.wait_whole();
+    let talk = Talk::begin("refused", cluster.addresses(), 4, PACE);
+    talk.wait_answers(ANSWERED_WITHIN);
+    talk.end().must_be_good(|| cluster.logs());
+}

@@ -1,0 +1,201 @@
+//! Several nodes as one cluster: forming, losing and getting back nodes, and knowing when the cluster is whole again. Nothing
+//! here knows what a message is.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::separate::Separate;
+use crate::node::Node;
+
+/// The slots of a cluster under test: few, so that moves are soon done on two cores.
+pub const SLOTS: u64 = 16;
+
+/// How long a cluster may take until every slot has all its replicas and a leader. Generous, as tests share two cores.
+pub const WHOLE_WITHIN: Duration = Duration::from_secs(90);
+
+/// From SIGTERM to the end of the process.
+const ENDS_WITHIN: Duration = Duration::from_secs(12);
+
+/// What the nodes prove to each other.
+pub const SECRET: &str = "a secret of the tests";
+
+/// Nodes of one cluster, numbered from 1 in the order in which they came.
+pub struct Ensemble {
+    test: String,
+    nodes: Vec<Node>,
+}
+
+impl Ensemble {
+    /// One node that has founded a cluster.
+    pub fn found(test: &str) -> Ensemble {
+        let mut ensemble = Ensemble { test: test.to_owned(), nodes: Vec::new() };
+        ensemble.join();
+        ensemble
+    }
+
+    /// `count` nodes, whole.
+    pub fn form(test: &str, count: usize) -> Ensemble {
+        Ensemble::found(test).grow_to(count)
+    }
+
+    /// The same, each node in a network of its own.
+    pub fn form_in(network: &Separate, count: usize) -> Ensemble {
+        let mut ensemble = Ensemble { test: "separate".to_owned(), nodes: Vec::new() };
+        for id in 1..=count {
+            let node = Node::prepare_at("separate", network.address(id), network.wrapper(id), &[]);
+            let node = Ensemble::told(node, id, &ensemble.cluster_addresses());
+            ensemble.nodes.push(node);
+        }
+        ensemble.node_mut(1).launch();
+        ensemble.node_mut(1).wait_ready();
+        ensemble.grow_to(count)
+    }
+
+    fn grow_to(self, count: usize) -> Ensemble {
+        let mut ensemble = self;
+        while ensemble.nodes.len() < count {
+            ensemble.prepare();
+        }
+        for node in &mut ensemble.nodes[1..] {
+            node.launch();
+        }
+        ensemble.all_ready();
+        ensemble.wait_whole();
+        ensemble
+    }
+
+    /// A node with the next number, not started.
+    pub fn prepare(&mut self) -> usize {
+        let id = self.nodes.len() + 1;
+        let node = Ensemble::node_with(&self.test, id, &self.cluster_addresses());
+        self.nodes.push(node);
+        id
+    }
+
+    /// A node that would join with this number, and belongs to nobody yet.
+    pub fn node_with(test: &str, id: usize, seeds: &[SocketAddr]) -> Node {
+        Ensemble::told(Node::prepare(test, &[]), id, seeds)
+    }
+
+    fn told(mut node: Node, id: usize, seeds: &[SocketAddr]) -> Node {
+        node.set("node.id", &id.to_string());
+        node.set("cluster.secret", SECRET);
+        let (slots, own) = (SLOTS.to_string(), node.cluster().to_string());
+        node.set("node.slots", &slots);
+        node.set("cluster.listen", &own);
+        node.set("cluster.seeds", &listed(seeds));
+        node
+    }
+
+    /// A further node: starts it and waits until it serves.
+    pub fn join(&mut self) -> usize {
+        let id = self.prepare();
+        let node = self.node_mut(id);
+        node.launch();
+        node.wait_ready();
+        id
+    }
+
+    /// Where the nodes find each other.
+    pub fn cluster_addresses(&self) -> Vec<SocketAddr> {
+        self.nodes.iter().map(Node::cluster).collect()
+    }
+
+    /// Where clients find the nodes.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.nodes.iter().map(Node::tcp).collect()
+    }
+
+    /// By number.
+    pub fn node(&self, id: usize) -> &Node {
+        &self.nodes[id - 1]
+    }
+
+    /// By number.
+    pub fn node_mut(&mut self, id: usize) -> &mut Node {
+        &mut self.nodes[id - 1]
+    }
+
+    /// Every number.
+    pub fn ids(&self) -> std::ops::RangeInclusive<usize> {
+        1..=self.nodes.len()
+    }
+
+    /// Waits until every node serves.
+    pub fn all_ready(&mut self) {
+        for node in &mut self.nodes {
+            node.wait_ready();
+        }
+    }
+
+    /// SIGTERM, and demands a clean end.
+    pub fn stop(&mut self, id: usize) {
+        let status = self.node_mut(id).terminate(ENDS_WITHIN);
+        let status = status.unwrap_or_else(|| panic!("node {id} did not stop\n{}", self.node(id).log()));
+        assert!(status.success(), "node {id}: {status}\n{}", self.node(id).log());
+    }
+
+    /// Starts it again, on its own data.
+    pub fn restart(&mut self, id: usize) {
+        let node = self.node_mut(id);
+        node.launch();
+        node.wait_ready();
+    }
+
+    /// Takes away the disk of a node that has ended. It asks the others to be let in at its next start.
+    pub fn wipe(&mut self, id: usize) {
+        let others: Vec<SocketAddr> =
+            self.ids().filter(|other| *other != id).map(|other| self.node(other).cluster()).collect();
+        let node = self.node_mut(id);
+        std::fs::remove_dir_all(node.data()).expect("the node has ended and its data can be removed");
+        node.set("cluster.seeds", &listed(&others));
+    }
+
+    /// Waits until each slot has its replicas, three where there are as many nodes, and one leader, and every node leads some.
+    pub fn wait_whole(&mut self) {
+        let deadline = Instant::now() + WHOLE_WITHIN;
+        while let Err(why) = self.is_whole() {
+            for node in &mut self.nodes {
+                node.still_runs();
+            }
+            if Instant::now() > deadline {
+                let logs: Vec<String> = self.nodes.iter().map(Node::log).collect();
+                panic!("not whole within {WHOLE_WITHIN:?}: {why}\n{}", logs.join("\n"));
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn is_whole(&self) -> Result<(), String> {
+        let replicas = SLOTS * self.nodes.len().min(3) as u64;
+        let of_all = |name: &str| -> Result<Vec<u64>, String> {
+            let of_one = |(index, node): (usize, &Node)| {
+                node.metric(name).ok_or_else(|| format!("node {} does not tell {name}", index + 1))
+            };
+            self.nodes.iter().enumerate().map(of_one).collect()
+        };
+        let (hosted, led) = (of_all("jindou_slots_hosted")?, of_all("jindou_slots_led")?);
+        let waiting = of_all("jindou_slots_waiting")?;
+        let fair = led.iter().all(|led| *led > 0);
+        if hosted.iter().sum::<u64>() == replicas
+            && led.iter().sum::<u64>() == SLOTS
+            && fair
+            && waiting.iter().all(|n| *n == 0)
+        {
+            return Ok(());
+        }
+        Err(format!(
+            "hosted {hosted:?} of {replicas} replicas, led {led:?} of {SLOTS} slots, without a leader {waiting:?}"
+        ))
+    }
+
+    /// What one of them has said so far.
+    pub fn logs(&self) -> String {
+        let logs: Vec<String> = self.ids().map(|id| format!("node {id}: {}", self.node(id).log())).collect();
+        logs.join("\n")
+    }
+}
+
+fn listed(addresses: &[SocketAddr]) -> String {
+    addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(",")
+}
