@@ -15,11 +15,12 @@ mod cluster;
 mod frames;
 mod hosting;
 mod inspect;
+mod invariants;
 mod links;
 mod membership;
-mod reshapes;
 mod mending;
 mod operators;
+mod reshapes;
 mod settings;
 mod transfers;
 mod upkeep;
@@ -56,7 +57,9 @@ use transfers::Transfers;
 
 pub use super::recovery::Recovery;
 pub use inspect::ReplicaView;
-pub use settings::{ClusterSettings, ClusterView, Durability, JournalGeometry, OfflineMode, Retention, ShardConfig, ShardView};
+pub use settings::{
+    ClusterSettings, ClusterView, Durability, JournalGeometry, OfflineMode, Retention, ShardConfig, ShardView,
+};
 
 /// Rounds of talk between the machines in one step. A message needs four (submit, apply, notify, deliver); what is not at
 /// rest after this many goes on in the next step.
@@ -435,34 +438,6 @@ impl Shard {
             self.transfers_deadline(),
         ];
         Some(others.into_iter().flatten().fold(fixed, Instant::min))
-    }
-
-    /// Asserts what must hold between steps. Costs time in the order of the state: the simulator calls it always, the
-    /// shell never.
-    pub fn check_invariants(&self) {
-        let limits = &self.config.limits;
-        let sessions = self.sessions.iter().flatten();
-        assert_eq!(sessions.clone().count(), self.session_count);
-        assert!(self.session_count <= limits.sessions_max, "more sessions than the limit");
-        for session in sessions {
-            if let Some(identity) = &session.identity {
-                identity.delivery.check_invariants(limits);
-            }
-        }
-        for hosted in &self.hosted {
-            hosted.slot.check_invariants();
-            assert!(hosted.replay_segment <= self.journal.segments().1.max(1));
-        }
-        self.journal.check_invariants();
-        self.check_transfers();
-        self.submits.check_invariants();
-        assert!(self.awaiting.iter().zip(self.awaiting.iter().skip(1)).all(|(a, b)| a.0 <= b.0), "flushes rise");
-        let unwritten = if self.config.durability == Durability::Memory { limits.journal_refuse_bytes } else { 0 };
-        // With `memory`, bodies that are not written yet stay beyond the budget, each with what it costs beside its bytes.
-        assert!(
-            self.recent.bytes() <= limits.recent_bytes_max + 2 * unwritten,
-            "more bodies in memory than the budget"
-        );
     }
 
     /// What others may see.

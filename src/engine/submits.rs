@@ -22,6 +22,7 @@ use crate::ids::SlotId;
 use crate::time::Instant;
 
 const SLOT_SHIFT: u32 = 48;
+const TICKET_MASK: u64 = (1 << SLOT_SHIFT) - 1;
 
 #[derive(Debug)]
 struct Waiting {
@@ -216,7 +217,18 @@ impl Submits {
     pub fn check_invariants(&self) {
         let waiting = self.desks.values().flat_map(|desk| &desk.waiting);
         assert_eq!(waiting.filter(|waiting| waiting.submit.is_some()).count(), self.count);
-        for desk in self.desks.values() {
+        for (slot, desk) in &self.desks {
+            let own = |waiting: &Waiting| {
+                Submits::slot_of(waiting.ticket) == *slot && waiting.ticket & TICKET_MASK <= self.last
+            };
+            assert!(desk.waiting.iter().all(own), "a ticket names its slot, and was dealt out");
+            let whole =
+                |waiting: &Waiting| waiting.submit.as_ref().is_none_or(|submit| submit.ticket == waiting.ticket);
+            assert!(desk.waiting.iter().all(whole), "a message carries its ticket");
+            assert!(
+                desk.waiting.iter().flat_map(|waiting| &waiting.submit).all(|submit| submit.fingerprint != 0),
+                "every message has a name"
+            );
             let rises = desk.waiting.iter().zip(desk.waiting.iter().skip(1)).all(|(a, b)| a.ticket < b.ticket);
             assert!(rises, "a slot's messages keep their order");
             assert!(desk.waiting.front().is_none_or(|first| first.submit.is_some()), "answered ones do not pile up");
