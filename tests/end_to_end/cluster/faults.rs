@@ -29,7 +29,7 @@ const USERS: usize = 12;
 const PACE: Duration = Duration::from_millis(10);
 
 /// Nothing is late for so long before the next fault.
-const CALM: Duration = Duration::from_millis(500);
+const CALM: Duration = Duration::from_millis(700);
 const CALM_WITHIN: Duration = Duration::from_secs(20);
 
 /// How long a node hangs or is cut off.
@@ -69,7 +69,11 @@ const ALL: [(Fault, &str, &str); 10] = [
     (Fault::Drained, "drained", "node drained"),
     (Fault::Split, "split", "every slot split in two"),
     (Fault::Merged, "merged", "every two slots merged"),
-    (Fault::CutOneWay, "cut_one_way", "node cut off from the others one way for 3 s; its users wait 1 s, then go elsewhere"),
+    (
+        Fault::CutOneWay,
+        "cut_one_way",
+        "node cut off from the others one way for 3 s; its users wait 1 s, then go elsewhere",
+    ),
     (Fault::CutBothWays, "cut_both_ways", "node cut off from the others both ways for 3 s; likewise"),
 ];
 
@@ -171,6 +175,7 @@ fn measure(fault: Fault, times: usize, network: Option<&Separate>) -> Measured {
     let mut moments = Vec::new();
     while moments.len() < times && Instant::now() < deadline {
         fault.prepare(&mut cluster, &talk);
+        talk.spread();
         if !talk.calm_for(CALM, CALM_WITHIN) {
             println!("no calm before repetition {}: is the machine idle?", moments.len() + 1);
         }
