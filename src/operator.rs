@@ -178,9 +178,7 @@ pub fn run(options: &OperatorOptions, out: &mut impl Write) -> Result<(), Operat
             }
             write!(out, "{}", desk.shown(*json, *slots)?).map_err(OperatorError::of_output)
         }
-        Order::Join { node: None } => {
-            write!(out, "{}", how_to_join(&desk.status()?)).map_err(OperatorError::of_output)
-        }
+        Order::Join { node: None } => write!(out, "{}", how_to_join(&desk.status()?)).map_err(OperatorError::of_output),
         Order::Join { .. } => {
             desk.wait(&options.order, None, options.wait.unwrap_or(Duration::MAX))?;
             say(out, "it serves, and everything that was to move has moved")
@@ -211,7 +209,9 @@ impl Desk {
         match status {
             200 => Ok(answer),
             503 => Err(OperatorError::Unreachable(format!("{door} cannot answer now: {why}"))),
-            404 => Err(OperatorError::Refused(format!("{door} does not know {path}: it is another program, or an older one"))),
+            404 => Err(OperatorError::Refused(format!(
+                "{door} does not know {path}: it is another program, or an older one"
+            ))),
             _ => Err(OperatorError::Refused(format!("refused: {why}"))),
         }
     }
@@ -306,15 +306,26 @@ impl Desk {
     fn wait(&self, order: &Order, wish: Option<&Wish>, within: Duration) -> Result<(), OperatorError> {
         let reshapes = matches!(order, Order::Split { .. } | Order::Merge { .. });
         let mut looks = 0;
-        self.look(within, |data| {
-            let rests = data["at_rest"] == true;
-            let stands = stands(order, wish, data);
-            if rests && !stands && reshapes && let Some((path, body)) = wish {
-                self.ask(path, Some(&body.to_string()))?;
-            }
-            looks = if rests && stands { looks + 1 } else { 0 };
-            Ok(looks >= LOOKS_AT_REST)
-        }, reshapes)
+        self.look(
+            within,
+            |data| {
+                let rests = data["at_rest"] == true;
+                let stands = stands(order, wish, data);
+                if rests
+                    && !stands
+                    && reshapes
+                    && let Some((path, body)) = wish
+                {
+                    match self.ask(path, Some(&body.to_string())) {
+                        Ok(_) | Err(OperatorError::Unreachable(_)) => {}
+                        Err(other) => return Err(other),
+                    }
+                }
+                looks = if rests && stands { looks + 1 } else { 0 };
+                Ok(looks >= LOOKS_AT_REST)
+            },
+            reshapes,
+        )
     }
 
     fn wait_until_serving(&self, node: u16, within: Duration) -> Result<(), OperatorError> {
@@ -370,7 +381,8 @@ fn serves(data: &Value, node: u16) -> bool {
 /// Whether what was ordered is so, moves aside.
 fn stands(order: &Order, wish: Option<&Wish>, data: &Value) -> bool {
     let holds_nothing = |node: u16| {
-        let votes = data["metadata"]["voters"].as_array().is_some_and(|voters| voters.iter().any(|voter| *voter == node));
+        let votes =
+            data["metadata"]["voters"].as_array().is_some_and(|voters| voters.iter().any(|voter| *voter == node));
         let empty = |member: &Value| member["slots"] == 0 && member["leads"] == 0;
         !votes && member(data, node).is_none_or(empty)
     };
@@ -396,11 +408,15 @@ fn stands(order: &Order, wish: Option<&Wish>, data: &Value) -> bool {
 /// What has been agreed on, for people.
 fn done(order: &Order) -> String {
     match order {
-        Order::Drain { node } => format!("n{node} is to hold nothing; `jindou cluster remove {node}` forgets it once it does"),
+        Order::Drain { node } => {
+            format!("n{node} is to hold nothing; `jindou cluster remove {node}` forgets it once it does")
+        }
         Order::Serve { node } => format!("n{node} is to hold its share"),
         Order::Remove { node } => format!("n{node} is no member any more"),
         Order::Replace { node, by } => {
-            format!("n{by} takes the share of n{node}; `jindou cluster remove {node}` forgets n{node} once it holds nothing")
+            format!(
+                "n{by} takes the share of n{node}; `jindou cluster remove {node}` forgets n{node} once it holds nothing"
+            )
         }
         Order::Rebalance => "everything is planned anew".to_owned(),
         Order::Replicas { replicas } => format!("each slot is to have {replicas} replicas"),

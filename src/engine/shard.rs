@@ -500,4 +500,6 @@ pub(super) fn chance_of(config: &ShardConfig, slot: SlotId) -> Chance {
 }
 
 #[cfg(test)]
+mod operator_tests;
+#[cfg(test)]
 mod tests;

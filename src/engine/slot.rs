@@ -649,7 +649,7 @@ impl Slot {
                 continue;
             }
             match command {
-                Command::Split(split) => self.apply_split(split, around),
+                Command::Split(split) => self.apply_split(split, entry.term, around),
                 Command::Append { kind, id, announced, fingerprint, at, message } => {
                     let position = Position { offset: entry.position.offset + at, ..entry.position };
                     let asker = if let Waiter::Append(asker) = waiter { Some(asker) } else { None };

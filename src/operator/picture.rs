@@ -106,7 +106,8 @@ fn head(data: &Value) -> String {
 }
 
 fn members(data: &Value) -> String {
-    let mut rows = vec![["NODE", "STATE", "HEARD", "SLOTS", "LEADS", "SHOULD", "TABLE", "HTTP", "CLUSTER"].map(str::to_owned)];
+    let mut rows =
+        vec![["NODE", "STATE", "HEARD", "SLOTS", "LEADS", "SHOULD", "TABLE", "HTTP", "CLUSTER"].map(str::to_owned)];
     for member in list(&data["members"]) {
         let heard = match member["alive"].as_bool() {
             None => "?".to_owned(),

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use super::*;
-use jindou::format::frame::*;
-use jindou::format::packet::Reason;
-use jindou::format::raft_message::{GroupMembers, RaftEntry, RaftMessage, SnapshotHead};
 use jindou::format::cluster_status::{
     ClusterRequest, ClusterStatus, MemberStanding, MemberStatus, MoveStatus, SlotStatus, UserRoute, WaitStatus,
 };
+use jindou::format::frame::*;
+use jindou::format::packet::Reason;
+use jindou::format::raft_message::{GroupMembers, RaftEntry, RaftMessage, SnapshotHead};
 use jindou::format::request::{ApiAnswer, ApiRequest};
 use jindou::ids::{
     ChannelKey, DeviceFlag, DeviceLevel, NodeId, Place, ReplicaId, SLOT_COUNT_MAX, SessionAddress, SessionId, ShardId,
@@ -367,8 +367,8 @@ fn slot_status() -> Any<SlotStatus> {
 }
 
 fn cluster_status() -> Any<ClusterStatus> {
-    let wait = (option::of(slot()), option::of(node()), text())
-        .prop_map(|(slot, node, why)| WaitStatus { slot, node, why });
+    let wait =
+        (option::of(slot()), option::of(node()), text()).prop_map(|(slot, node, why)| WaitStatus { slot, node, why });
     let whole = (any::<(u64, u64, u64, u8, bool)>(), text(), place(), option::of(place()));
     let counts = (any::<[u32; 8]>(), option::of(any::<u64>()));
     let lists = (

@@ -74,7 +74,7 @@ impl World {
     }
 
     /// Whoever leads the metadata group takes it; the others send it back.
-    fn propose(&mut self, command: &MetadataCommand) {
+    pub fn propose(&mut self, command: &MetadataCommand) {
         for node in 0..self.nodes.len() {
             let place = Place { node: self.nodes[node].id, shard: ShardId(0) };
             let propose = Propose { place, ticket: 0, command: command.encode().into() };

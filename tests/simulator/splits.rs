@@ -2,16 +2,13 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use jindou::engine::event::Event;
 use jindou::engine::metadata::{Cluster, MetadataCommand};
-use jindou::format::frame::{Frame, Propose};
-use jindou::ids::{Place, ShardId, SlotId};
+use jindou::ids::SlotId;
 
 use crate::ledger::Number;
 use crate::links::Machine;
 use crate::stage::{Done, Script, Stage};
-use crate::world::{HostRef, World};
+use crate::world::World;
 
 /// All of them by name.
 pub const ALL: [(&str, Script); 6] = [
@@ -40,11 +37,7 @@ impl World {
             Some(one) => rows.skip(one % cluster.rows.len()).take(1).collect(),
             None => rows.collect(),
         };
-        let Some(node) = self.nodes.iter().position(|node| node.up) else { return };
-        let place = Place { node: self.nodes[node].id, shard: ShardId(0) };
-        let command = Bytes::from(MetadataCommand::Split { slots }.encode());
-        let frames = vec![Frame::Propose(Propose { place, ticket: 0, command })];
-        self.happen(HostRef { node, shard: 0 }, Event::Frames { from: place, frames });
+        self.propose(&MetadataCommand::Split { slots });
     }
 }
 

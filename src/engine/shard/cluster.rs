@@ -16,6 +16,9 @@ use crate::time::Now;
 
 use super::{OfflineMode, Shard};
 
+/// What one leader is told: of which slots and terms, and the sessions.
+type Statement = (Vec<(SlotId, u64)>, Vec<PresentSession>);
+
 impl Shard {
     // ---- who leads ----
 
@@ -63,7 +66,9 @@ impl Shard {
 
     /// The first shard knows who leads the metadata group from the group itself, and tells the others.
     fn learn_metadata_leader(&mut self, leader: LeaderOf) {
-        if self.office.is_some() || leader.term < self.metadata_leader.0 {
+        let (term, known) = self.metadata_leader;
+        let says_less = leader.term == term && leader.place.is_none() && known.is_some();
+        if self.office.is_some() || leader.term < term || says_less {
             return;
         }
         self.metadata_leader = (leader.term, leader.place);
@@ -249,7 +254,7 @@ impl Shard {
         if slots.is_empty() {
             return;
         }
-        let mut present: BTreeMap<Place, (Vec<(SlotId, u64)>, Vec<PresentSession>)> = BTreeMap::new();
+        let mut present: BTreeMap<Place, Statement> = BTreeMap::new();
         for slot in &slots {
             if let Some((term, place)) = self.routes.leader(*slot) {
                 present.entry(place).or_default().0.push((*slot, term));

@@ -81,7 +81,12 @@ impl Shard {
     pub(super) fn slots_waiting(&self) -> usize {
         // A child that is only planned has no keys yet.
         let rows = self.hosted.iter().filter(|hosted| self.routes.table().row(hosted.slot.id()).is_some());
-        let unled = rows.filter(|hosted| self.routes.leader(hosted.slot.id()).is_none());
+        // A voter whose group has no leader knows better than what was said last. One that has yet to be sent its state knows nothing.
+        let unled = rows.filter(|hosted| {
+            let group = hosted.slot.group();
+            let vacant = group.leader().is_none() && group.members().voters.contains(&group.replica());
+            vacant || self.routes.leader(hosted.slot.id()).is_none()
+        });
         unled.count() + usize::from(self.cluster.is_none())
     }
 
@@ -224,7 +229,10 @@ impl Shard {
             let row = table.row(hosted.slot.id());
             everything
                 || row.is_some_and(|row| {
-                    row.target.is_some() || row.reshape.is_some() || !same(&row.replicas, hosted.slot.group().members())
+                    row.target.is_some()
+                        || row.settling
+                        || row.reshape.is_some()
+                        || !same(&row.replicas, hosted.slot.group().members())
                 })
         });
         let reports: Vec<SlotReport> = due.filter_map(|hosted| self.report_of(hosted)).collect();
@@ -247,7 +255,7 @@ impl Shard {
             term: group.term(),
             voters,
             learners: members.learners.clone(),
-            joint: !members.voters_outgoing.is_empty(),
+            joint: !members.voters_outgoing.is_empty() || group.is_changing(),
             committed: group.committed(),
             matched: group.progress().iter().map(|progress| (progress.replica, progress.matched)).collect(),
             bytes: hosted.slot.messages() * 200,

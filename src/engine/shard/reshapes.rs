@@ -7,7 +7,7 @@
 //!      half ─► nursery ─► journal: "a state for entry 1 comes" ─► checkpoint ─► the child takes part ─► SplitDone ─► two rows
 //! ```
 //!
-//! Why no crash loses or doubles anything. The half that splits off is to the child what a snapshot of entry 1 of term 1 is to any blank
+//! Why no crash loses or doubles anything. The half that splits off is to the child what a snapshot of entry 1 is to any blank
 //! replica, and is installed in the same way: the child's state is its checkpoint, and before that is on disk the child is
 //! blank and was never more. The parent's state is its last checkpoint and the log behind it. So:
 //!
@@ -80,11 +80,11 @@ enum Fate {
     Drop,
 }
 
-fn head_of(split: &SplitCommand) -> SnapshotHead {
-    let mut voters = split.replicas.clone();
+fn head_of(half: &Half) -> SnapshotHead {
+    let mut voters = half.split.replicas.clone();
     voters.sort_unstable();
     let members = GroupMembers { voters, ..GroupMembers::default() };
-    SnapshotHead { index: 1, term: 1, members, data: Bytes::new() }
+    SnapshotHead { index: 1, term: half.term, members, data: Bytes::new() }
 }
 
 /// Children that are planned at a place, with their replicas there and their depths.
@@ -100,6 +100,11 @@ pub(super) fn planned_at(cluster: &Cluster, place: Place) -> impl Iterator<Item 
 
 /// The agreed state names this replica, in its slot's row or as that of a planned child.
 pub(super) fn names(cluster: &Cluster, slot: SlotId, replica: ReplicaId) -> bool {
+    // While a group changes, one that is not named (any more) may have a vote that the others cannot do without.
+    let changes = |row: &SlotRow| row.settling || row.target.is_some();
+    if cluster.rows.get(&slot).is_some_and(changes) {
+        return true;
+    }
     let names = |row: &SlotRow| row.named().any(|named| named == replica);
     cluster.rows.get(&slot).map_or_else(|| cluster.rows.values().any(names), names)
 }
@@ -257,7 +262,7 @@ impl Shard {
         match self.place_of(split.child) {
             Some(place) if self.hosted[place].slot.replica() == *replica => {
                 let group = self.hosted[place].slot.group();
-                if !group.needs(&head_of(split)) {
+                if !group.needs(&head_of(&newborn.half)) {
                     Fate::Drop
                 } else if group.is_installing() {
                     Fate::Wait
@@ -272,7 +277,7 @@ impl Shard {
 
     fn begin_life(&mut self, place: usize, newborn: Newborn) {
         let Newborn { parent, half } = newborn;
-        let head = head_of(&half.split);
+        let head = head_of(&half);
         let (child, depth) = (half.split.child, half.split.depth + 1);
         let replay_segment = self.journal.written_segment();
         let Some(group) = self.hosted[place].slot.group_mut().prepare_install(&head, &mut self.journal) else {

@@ -9,6 +9,7 @@
 use crate::engine::checkpoint::{self, Cover};
 use crate::engine::effect::{Effect, Effects};
 use crate::engine::event::ApiAnswer;
+use crate::engine::journal::entry_data_bytes_max;
 use crate::engine::raft_group::Role;
 use crate::engine::reads::{Purpose, RangeRead};
 use crate::engine::slot::{self, Slot, SlotState};
@@ -207,6 +208,7 @@ impl Shard {
             now.instant,
             (from, part),
             &self.config.limits,
+            entry_data_bytes_max(&self.config.geometry),
             &mut |replica, body| {
                 let position = journal.append_body(slot, replica, body);
                 (position, journal.next_flush())

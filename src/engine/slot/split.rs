@@ -22,6 +22,9 @@ use crate::limits::Limits;
 pub struct Half {
     /// The split.
     pub split: SplitCommand,
+    /// Of its entry. The half's group begins with it, so that whatever is ordered by terms (who leads, which connection came later) goes on
+    /// rising.
+    pub term: u64,
     /// The new number of each channel that stays, by its old one.
     pub numbers: Vec<Option<u32>>,
     /// Last message id of the slot it comes from: ids of its channels go on from there.
@@ -73,7 +76,7 @@ impl Slot {
         std::mem::take(&mut self.halves)
     }
 
-    pub(super) fn apply_split(&mut self, split: SplitCommand, around: &mut Surroundings<'_>) {
+    pub(super) fn apply_split(&mut self, split: SplitCommand, term: u64, around: &mut Surroundings<'_>) {
         if split.depth != self.depth || split.child != self.id.sibling(self.depth + 1) {
             return;
         }
@@ -91,8 +94,10 @@ impl Slot {
         }
         self.unannounced = self.unannounced.iter().filter_map(|index| numbers[*index as usize]).collect();
         let homes = self.split_homes();
+        let (depth, id) = (self.depth, self.id);
+        self.resumes.retain(|held| held.uid.key_hash().slot(depth) == id.at(depth));
         let message_ids_last = self.message_ids.last();
-        self.halves.push(Half { split, numbers, message_ids_last, channels, homes });
+        self.halves.push(Half { split, term, numbers, message_ids_last, channels, homes });
     }
 
     /// Takes out the channels that are not this slot's any more. Also returned: the new number of each channel by its old one.
@@ -150,7 +155,8 @@ pub(super) fn send_elsewhere(waiter: Waiter, around: &mut Surroundings<'_>) {
         }
         Waiter::Register(register) => {
             let session = register.address.session;
-            let refused = Registered { session, reason: Reason::NodeNotMatch as u8, level: DeviceLevel::Slave, order: 0 };
+            let (reason, level) = (Reason::NodeNotMatch as u8, DeviceLevel::Slave);
+            let refused = Registered { session, reason, level, order: 0 };
             around.out.frame(register.address.place, Frame::Registered(refused));
         }
         // The home has taken its rows with it, and their channels announce themselves again.

@@ -133,11 +133,8 @@ fn cluster_metrics(snapshots: &[ShardSnapshot], page: &mut Page) {
     let Some(newest) = snapshots.iter().max_by_key(|snapshot| snapshot.engine.cluster.table_version) else { return };
     let cluster = &newest.engine.cluster;
     page.family("cluster_members", "gauge", "Members of the cluster by state, as agreed.");
-    let members = [
-        ("serving", cluster.members_serving),
-        ("draining", cluster.members_draining),
-        ("dead", cluster.members_dead),
-    ];
+    let members =
+        [("serving", cluster.members_serving), ("draining", cluster.members_draining), ("dead", cluster.members_dead)];
     for (state, count) in members {
         page.line("cluster_members", &[("state", &state)], count);
     }
