@@ -77,27 +77,21 @@ const ALL: [(Fault, &str, &str); 9] = [
 impl Fault {
     /// What must be before.
     fn prepare(self, cluster: &mut Ensemble, talk: &Talk) {
-        match self {
-            Fault::Drained => {
-                let id = cluster.join();
-                talk.add(cluster.node(id).tcp());
-                cluster.wait_whole();
-            }
-            _ => {}
+        if self == Fault::Drained {
+            let id = cluster.join();
+            talk.add(cluster.node(id).tcp());
+            cluster.wait_whole();
         }
     }
 
     /// Makes the cluster what it was.
     fn undo(self, cluster: &mut Ensemble, talk: &Talk) {
-        match self {
-            Fault::Joined | Fault::Drained => {
-                if self == Fault::Joined {
-                    cluster.drain(cluster.addresses().len());
-                }
-                cluster.forget_last();
-                talk.forget_last();
-            }
-            _ => {}
+        if self == Fault::Joined {
+            cluster.drain(cluster.addresses().len());
+        }
+        if matches!(self, Fault::Joined | Fault::Drained) {
+            cluster.forget_last();
+            talk.forget_last();
         }
     }
 
