@@ -416,7 +416,8 @@ impl Shard {
 
     /// A node is said to be down.
     pub(super) fn handle_node_down(&mut self, node: NodeId) {
-        if node == self.config.place.node || !self.nodes_down.insert(node) {
+        let other = node != self.config.place.node && self.node_shards.contains_key(&node);
+        if !other || !self.nodes_down.insert(node) {
             return;
         }
         let shards = self.node_shards.get(&node).copied().unwrap_or(0);
