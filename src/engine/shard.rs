@@ -17,9 +17,9 @@ mod hosting;
 mod inspect;
 mod links;
 mod membership;
-mod reshapes;
 mod mending;
 mod operators;
+mod reshapes;
 mod settings;
 mod transfers;
 mod upkeep;
@@ -56,7 +56,9 @@ use transfers::Transfers;
 
 pub use super::recovery::Recovery;
 pub use inspect::ReplicaView;
-pub use settings::{ClusterSettings, ClusterView, Durability, JournalGeometry, OfflineMode, Retention, ShardConfig, ShardView};
+pub use settings::{
+    ClusterSettings, ClusterView, Durability, JournalGeometry, OfflineMode, Retention, ShardConfig, ShardView,
+};
 
 /// Rounds of talk between the machines in one step. A message needs four (submit, apply, notify, deliver); what is not at
 /// rest after this many goes on in the next step.
@@ -139,6 +141,8 @@ pub struct Shard {
     ended: Vec<(Position, SlotId)>,
     links: Links,
     link_wishes: Vec<LinkWish>,
+    /// Bytes of messages that may still go to other nodes' shards in this step.
+    submit_rooms: BTreeMap<Place, usize>,
     /// What raft wants said to other nodes.
     raft_out: Vec<RaftMessage>,
     map_state: MapState,
@@ -221,6 +225,7 @@ impl Shard {
             ended: Vec::new(),
             links: Links::new(config.links(), Chance::new(config.seed, 3)),
             link_wishes: Vec::new(),
+            submit_rooms: BTreeMap::new(),
             raft_out: Vec::new(),
             node_shards: BTreeMap::new(),
             nodes_down: BTreeSet::new(),

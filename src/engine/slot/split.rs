@@ -150,7 +150,8 @@ pub(super) fn send_elsewhere(waiter: Waiter, around: &mut Surroundings<'_>) {
         }
         Waiter::Register(register) => {
             let session = register.address.session;
-            let refused = Registered { session, reason: Reason::NodeNotMatch as u8, level: DeviceLevel::Slave, order: 0 };
+            let refused =
+                Registered { session, reason: Reason::NodeNotMatch as u8, level: DeviceLevel::Slave, order: 0 };
             around.out.frame(register.address.place, Frame::Registered(refused));
         }
         // The home has taken its rows with it, and their channels announce themselves again.

@@ -69,7 +69,11 @@ const ALL: [(Fault, &str, &str); 10] = [
     (Fault::Drained, "drained", "node drained"),
     (Fault::Split, "split", "every slot split in two"),
     (Fault::Merged, "merged", "every two slots merged"),
-    (Fault::CutOneWay, "cut_one_way", "node cut off from the others one way for 3 s; its users wait 1 s, then go elsewhere"),
+    (
+        Fault::CutOneWay,
+        "cut_one_way",
+        "node cut off from the others one way for 3 s; its users wait 1 s, then go elsewhere",
+    ),
     (Fault::CutBothWays, "cut_both_ways", "node cut off from the others both ways for 3 s; likewise"),
 ];
 
