@@ -142,6 +142,8 @@ pub struct Shard {
     ended: Vec<(Position, SlotId)>,
     links: Links,
     link_wishes: Vec<LinkWish>,
+    /// Bytes of messages that may still go to other nodes' shards in this step.
+    submit_rooms: BTreeMap<Place, usize>,
     /// What raft wants said to other nodes.
     raft_out: Vec<RaftMessage>,
     map_state: MapState,
@@ -224,6 +226,7 @@ impl Shard {
             ended: Vec::new(),
             links: Links::new(config.links(), Chance::new(config.seed, 3)),
             link_wishes: Vec::new(),
+            submit_rooms: BTreeMap::new(),
             raft_out: Vec::new(),
             node_shards: BTreeMap::new(),
             nodes_down: BTreeSet::new(),

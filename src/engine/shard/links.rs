@@ -101,6 +101,7 @@ impl Shard {
             // Over its window a link is reset: both ends hear of it, and what matters is sent again by those whose it is.
             let _ = self.links.send(to, frames);
         }
+        self.submit_rooms.clear();
         let mut wishes = std::mem::take(&mut self.link_wishes);
         self.links.flush(now.instant, &mut wishes);
         for wish in wishes.drain(..) {
