@@ -21,7 +21,7 @@ const BO: usize = 1;
 const FOR_EVER_MS: u64 = 3_600_000;
 
 /// All of them by name.
-pub const ALL: [(&str, Script); 22] = [
+pub const ALL: [(&str, Script); 23] = [
     ("a-join-moves-its-share", a_join_moves_its_share),
     ("a-drained-node-is-forgotten", a_drained_node_is_forgotten),
     ("the-dead-are-replaced-and-return", the_dead_are_replaced_and_return),
@@ -35,6 +35,7 @@ pub const ALL: [(&str, Script); 22] = [
     ("members-cannot-change-on-the-minority-side", members_cannot_change_on_the_minority_side),
     ("a-newcomer-dies-and-comes-back", a_newcomer_dies_and_comes_back),
     ("a-number-taken-twice-is-refused", a_number_taken_twice_is_refused),
+    ("a-copied-data-directory-is-refused", a_copied_data_directory_is_refused),
     ("strangers-are-refused", strangers_are_refused),
     ("a-member-changes-its-address", a_member_changes_its_address),
     ("a-damaged-node-is-rebuilt", a_damaged_node_is_rebuilt),
@@ -372,6 +373,39 @@ fn a_number_taken_twice_is_refused(stage: &mut Stage) -> Done {
     stage.kill(3, Machine::Refuses, FOR_EVER_MS);
     stage.world.nodes[3].present = false;
     stage.whole()?;
+    stage.conclude()
+}
+
+/// A second process with the number, the identity and the disks of a member that is alive.
+fn a_copied_data_directory_is_refused(stage: &mut Stage) -> Done {
+    stage.found(3, 1)?;
+    let (ana, bo, _) = stage.pair_away_from_leader()?;
+    let before = stage.agreed();
+    stage.kill(1, Machine::Refuses, 1_000);
+    let disks: Vec<_> = stage.world.nodes[1].disks.iter().map(|disk| disk.copy()).collect();
+    let (id, identity) = (stage.world.nodes[1].id, stage.world.nodes[1].identity);
+    stage.is_back(1)?;
+    stage.whole()?;
+    let copy = &mut stage.world.nodes[3];
+    (copy.id, copy.identity, copy.disks) = (id, identity, disks);
+    copy.life += 1_000;
+    stage.world.nodes.iter_mut().for_each(|node| node.reports.clear());
+    stage.world.operate(Order::Join(3));
+    stage.until("the copy is told", |world| !world.nodes[3].reports.is_empty())?;
+    stage.until("so are the members", |world| (0..3).any(|node| !world.nodes[node].reports.is_empty()))?;
+    let sent = stage.chat(ana, bo, 20, 100)?;
+    stage.expect("it leads nothing", |world| world.nodes[3].hosts.iter().all(|host| host.shard.led().next().is_none()))?;
+    stage.kill(3, Machine::Refuses, FOR_EVER_MS);
+    stage.world.nodes[3].present = false;
+    stage.whole()?;
+    if stage.agreed().members != before.members {
+        return stage.fail("the members are who they were");
+    }
+    for device in [ana, bo] {
+        stage.world.client_closes(device, 0);
+        stage.connect(device)?;
+    }
+    stage.all_arrive(&sent)?;
     stage.conclude()
 }
 
