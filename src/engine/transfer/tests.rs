@@ -218,10 +218,16 @@ impl Bench {
             }
             Frame::SnapshotPart(part) => {
                 let disk = &mut self.disk;
-                took = self.incoming.handle_part(self.now, (from, &part), &self.limits, RUN_BYTES_MAX, &mut |owner, data| {
-                    assert_eq!(owner, replica(2));
-                    disk.append(data)
-                });
+                took = self.incoming.handle_part(
+                    self.now,
+                    (from, &part),
+                    &self.limits,
+                    RUN_BYTES_MAX,
+                    &mut |owner, data| {
+                        assert_eq!(owner, replica(2));
+                        disk.append(data)
+                    },
+                );
                 if let Took::Void((place, taken), _) = &took {
                     assert_eq!(*place, from);
                     self.to_leader.push_back(Frame::SnapshotTaken(*taken));
