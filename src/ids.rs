@@ -255,6 +255,12 @@ impl KeyHash {
     }
 }
 
+/// The hash that names the slot of the user of this name.
+#[must_use]
+pub fn uid_hash(uid: &str) -> KeyHash {
+    KeyHash(xxh3_64(uid.as_bytes()))
+}
+
 /// What kind of log a channel is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]

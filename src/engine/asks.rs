@@ -114,12 +114,45 @@ impl Asks {
         Some((request, answer))
     }
 
+    /// Slots are not what they were: parts are put together anew. Returns those that nobody has.
+    pub fn reroute(&mut self, parts_of: impl Fn(ApiRequest) -> Vec<(SlotId, ApiRequest)>) -> Vec<u64> {
+        let mut moved = Vec::new();
+        for number in self.parts.keys().copied().collect::<Vec<_>>() {
+            let Some(part) = self.parts.get(&number) else { continue };
+            let (request, anew) = (part.request, parts_of(part.what.clone()));
+            if anew.is_empty() || anew.iter().all(|(slot, _)| *slot == part.slot) {
+                continue;
+            }
+            self.parts.remove(&number);
+            if let Some(open) = self.open.get_mut(&request) {
+                open.parts += anew.len() - 1;
+            }
+            for (slot, what) in anew {
+                self.last += 1;
+                self.parts.insert(self.last, Part { request, slot, what, idle: true });
+                moved.push(self.last);
+            }
+        }
+        moved
+    }
+
     /// Forgets the requests that have waited since before `since`; they are to be told that the node is busy.
     pub fn give_up(&mut self, since: Instant) -> Vec<u64> {
         let late: Vec<u64> =
             self.open.iter().filter(|(_, open)| open.since < since).map(|(ticket, _)| *ticket).collect();
         late.iter().for_each(|ticket| self.end(*ticket));
         late
+    }
+
+    /// Asserts what must hold between steps.
+    pub fn check_invariants(&self) {
+        for (ticket, open) in &self.open {
+            let parts = self.parts.values().filter(|part| part.request == *ticket).count();
+            assert_eq!(parts, open.parts, "every part that is missing is under way");
+            assert!(parts > 0, "a request ends with its last part");
+        }
+        assert!(self.parts.values().all(|part| self.open.contains_key(&part.request)), "a part is of a request");
+        assert!(self.parts.keys().all(|number| *number <= self.last), "numbers rise");
     }
 
     fn end(&mut self, request: u64) {

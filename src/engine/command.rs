@@ -7,12 +7,13 @@
 //! 3 Token     u8 uid length, uid, u8 flag, u8 level, u16 token length, token
 //! 4 Quit      u8 uid length, uid, u8 flag (255: all)
 //! 5 NewFlag   u8 uid length, uid, u8 flag, u32 rows, (u8 kind, u16 id length, id, u32 seq)…
+//! 6 Split     u64 plan, u8 depth, u16 child, u8 replicas, u64…
 //! ```
 
 use bytes::Bytes;
 
 use crate::format::message::StoredMessage;
-use crate::ids::{ChannelKey, ChannelKind, DeviceFlag, DeviceLevel};
+use crate::ids::{ChannelKey, ChannelKind, DeviceFlag, DeviceLevel, ReplicaId, SlotId};
 
 /// One command, its texts borrowed from the entry.
 #[derive(Debug, PartialEq, Eq)]
@@ -61,6 +62,22 @@ pub enum Command<'a> {
         /// Where it begins, by channel: known to the leader, so part of what is agreed on.
         beginning: Vec<(ChannelKey, u32)>,
     },
+    /// Keys whose next bit is set go to another slot.
+    Split(SplitCommand),
+}
+
+/// A split as an entry carries it. Nothing but the depth decides whether it is still to be done: slots only ever get deeper, so one that
+/// comes again finds the slot too deep and does nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SplitCommand {
+    /// Of the metadata group.
+    pub plan: u64,
+    /// The slot's depth before.
+    pub depth: u8,
+    /// Who takes the other half.
+    pub child: SlotId,
+    /// Its group.
+    pub replicas: Vec<ReplicaId>,
 }
 
 /// A row as an entry carries it.
@@ -137,6 +154,18 @@ pub fn encode_new_flag(uid: &str, flag: DeviceFlag, beginning: &[(ChannelKey, u3
     }
 }
 
+/// Appends a Split.
+pub fn encode_split(split: &SplitCommand, out: &mut Vec<u8>) {
+    out.push(6);
+    out.extend_from_slice(&split.plan.to_le_bytes());
+    out.push(split.depth);
+    out.extend_from_slice(&split.child.0.to_le_bytes());
+    out.push(u8::try_from(split.replicas.len()).expect("a slot has a handful of replicas"));
+    for replica in &split.replicas {
+        out.extend_from_slice(&replica.0.to_le_bytes());
+    }
+}
+
 fn put_u8_text(text: &str, out: &mut Vec<u8>) {
     out.push(u8::try_from(text.len()).expect("uid limit is below 256"));
     out.extend_from_slice(text.as_bytes());
@@ -180,6 +209,10 @@ impl<'a> Commands<'a> {
     fn u32(&mut self) -> Result<u32, BadCommand> {
         let raw = self.take(4)?;
         Ok(u32::from_le_bytes([raw[0], raw[1], raw[2], raw[3]]))
+    }
+
+    fn u64(&mut self) -> Result<u64, BadCommand> {
+        Ok(u64::from(self.u32()?) | u64::from(self.u32()?) << 32)
     }
 
     fn text(&mut self, length: usize) -> Result<&'a str, BadCommand> {
@@ -238,6 +271,16 @@ impl<'a> Commands<'a> {
         Ok(Command::NewFlag { uid, flag, beginning })
     }
 
+    fn split(&mut self) -> Result<Command<'a>, BadCommand> {
+        let (plan, depth, child) = (self.u64()?, self.u8()?, SlotId(self.u16()?));
+        let count = self.u8()?;
+        let mut replicas = Vec::with_capacity(usize::from(count));
+        for _ in 0..count {
+            replicas.push(ReplicaId(self.u64()?));
+        }
+        Ok(Command::Split(SplitCommand { plan, depth, child, replicas }))
+    }
+
     fn parse(&mut self) -> Result<Command<'a>, BadCommand> {
         match self.u8()? {
             1 => self.append(),
@@ -254,6 +297,7 @@ impl<'a> Commands<'a> {
                 Ok(Command::Quit { uid, flag: (flag != 255).then_some(DeviceFlag(flag)) })
             }
             5 => self.new_flag(),
+            6 => self.split(),
             _ => Err(BadCommand),
         }
     }
@@ -280,6 +324,10 @@ mod tests {
     use crate::format::message::MessageFields;
     use crate::format::packet::{HeaderFlags, Setting};
 
+    fn split() -> SplitCommand {
+        SplitCommand { plan: 1 << 40, depth: 3, child: SlotId(9), replicas: vec![ReplicaId(7), ReplicaId(1 << 60)] }
+    }
+
     fn sample() -> Vec<u8> {
         let mut out = Vec::new();
         let pair = ChannelKey { kind: ChannelKind::Pair, id: "bob@alice".into() };
@@ -304,6 +352,7 @@ mod tests {
         encode_token("bob", DeviceFlag(0), DeviceLevel::Master, "secret", &mut out);
         encode_quit("bob", None, &mut out);
         encode_new_flag("bob", DeviceFlag(2), &[(pair, 3)], &mut out);
+        encode_split(&split(), &mut out);
         out
     }
 
@@ -311,7 +360,8 @@ mod tests {
     fn an_entry_comes_back_command_by_command() {
         let entry = Bytes::from(sample());
         let commands: Vec<_> = Commands::new(&entry).map(|command| command.unwrap()).collect();
-        assert_eq!(commands.len(), 5);
+        assert_eq!(commands.len(), 6);
+        assert_eq!(commands[5], Command::Split(split()));
         let Command::Append { id, announced, fingerprint, at, message, .. } = &commands[0] else {
             panic!("not an append")
         };

@@ -28,6 +28,9 @@ const WAITING_MAX: usize = 1024;
 /// Applied commands kept for members that lack them.
 const LOG_TAIL_BYTES_MAX: usize = 1 << 20;
 
+/// Groups cannot carry a merge out yet; one that was planned would never end.
+const NO_MERGES: &str = "the operator asks too much: this version cannot merge slots";
+
 /// Who waits for a command.
 type Asker = Option<(Place, u64)>;
 
@@ -103,6 +106,9 @@ impl Council {
         }
         // What cannot be read must not reach the log: every replica would trip over it.
         match MetadataCommand::decode(&command) {
+            Ok(MetadataCommand::Merge { .. }) => {
+                tell(asker, ProposeOutcome::Refused(NO_MERGES.into()), out);
+            }
             Ok(_) => self.pending.push_back((command, asker)),
             Err(bad) => tell(asker, ProposeOutcome::Refused(bad.to_string().into()), out),
         }
@@ -341,6 +347,17 @@ impl Council {
     /// Asserts what must hold between steps.
     pub fn check_invariants(&self) {
         assert!(self.pending.len() + self.waiting.len() <= WAITING_MAX, "too many commands wait");
+        assert!(self.led_term.is_some() || self.pending.is_empty(), "only a leader takes commands");
+        let rises = self.waiting.iter().zip(self.waiting.iter().skip(1)).all(|(a, b)| a.0.index < b.0.index);
+        assert!(rises, "commands wait in the order of the log");
+        assert!(self.committed.is_empty(), "what is agreed on is applied at once");
+        assert!(self.refusals.len() <= WAITING_MAX, "refusals are told");
+        let own = |member: &super::metadata::Member| member.metadata_replica.place().shard.0 == 0;
+        assert!(self.cluster.members.values().all(own), "metadata lives on first shards");
+        let numbered = |replica: &ReplicaId| replica.number() < self.cluster.next_replica;
+        let named = self.cluster.rows.values().flat_map(|row| &row.replicas);
+        assert!(named.into_iter().all(numbered), "every replica was numbered");
+        self.group.check_invariants();
         assert_eq!(self.cluster.fault(), None, "the agreed state does not add up");
     }
 }

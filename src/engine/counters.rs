@@ -90,6 +90,8 @@ counters! {
     frames_unwelcome,
     /// Raft messages for replicas that are not here.
     raft_stray,
+    /// Slots that became two here.
+    splits,
     /// Sessions let go because their node is to be emptied.
     sessions_drained,
     /// Times a slot began to be led here: elections won.

@@ -476,6 +476,12 @@ impl RaftGroup {
         }
     }
 
+    /// A change of its members is in the log, or may be, and has not been applied.
+    #[must_use]
+    pub fn is_changing(&self) -> bool {
+        self.node.raft.has_pending_conf()
+    }
+
     /// Stands for election now, if it has a vote and nobody it can hear leads.
     pub fn campaign(&mut self) {
         if self.may_stand() && self.node.raft.promotable() {
@@ -736,6 +742,12 @@ impl RaftGroup {
         }
     }
 
+    /// A state is about to take the log's place.
+    #[must_use]
+    pub fn is_installing(&self) -> bool {
+        self.installing.is_some()
+    }
+
     /// The checkpoint could not be written: the log goes on where it was.
     pub fn abandon_install(&mut self) {
         self.installing = None;
@@ -751,6 +763,20 @@ impl RaftGroup {
         let Some(head) = message.snapshot.as_ref().filter(prepared) else {
             return Err(NotForUs);
         };
+        self.begin_behind(head);
+        self.step(message)
+    }
+
+    /// As [`RaftGroup::install`], where the state came from nobody: it split off from another slot's, here.
+    ///
+    /// # Panics
+    /// When nothing of the kind was prepared.
+    pub fn install_own(&mut self, head: &SnapshotHead) {
+        assert_eq!(self.installing, Some(head.index), "only what was prepared is installed");
+        self.begin_behind(head);
+    }
+
+    fn begin_behind(&mut self, head: &SnapshotHead) {
         let state = self.installed_state(head);
         let GroupState { applied, applied_term, term, vote, .. } = state;
         let hard_state = HardState { term, vote, commit: applied, ..HardState::default() };
@@ -767,7 +793,6 @@ impl RaftGroup {
         self.awaiting.extend(barrier.map(|flush| Awaiting { flush, ready: 0, messages: Vec::new() }));
         self.installing = None;
         self.set_election_timeout();
-        self.step(message)
     }
 
     /// Asserts what must hold between calls.

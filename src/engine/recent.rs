@@ -49,6 +49,22 @@ impl Recent {
         Some((body.slot, body.channel))
     }
 
+    /// A slot's channels are numbered anew; bodies of those that have no number any more are gone.
+    pub fn renumber(&mut self, slot: SlotId, number: impl Fn(u32) -> Option<u32>) {
+        let bytes = &mut self.bytes;
+        self.order.retain_mut(|body| {
+            if body.slot != slot {
+                return true;
+            }
+            let stays = number(body.channel);
+            match stays {
+                Some(channel) => body.channel = channel,
+                None => *bytes -= body.bytes as usize + OVERHEAD_BYTES,
+            }
+            stays.is_some()
+        });
+    }
+
     /// A slot's bodies are gone.
     pub fn forget_slot(&mut self, slot: SlotId) {
         let bytes = &mut self.bytes;

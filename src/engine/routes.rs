@@ -44,7 +44,7 @@ impl Table {
         let row = |slot: u16| {
             let replica = ReplicaId::new(Place { node, shard: ShardId(slot % shard_count) }, u32::from(slot) + 1);
             let (replicas, target, reshape) = (vec![replica], None, None);
-            SlotRow { depth, epoch: 1, replicas, preferred: replica, target, founded: true, reshape }
+            SlotRow { depth, epoch: 1, replicas, preferred: replica, target, founded: true, settling: false, reshape }
         };
         Table::of(1, (0..1 << depth).map(|slot| (SlotId(slot), row(slot))).collect())
     }
@@ -217,6 +217,13 @@ impl Routes {
         }
         *known = (term, place);
         if place.is_some() { Learned::NewLeader } else { Learned::Vacant }
+    }
+
+    /// Asserts what must hold between steps.
+    pub fn check_invariants(&self) {
+        assert!(self.leaders.len() <= SLOT_COUNT_MAX, "no more leaders than slots can be");
+        assert!(self.leaders.iter().all(|(term, place)| place.is_none() || *term > 0), "a leader has a term");
+        assert_eq!(self.table.slots.len() as u64, self.table.mask + 1, "every key has a slot");
     }
 
     /// A node is gone: nobody is known to lead what it led. Returns those slots. Its word in the same term makes it leader again.

@@ -262,6 +262,13 @@ impl Session {
         }
     }
 
+    /// Slots have changed: where channels are is to be worked out again.
+    pub fn forget_routes(&mut self) {
+        if let Some(identity) = self.identity.as_deref_mut() {
+            identity.routes = Vec::new();
+        }
+    }
+
     /// Closing begins; the socket is to be closed at `close_at`.
     pub fn close_later(&mut self, close_at: Instant) {
         self.phase = Phase::Closing;

@@ -15,10 +15,12 @@ mod cluster;
 mod frames;
 mod hosting;
 mod inspect;
+mod invariants;
 mod links;
 mod membership;
 mod mending;
 mod operators;
+mod reshapes;
 mod settings;
 mod transfers;
 mod upkeep;
@@ -50,11 +52,14 @@ use crate::time::{Instant, Now};
 
 use membership::Office;
 use operators::Leaving;
+use reshapes::Nursery;
 use transfers::Transfers;
 
 pub use super::recovery::Recovery;
 pub use inspect::ReplicaView;
-pub use settings::{ClusterSettings, ClusterView, Durability, JournalGeometry, OfflineMode, Retention, ShardConfig, ShardView};
+pub use settings::{
+    ClusterSettings, ClusterView, Durability, JournalGeometry, OfflineMode, Retention, ShardConfig, ShardView,
+};
 
 /// Rounds of talk between the machines in one step. A message needs four (submit, apply, notify, deliver); what is not at
 /// rest after this many goes on in the next step.
@@ -89,7 +94,8 @@ pub(super) struct Hosted {
 }
 
 impl Hosted {
-    pub(super) fn new(slot: Slot, depth: u8, replay_segment: u32) -> Hosted {
+    pub(super) fn new(mut slot: Slot, depth: u8, replay_segment: u32) -> Hosted {
+        slot.set_depth(depth);
         Hosted {
             slot,
             depth,
@@ -150,6 +156,7 @@ pub struct Shard {
     reads: Reads,
     repairs: Repairs,
     transfers: Transfers,
+    nursery: Nursery,
     out: Outbox,
     pushes: Vec<Push>,
     /// RECVs of this round, written after it.
@@ -226,6 +233,7 @@ impl Shard {
             reads: Reads::default(),
             repairs: Repairs::default(),
             transfers: Transfers::new(config.boot),
+            nursery: Nursery::default(),
             out: Outbox::new(config.place),
             pushes: Vec::new(),
             recvs: Vec::new(),
@@ -320,6 +328,7 @@ impl Shard {
             self.follow_leaderships(now, effects);
             self.greet_leaders(now);
             self.start_queued_reads(effects);
+            self.turn_nursery();
             self.turn_transfers(now, effects);
             let at_rest = self.out.loopback.is_empty()
                 && self.dirty_slots.is_empty()
@@ -353,6 +362,7 @@ impl Shard {
             if let Some(flush) = waits_for {
                 self.awaiting.push_back((flush, self.hosted[place as usize].slot.id()));
             }
+            self.follow_splits(place as usize);
             self.start_transfers(place as usize, now);
             if let Some(led) = self.hosted[place as usize].slot.take_leadership_change() {
                 self.transfers.outgoing.abandon_slot(self.hosted[place as usize].slot.id(), led);
@@ -428,34 +438,6 @@ impl Shard {
             self.transfers_deadline(),
         ];
         Some(others.into_iter().flatten().fold(fixed, Instant::min))
-    }
-
-    /// Asserts what must hold between steps. Costs time in the order of the state: the simulator calls it always, the
-    /// shell never.
-    pub fn check_invariants(&self) {
-        let limits = &self.config.limits;
-        let sessions = self.sessions.iter().flatten();
-        assert_eq!(sessions.clone().count(), self.session_count);
-        assert!(self.session_count <= limits.sessions_max, "more sessions than the limit");
-        for session in sessions {
-            if let Some(identity) = &session.identity {
-                identity.delivery.check_invariants(limits);
-            }
-        }
-        for hosted in &self.hosted {
-            hosted.slot.check_invariants();
-            assert!(hosted.replay_segment <= self.journal.segments().1.max(1));
-        }
-        self.journal.check_invariants();
-        self.check_transfers();
-        self.submits.check_invariants();
-        assert!(self.awaiting.iter().zip(self.awaiting.iter().skip(1)).all(|(a, b)| a.0 <= b.0), "flushes rise");
-        let unwritten = if self.config.durability == Durability::Memory { limits.journal_refuse_bytes } else { 0 };
-        // With `memory`, bodies that are not written yet stay beyond the budget, each with what it costs beside its bytes.
-        assert!(
-            self.recent.bytes() <= limits.recent_bytes_max + 2 * unwritten,
-            "more bodies in memory than the budget"
-        );
     }
 
     /// What others may see.

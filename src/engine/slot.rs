@@ -8,6 +8,8 @@
 //!  Notify ─► row dirty ─(row_flush_after)─► command ─► … ─► apply ─┴─► Notified to the channel's slot
 //! ```
 
+mod split;
+
 use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
@@ -35,6 +37,8 @@ use crate::ids::{
 };
 use crate::limits::Limits;
 use crate::time::{Instant, Now};
+
+pub use split::Half;
 
 /// Connections that one leader can number.
 const ORDER_TERM_SHIFT: u32 = 32;
@@ -135,6 +139,10 @@ pub struct RepeatCheck {
 /// A hosted slot.
 pub struct Slot {
     id: SlotId,
+    /// Bits of the hash that name it; 0 as long as nobody has said.
+    depth: u8,
+    /// What has split off and is not hosted yet.
+    halves: Vec<Half>,
     group: RaftGroup,
     map_state: MapState,
     channels_by_key: SeededMap<ChannelKey, u32>,
@@ -188,6 +196,8 @@ impl Slot {
         state.group.check()?;
         let mut slot = Slot {
             id,
+            depth: 0,
+            halves: Vec::new(),
             group: RaftGroup::restore(id, state.group, log_tail_bytes_max, chance),
             map_state,
             channels_by_key: SeededMap::with_hasher(map_state),
@@ -261,6 +271,7 @@ impl Slot {
         self.channels = whole.channels;
         self.homes = whole.homes;
         self.messages = whole.messages;
+        self.depth = whole.depth;
         self.message_ids.resume(whole.message_ids.last());
         self.dirty_rows.clear();
         self.rows_due = None;
@@ -632,7 +643,13 @@ impl Slot {
         for parsed in Commands::new(&entry.data) {
             let command = parsed.expect("an entry whose checksum holds is one we have encoded");
             let waiter = waiters.next().unwrap_or(Waiter::Nobody);
+            if !self.owns_command(&command) {
+                // It was written down behind a split: the same on every replica.
+                split::send_elsewhere(waiter, around);
+                continue;
+            }
             match command {
+                Command::Split(split) => self.apply_split(split, entry.term, around),
                 Command::Append { kind, id, announced, fingerprint, at, message } => {
                     let position = Position { offset: entry.position.offset + at, ..entry.position };
                     let asker = if let Waiter::Append(asker) = waiter { Some(asker) } else { None };
@@ -913,6 +930,17 @@ impl Slot {
         assert_eq!(readable as u64, self.messages);
         assert_eq!(self.rows_due.is_some(), !self.dirty_rows.is_empty());
         self.group.check_invariants();
+        assert!(self.leads() || self.in_flight.is_empty(), "only a leader waits for what it has proposed");
+        let rises = self.in_flight.iter().zip(self.in_flight.iter().skip(1)).all(|(a, b)| a.0.index < b.0.index);
+        assert!(rises, "proposals wait in the order of the log");
+        assert!(self.committed.is_empty(), "what is agreed on is applied at once");
+        let listed = self.channels.iter().filter(|entry| entry.listed).count();
+        assert_eq!(listed, self.unannounced.len(), "who waits to be announced is in the list");
+        assert!(self.leads() || self.unannounced.is_empty(), "only a leader announces");
+        assert!(
+            self.leads() || self.homes.values().all(|home| home.online().is_empty()),
+            "only a leader knows who is online"
+        );
     }
 }
 

@@ -22,6 +22,7 @@ use crate::ids::SlotId;
 use crate::time::Instant;
 
 const SLOT_SHIFT: u32 = 48;
+const TICKET_MASK: u64 = (1 << SLOT_SHIFT) - 1;
 
 #[derive(Debug)]
 struct Waiting {
@@ -29,6 +30,8 @@ struct Waiting {
     submit: Option<Arc<Submit>>,
     origin: Origin,
     since: Instant,
+    /// It was sent to somebody.
+    sent: bool,
     /// Certainly not taken by the leader it was sent to last.
     returned: bool,
     ticket: u64,
@@ -104,11 +107,15 @@ impl Submits {
             submit: Some(Arc::clone(&submit)),
             origin,
             since: now,
+            sent: false,
             returned: false,
             ticket,
         });
         self.count += 1;
         let direct = term.filter(|term| *term == desk.sent_term && !desk.stalled);
+        if let Some(last) = desk.waiting.back_mut() {
+            last.sent = direct.is_some();
+        }
         direct.map(|term| Submission { slot, term, submit })
     }
 
@@ -129,7 +136,7 @@ impl Submits {
                 failed.push(waiting.origin);
                 continue;
             }
-            waiting.returned = false;
+            (waiting.sent, waiting.returned) = (true, false);
             send.push(Submission { slot, term, submit: Arc::clone(submit) });
         }
         desk.trim();
@@ -144,6 +151,10 @@ impl Submits {
         let Some(waiting) = desk.find(submitted.ticket) else {
             return Answer::Stale;
         };
+        if submitted.reason == Submitted::MOVED {
+            waiting.returned = true;
+            return Answer::Again;
+        }
         if submitted.reason == Reason::NodeNotMatch as u8 {
             waiting.returned = true;
             desk.stalled |= submitted.term == desk.sent_term;
@@ -181,25 +192,43 @@ impl Submits {
         }
     }
 
-    /// Takes out everything of a slot that is no more: its keys belong to others now, and their messages go there with new tickets.
-    pub fn take_slot(&mut self, slot: SlotId) -> Vec<(Origin, Arc<Submit>, Instant)> {
-        let Some(desk) = self.desks.remove(&slot) else {
-            return Vec::new();
-        };
-        let taken: Vec<_> = desk
-            .waiting
-            .into_iter()
-            .filter_map(|waiting| waiting.submit.map(|submit| (waiting.origin, submit, waiting.since)))
-            .collect();
-        self.count -= taken.len();
-        taken
+    /// Takes out what belongs to other slots since the table has changed, each slot's in its order, with the time since which it waits. What is not
+    /// stored, was sent and did not come back may have been taken: it stays and waits for its answer.
+    pub fn move_out(&mut self, slot_of: impl Fn(&Submit) -> SlotId) -> Vec<(Origin, Arc<Submit>, Instant)> {
+        let mut moved = Vec::new();
+        for (slot, desk) in &mut self.desks {
+            for waiting in &mut desk.waiting {
+                let under_way = waiting.sent && !waiting.returned;
+                let moves = |submit: &mut Arc<Submit>| {
+                    let taken = under_way && submit.flags.contains(HeaderFlags::NO_PERSIST);
+                    !taken && slot_of(submit) != *slot
+                };
+                if let Some(submit) = waiting.submit.take_if(moves) {
+                    moved.push((waiting.origin, submit, waiting.since));
+                }
+            }
+            desk.trim();
+        }
+        self.count -= moved.len();
+        moved
     }
 
     /// Asserts what must hold between steps.
     pub fn check_invariants(&self) {
         let waiting = self.desks.values().flat_map(|desk| &desk.waiting);
         assert_eq!(waiting.filter(|waiting| waiting.submit.is_some()).count(), self.count);
-        for desk in self.desks.values() {
+        for (slot, desk) in &self.desks {
+            let own = |waiting: &Waiting| {
+                Submits::slot_of(waiting.ticket) == *slot && waiting.ticket & TICKET_MASK <= self.last
+            };
+            assert!(desk.waiting.iter().all(own), "a ticket names its slot, and was dealt out");
+            let whole =
+                |waiting: &Waiting| waiting.submit.as_ref().is_none_or(|submit| submit.ticket == waiting.ticket);
+            assert!(desk.waiting.iter().all(whole), "a message carries its ticket");
+            assert!(
+                desk.waiting.iter().flat_map(|waiting| &waiting.submit).all(|submit| submit.fingerprint != 0),
+                "every message has a name"
+            );
             let rises = desk.waiting.iter().zip(desk.waiting.iter().skip(1)).all(|(a, b)| a.ticket < b.ticket);
             assert!(rises, "a slot's messages keep their order");
             assert!(desk.waiting.front().is_none_or(|first| first.submit.is_some()), "answered ones do not pile up");

@@ -211,6 +211,12 @@ pub struct Submitted {
     pub reason: u8,
 }
 
+impl Submitted {
+    /// The `reason` that says: not taken, and never will be, because the channel belongs to another slot since a split. Not a word of the
+    /// clients' protocol: the gateway sends the message to the other slot when it knows of it.
+    pub const MOVED: u8 = 255;
+}
+
 /// A channel has grown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notify {
@@ -618,6 +624,8 @@ pub struct SnapshotOffer {
     pub transfer: u64,
     /// Messages, at most, that will be sent.
     pub messages: u64,
+    /// Bits of the hash that name the slot in that state: a split numbers its channels anew.
+    pub depth: u8,
 }
 
 /// What of a snapshot is there already.

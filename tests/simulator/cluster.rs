@@ -12,7 +12,7 @@ use jindou::engine::metadata::{Cluster, MemberState};
 use jindou::engine::shard::ClusterSettings;
 use jindou::engine::steward::StewardLimits;
 use jindou::format::frame::Addresses;
-use jindou::ids::{ChannelKey, Place, ShardId, SlotId, Uid};
+use jindou::ids::{ChannelKey, KeyHash, Place, ShardId, SlotId, Uid};
 use jindou::limits::Limits;
 
 use crate::checkers::Promise;
@@ -20,6 +20,9 @@ use crate::checkers::limits::LINK_BYTES_MAX;
 use crate::ledger::LogKey;
 use crate::sabotage::Sabotage;
 use crate::world::{HostRef, World};
+
+/// Replicas at rest differ by no more entries than this.
+const APPLIED_NEAR: u64 = 8;
 
 /// Every so many turns of a shard its replicas are compared with others.
 const LOOK_EVERY: u64 = 16;
@@ -132,6 +135,7 @@ impl World {
                 }
             }
         }
+        self.every_key_is_in_its_slot();
         for (slot, held) in by_slot {
             let first = held[0];
             let other = held.iter().find(|one| (one.1, one.2, one.3) != (first.1, first.2, first.3));
@@ -142,10 +146,35 @@ impl World {
         }
     }
 
+    /// A replica holds keys of its slot only, at the depth that the table has.
+    fn every_key_is_in_its_slot(&mut self) {
+        let Some(newest) = self.newest_cluster().cloned() else { return };
+        let mut verdict = Ok(());
+        for (index, node) in self.nodes.iter().enumerate() {
+            for replica in node.hosts.iter().flat_map(|host| host.shard.replicas()) {
+                let (slot, depth) = (replica.slot(), replica.depth());
+                if newest.rows.get(&slot).map(|row| row.depth) != Some(depth) {
+                    verdict = Err(format!("slot {slot} at rest has depth {depth} on node {index}"));
+                }
+                if let Some(stray) = replica.stray() {
+                    verdict = Err(format!("slot {slot} of depth {depth} on node {index} holds {stray}"));
+                }
+            }
+        }
+        self.judge(Promise::Replicas, verdict);
+    }
+
     /// The slot of a user.
     pub fn slot_of_user(&self, user: usize) -> SlotId {
         let uid = Uid::parse(&self.uids[user]).expect("the simulator's names are good");
-        uid.key_hash().slot(self.plan.slot_depth)
+        self.slot_of_key(uid.key_hash())
+    }
+
+    /// The slot of a key in the newest table.
+    fn slot_of_key(&self, key: KeyHash) -> SlotId {
+        let rows = self.newest_cluster().map(|cluster| &cluster.rows);
+        let named = rows.and_then(|rows| rows.iter().find(|(slot, row)| key.slot(row.depth) == **slot));
+        named.map_or_else(|| key.slot(self.plan.slot_depth), |(slot, _)| *slot)
     }
 
     /// The slot of a log.
@@ -155,7 +184,7 @@ impl World {
             LogKey::Pair(a, b) => ChannelKey::pair(&uid(a), &uid(b)),
             LogKey::Command(user) => ChannelKey::command(&uid(user)),
         };
-        key.key_hash().slot(self.plan.slot_depth)
+        self.slot_of_key(key.key_hash())
     }
 
     /// Who leads a slot: of several that believe so, the one of the latest term.
@@ -196,16 +225,16 @@ impl World {
     /// What is not as it should be with the cluster: at rest there is nothing. Of one node it is asked only whether it leads
     /// what it hosts.
     pub fn unrest_of_cluster(&self) -> Option<String> {
-        for slot in (0..1u16 << self.plan.slot_depth).map(SlotId) {
+        let Some(newest) = self.newest_cluster() else { return Some("nobody knows the cluster".to_owned()) };
+        for slot in newest.rows.keys().copied() {
             match self.leaders(slot).as_slice() {
                 [_] => {}
-                leaders => return Some(format!("slot {slot} is led by {leaders:?}")),
+                leaders => return Some(format!("slot {slot} is led by {leaders:?}: {}", self.standings_of(slot))),
             }
         }
         if self.plan.nodes == 1 {
             return None;
         }
-        let Some(newest) = self.newest_cluster() else { return Some("nobody knows the cluster".to_owned()) };
         for (index, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.present) {
             let version = node.cluster.as_ref().map_or(0, |cluster| cluster.version);
             if version != newest.version {
@@ -222,8 +251,12 @@ impl World {
         let serving = newest.members.values().filter(|member| member.state == MemberState::Serving).count();
         let wanted = usize::from(newest.replicas_wanted).min(serving);
         for (slot, row) in &newest.rows {
+            if row.reshape.is_some() {
+                return Some(format!("slot {slot} is to become two"));
+            }
             if row.target.is_some() || row.replicas.len() != wanted {
-                return Some(format!("slot {slot} is to have {wanted} replicas and has {row:?}"));
+                let standings = self.standings_of(*slot);
+                return Some(format!("slot {slot} is to have {wanted} replicas and has {row:?}: {standings}"));
             }
             let mut said: Vec<Place> = row.replicas.iter().map(|replica| replica.place()).collect();
             said.sort_unstable();
@@ -232,16 +265,31 @@ impl World {
                 return Some(format!("slot {slot} is said to be at {said:?} and is at {real:?}"));
             }
             let applied = self.applied_of(*slot);
-            if applied.iter().any(|one| *one != applied[0]) {
+            // The last word of a leader may be on its way.
+            if applied.iter().any(|one| one.abs_diff(applied[0]) > APPLIED_NEAR) {
                 return Some(format!("the replicas of slot {slot} have applied {applied:?}"));
             }
             let preferred = row.preferred.place();
             let leads = self.leader_of(*slot).map(|host| (self.nodes[host.node].id, host.shard));
             if leads != Some((preferred.node, usize::from(preferred.shard.0))) {
-                return Some(format!("slot {slot} should be led by {preferred} and is by {leads:?}"));
+                let standings = self.standings_of(*slot);
+                return Some(format!("slot {slot} should be led by {preferred} and is by {leads:?}: {standings}"));
             }
         }
         unrest_of_leaders(newest)
+    }
+
+    /// How the replicas of a slot stand, for people.
+    fn standings_of(&self, slot: SlotId) -> String {
+        let mut text = String::new();
+        for (index, node) in self.nodes.iter().enumerate() {
+            for host in &node.hosts {
+                for replica in host.shard.replicas().filter(|replica| replica.slot() == slot) {
+                    text.push_str(&format!("\n  node {index} has {}", replica.standing()));
+                }
+            }
+        }
+        text
     }
 
     fn applied_of(&self, slot: SlotId) -> Vec<u64> {

@@ -39,6 +39,7 @@ mod sabotage;
 mod scenarios;
 mod self_test;
 mod shard_host;
+mod splits;
 mod stage;
 mod trace;
 mod trial;
@@ -231,7 +232,7 @@ fn run_everything(arguments: &Arguments, totals: &mut Totals) {
 /// Name, script, and whether it needs several nodes.
 fn all_scenarios() -> impl Iterator<Item = (&'static str, stage::Script, bool)> {
     let one = scenarios::ALL.into_iter().map(|(name, script)| (name, script, false));
-    let several = cluster_scenarios::ALL.into_iter().chain(replica_scenarios::ALL);
+    let several = cluster_scenarios::ALL.into_iter().chain(replica_scenarios::ALL).chain(splits::ALL);
     one.chain(several.map(|(name, script)| (name, script, true)))
 }
 

@@ -21,6 +21,8 @@ pub enum Order {
     Forget(usize),
     /// Every slot becomes two.
     Split,
+    /// The slot of this number, modulo all, becomes two.
+    SplitOne(usize),
 }
 
 impl World {
@@ -35,9 +37,11 @@ impl World {
         let absent = self.nodes.iter().position(|node| !node.present);
         let chance = &mut self.chances.outages;
         let some = chance.below(u64::from(self.plan.nodes)) as usize;
-        let order = match (absent, chance.below(3)) {
+        let order = match (absent, chance.below(5)) {
             (Some(absent), 0 | 1) => Order::Join(absent),
             (_, 2) => Order::Drain(some),
+            (_, 3) => Order::Split,
+            (_, 4) => Order::SplitOne(chance.below(64) as usize),
             _ => Order::Undrain(some),
         };
         self.after(span, Action::Operate(order));
@@ -55,6 +59,11 @@ impl World {
             self.trouble_strikes();
             return self.coverage.add("counted joins", 1);
         }
+        if let Order::Split | Order::SplitOne(_) = order {
+            let which = if let Order::SplitOne(slot) = order { Some(slot) } else { None };
+            self.split(which);
+            return self.coverage.add("counted orders to split", 1);
+        }
         match self.command_of(order) {
             Some(command) => {
                 self.trouble_strikes();
@@ -65,7 +74,7 @@ impl World {
     }
 
     /// Whoever leads the metadata group takes it; the others send it back.
-    fn propose(&mut self, command: &MetadataCommand) {
+    pub fn propose(&mut self, command: &MetadataCommand) {
         for node in 0..self.nodes.len() {
             let place = Place { node: self.nodes[node].id, shard: ShardId(0) };
             let propose = Propose { place, ticket: 0, command: command.encode().into() };
@@ -82,7 +91,7 @@ impl World {
             Order::Drain(node) => Some(state(node, MemberState::Draining)),
             Order::Undrain(node) => Some(state(node, MemberState::Serving)),
             Order::Forget(node) => Some(MetadataCommand::RemoveMember { node: self.nodes[node].id }),
-            Order::Join(_) | Order::Split => None,
+            Order::Join(_) | Order::Split | Order::SplitOne(_) => None,
         }
     }
 }

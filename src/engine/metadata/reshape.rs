@@ -51,7 +51,9 @@ impl Cluster {
             row.reshape = None;
             row.depth
         });
-        let row = SlotRow { depth, epoch: 1, replicas, preferred, target, founded: true, reshape: None };
+        // Not founded: what the child begins with splits off from its parent, on each disk by itself.
+        let row =
+            SlotRow { depth, epoch: 1, replicas, preferred, target, founded: false, settling: false, reshape: None };
         let before = self.rows.insert(child, row);
         assert!(before.is_none(), "rows never overlap");
         Ok(true)

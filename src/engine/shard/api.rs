@@ -68,7 +68,7 @@ impl Shard {
     }
 
     /// A request by the slots that can answer it.
-    fn parts_of(&self, request: ApiRequest) -> Vec<(SlotId, ApiRequest)> {
+    pub(super) fn parts_of(&self, request: ApiRequest) -> Vec<(SlotId, ApiRequest)> {
         match request {
             ApiRequest::OnlineStatus { uids } => {
                 let mut by_slot: BTreeMap<SlotId, Vec<Uid>> = BTreeMap::new();
@@ -124,6 +124,11 @@ impl Shard {
             self.tell_leader(slot, asker);
             return;
         };
+        if !self.owns_request(place, &request) {
+            // It has split: the asker will hear of it.
+            self.out.frame(asker, Frame::Answered(Box::new(Answered { ticket, answer: None })));
+            return;
+        }
         let limits = self.config.limits;
         let writes = matches!(request, ApiRequest::SetToken { .. } | ApiRequest::QuitDevice { .. });
         if writes && !self.journal.writable() {
@@ -169,7 +174,7 @@ impl Shard {
     }
 
     fn online_of(&self, uid: &Uid) -> Vec<(Uid, crate::ids::DeviceFlag)> {
-        let home = self.leading(self.routes.slot(uid.key_hash())).and_then(|place| self.hosted[place].slot.home(uid));
+        let home = self.leading_of(uid.key_hash()).and_then(|place| self.hosted[place].slot.home(uid));
         home.map_or(Vec::new(), |home| home.online().iter().map(|online| (uid.clone(), online.flag)).collect())
     }
 
@@ -181,11 +186,11 @@ impl Shard {
         (start_seq, end_seq, limit, newer): (u32, u32, u32, bool),
         effects: &mut Effects,
     ) {
-        let slot = self.routes.slot(channel.key_hash());
-        let Some(place) = self.leading(slot) else {
+        let Some(place) = self.leading_of(channel.key_hash()) else {
             self.answer_ask(asker, ticket, ApiAnswer::Busy);
             return;
         };
+        let slot = self.hosted[place].slot.id();
         let found = self.hosted[place].slot.channel_index(channel);
         let entry = found.map(|index| (index, &self.hosted[place].slot.channels()[index as usize].channel));
         let range = entry.and_then(|(index, channel)| {

@@ -16,6 +16,9 @@ use crate::time::Now;
 
 use super::{OfflineMode, Shard};
 
+/// What one leader is told: of which slots and terms, and the sessions.
+type Statement = (Vec<(SlotId, u64)>, Vec<PresentSession>);
+
 impl Shard {
     // ---- who leads ----
 
@@ -243,8 +246,15 @@ impl Shard {
         if self.to_greet.is_empty() {
             return;
         }
-        let slots = std::mem::take(&mut self.to_greet);
-        let mut present: BTreeMap<Place, (Vec<(SlotId, u64)>, Vec<PresentSession>)> = BTreeMap::new();
+        // A leader may be known before the slot is: which sessions are its own only the table says.
+        let table = Arc::clone(self.routes.table());
+        let (slots, later): (BTreeSet<SlotId>, BTreeSet<SlotId>) =
+            std::mem::take(&mut self.to_greet).into_iter().partition(|slot| table.row(*slot).is_some());
+        self.to_greet = later;
+        if slots.is_empty() {
+            return;
+        }
+        let mut present: BTreeMap<Place, Statement> = BTreeMap::new();
         for slot in &slots {
             if let Some((term, place)) = self.routes.leader(*slot) {
                 present.entry(place).or_default().0.push((*slot, term));
@@ -334,8 +344,9 @@ impl Shard {
             }
         }
         for session in &present.sessions {
-            if let Some(place) = led.get(&self.routes.slot(session.uid.key_hash())) {
-                self.take_present(*place, present.place, session);
+            let owner = self.leading_of(session.uid.key_hash());
+            if let Some(place) = owner.filter(|place| led.contains_key(&self.hosted[*place].slot.id())) {
+                self.take_present(place, present.place, session);
             }
         }
         if present.last {

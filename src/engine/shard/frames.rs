@@ -26,7 +26,7 @@ impl Shard {
             Frame::Submitted(submitted) => self.handle_submitted(submitted, effects),
             Frame::Notify(notify) => self.handle_notify(now, from, &notify),
             Frame::Notified(notified) => {
-                if let Some(place) = self.leading(self.routes.slot(notified.channel.key_hash())) {
+                if let Some(place) = self.leading_of(notified.channel.key_hash()) {
                     self.hosted[place].slot.handle_notified(&notified);
                 }
             }
@@ -67,13 +67,18 @@ impl Shard {
     fn handle_submit(&mut self, now: Now, submission: &Submission) {
         let submit = &*submission.submit;
         let asker = Asker { place: submit.place, ticket: submit.ticket, term: submission.term };
-        let slot = self.routes.slot(submit.channel.key_hash());
-        let place = self.leading(slot).filter(|_| slot == submission.slot);
+        let place = self.leading(submission.slot);
         let Some(place) = place.filter(|place| self.hosted[*place].slot.group().term() == submission.term) else {
             slot::refuse(asker, Reason::NodeNotMatch, &mut self.out);
-            self.tell_leader(slot, submit.place);
+            self.tell_leader(submission.slot, submit.place);
             return;
         };
+        if !self.hosted[place].slot.owns(submit.channel.key_hash()) {
+            let (ticket, term, reason) = (asker.ticket, asker.term, Submitted::MOVED);
+            let moved = Submitted { ticket, term, message_id: 0, message_seq: 0, reason };
+            self.out.frame(asker.place, Frame::Submitted(moved));
+            return;
+        }
         // Asked here too: the journal that matters is the channel's, not the sender's.
         let stored = !submit.flags.contains(HeaderFlags::NO_PERSIST);
         if stored && !self.journal.writable() {
@@ -89,6 +94,9 @@ impl Shard {
 
     fn handle_submitted(&mut self, submitted: Submitted, effects: &mut Effects) {
         let Answer::Final(origin) = self.submits.answer(&submitted) else {
+            if submitted.reason == Submitted::MOVED {
+                self.move_submits();
+            }
             return;
         };
         let Submitted { message_id, message_seq, reason, .. } = submitted;
@@ -120,7 +128,7 @@ impl Shard {
 
     fn handle_notify(&mut self, now: Now, from: Place, notify: &Notify) {
         let slot = self.routes.slot(notify.uid.key_hash());
-        let Some(place) = self.leading(slot) else {
+        let Some(place) = self.leading_of(notify.uid.key_hash()) else {
             self.tell_leader(slot, from);
             return;
         };
@@ -169,7 +177,7 @@ impl Shard {
             level: DeviceLevel::Slave,
             order: 0,
         };
-        let Some(place) = self.leading(self.routes.slot(uid.key_hash())) else {
+        let Some(place) = self.leading_of(uid.key_hash()) else {
             self.out.frame(address.place, Frame::Registered(refused(Reason::NodeNotMatch)));
             self.tell_leader(self.routes.slot(uid.key_hash()), address.place);
             return;
@@ -266,7 +274,7 @@ impl Shard {
     }
 
     fn handle_unregister(&mut self, unregister: &Unregister) {
-        let Some(place) = self.leading(self.routes.slot(unregister.uid.key_hash())) else {
+        let Some(place) = self.leading_of(unregister.uid.key_hash()) else {
             return;
         };
         let slot = &mut self.hosted[place].slot;
@@ -279,7 +287,7 @@ impl Shard {
 
     fn handle_received(&mut self, now: Now, received: &Received) {
         let Received { uid, flag, channel, seq } = received;
-        let Some(place) = self.leading(self.routes.slot(uid.key_hash())) else {
+        let Some(place) = self.leading_of(uid.key_hash()) else {
             return;
         };
         let limits = self.config.limits;
@@ -291,7 +299,7 @@ impl Shard {
     }
 
     fn handle_resume(&mut self, resume: &Resume) {
-        let Some(place) = self.leading(self.routes.slot(resume.uid.key_hash())) else {
+        let Some(place) = self.leading_of(resume.uid.key_hash()) else {
             return;
         };
         let Some(home) = self.hosted[place].slot.home(&resume.uid) else {
@@ -393,7 +401,7 @@ impl Shard {
 
     fn handle_fetch(&mut self, fetch: Fetch, effects: &mut Effects) {
         let slot = self.routes.slot(fetch.channel.key_hash());
-        let Some(place) = self.leading(slot) else {
+        let Some(place) = self.leading_of(fetch.channel.key_hash()) else {
             // The session asks again when it hears who leads, or loses patience.
             self.tell_leader(slot, fetch.address.place);
             return;

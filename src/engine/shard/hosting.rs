@@ -13,6 +13,7 @@ use crate::format::raft_message::GroupMembers;
 use crate::ids::{NodeId, Place, ReplicaId, ShardId, SlotId};
 use crate::time::Now;
 
+use super::reshapes::{names, planned_at};
 use super::{Hosted, Shard, chance_of};
 
 impl Shard {
@@ -21,6 +22,7 @@ impl Shard {
         if self.cluster.as_ref().is_some_and(|known| known.version >= cluster.version) {
             return;
         }
+        let before = Arc::clone(self.routes.table());
         self.routes.update(Arc::new(Table::new(&cluster)));
         let members = cluster.members.iter();
         let newcomers: Vec<NodeId> =
@@ -37,35 +39,39 @@ impl Shard {
             self.announce_to_node(node);
         }
         self.host_what_is_ours(now);
+        self.follow_table(&before);
     }
 
-    fn host_what_is_ours(&mut self, now: Now) {
+    pub(super) fn host_what_is_ours(&mut self, now: Now) {
         let Some(cluster) = self.cluster.clone() else { return };
         let here = self.config.place;
         // Another data directory has this node's number now: nothing here is ours any more.
         if cluster.members.get(&here.node).is_none_or(|member| member.identity != self.config.cluster.identity) {
             return;
         }
-        let ours: Vec<(SlotId, ReplicaId)> = cluster.replicas_at(here).collect();
-        for (slot, replica) in ours {
+        let rows = cluster.replicas_at(here).map(|(slot, replica)| (slot, replica, cluster.rows[&slot].depth));
+        let ours: Vec<(SlotId, ReplicaId, u8)> = rows.chain(planned_at(&cluster, here)).collect();
+        for (slot, replica, depth) in ours {
             if cluster.is_lost(replica) {
                 continue;
             }
             match self.place_of(slot).map(|place| self.hosted[place].slot.replica()) {
                 Some(hosted) if hosted.number() >= replica.number() => {}
+                Some(_) if self.is_nursing(slot) => {}
                 Some(_) => {
                     self.end_replica(now, slot);
-                    self.begin_replica(now, slot, replica);
+                    self.begin_replica(now, slot, replica, depth);
                 }
-                None => self.begin_replica(now, slot, replica),
+                None => self.begin_replica(now, slot, replica, depth),
             }
         }
-        let named = |slot: SlotId, replica: ReplicaId| {
-            cluster.rows.get(&slot).is_some_and(|row| row.named().any(|named| named == replica))
-        };
         let gone = self.hosted.iter().map(|hosted| (hosted.slot.id(), hosted.slot.replica()));
         // One that is newer than the table stays: the table catches up.
-        let gone = gone.filter(|(slot, replica)| replica.number() < cluster.next_replica && !named(*slot, *replica));
+        let gone = gone.filter(|(slot, replica)| {
+            // What has split off from it and is nowhere else yet would go with it.
+            let newer = replica.number() >= cluster.next_replica || self.is_nursing(*slot);
+            !newer && !names(&cluster, *slot, *replica)
+        });
         for (slot, _) in gone.collect::<Vec<_>>() {
             self.end_replica(now, slot);
         }
@@ -73,23 +79,30 @@ impl Shard {
 
     /// Slots hosted here that nobody is known to lead, and one more before the cluster is known.
     pub(super) fn slots_waiting(&self) -> usize {
-        let unled = self.hosted.iter().filter(|hosted| self.routes.leader(hosted.slot.id()).is_none());
+        // A child that is only planned has no keys yet.
+        let rows = self.hosted.iter().filter(|hosted| self.routes.table().row(hosted.slot.id()).is_some());
+        // A voter whose group has no leader knows better than what was said last. One that has yet to be sent its state knows nothing.
+        let unled = rows.filter(|hosted| {
+            let group = hosted.slot.group();
+            let vacant = group.leader().is_none() && group.members().voters.contains(&group.replica());
+            vacant || self.routes.leader(hosted.slot.id()).is_none()
+        });
         unled.count() + usize::from(self.cluster.is_none())
     }
 
     /// A replica's life begins here: with its founders and an empty log, or knowing nobody until it is sent a snapshot.
-    fn begin_replica(&mut self, now: Now, id: SlotId, replica: ReplicaId) {
-        let Some(row) = self.routes.table().row(id).cloned() else { return };
-        let founds = row.founded && row.replicas.contains(&replica);
-        let voters = if founds { row.replicas.clone() } else { Vec::new() };
-        self.journal.append_begin(id, row.depth, replica, &voters);
+    fn begin_replica(&mut self, now: Now, id: SlotId, replica: ReplicaId, depth: u8) {
+        let row = self.routes.table().row(id);
+        let founds = row.filter(|row| row.founded && row.replicas.contains(&replica));
+        let voters = founds.map_or(Vec::new(), |row| row.replicas.clone());
+        self.journal.append_begin(id, depth, replica, &voters);
         let group = GroupState::begin(replica, &voters);
         let state = SlotState { group, message_ids_last: 0, channels: Vec::new(), homes: Vec::new() };
         let (tail, chance) = (self.config.limits.log_tail_bytes_max, chance_of(&self.config, id));
         let slot =
             Slot::restore(id, state, self.map_state, tail, chance).expect("an empty state has nothing wrong in it");
         let segment = self.journal.written_segment();
-        self.add_hosted(Hosted::new(slot, row.depth, segment));
+        self.add_hosted(Hosted::new(slot, depth, segment));
         let place = self.hosted.len() - 1;
         self.hosted[place].checkpoint_mark = self.journal_mark();
         self.with_slot(place, now, |_, _, _| {});
@@ -172,11 +185,16 @@ impl Shard {
     }
 
     fn steer_group(&mut self, place: usize, row: &SlotRow, now: Now) {
+        if self.steer_split(place, now, row) {
+            return;
+        }
         let group = self.hosted[place].slot.group();
         let standings: Vec<Standing> = standings_of(group);
         // Without a target the voters stay who they are: a move that was given up may have ended already, and whoever it removed has
         // forgotten its log.
-        let wanted = row.target.as_deref().unwrap_or(&group.members().voters);
+        // A split comes first, and it is for those that the row names.
+        let at_rest = if row.reshape.is_some() { &row.replicas } else { &group.members().voters };
+        let wanted = row.target.as_deref().filter(|_| row.reshape.is_none()).unwrap_or(at_rest);
         let sight = Sight {
             leader: group.replica(),
             members: group.members(),
@@ -211,7 +229,10 @@ impl Shard {
             let row = table.row(hosted.slot.id());
             everything
                 || row.is_some_and(|row| {
-                    row.target.is_some() || row.reshape.is_some() || !same(&row.replicas, hosted.slot.group().members())
+                    row.target.is_some()
+                        || row.settling
+                        || row.reshape.is_some()
+                        || !same(&row.replicas, hosted.slot.group().members())
                 })
         });
         let reports: Vec<SlotReport> = due.filter_map(|hosted| self.report_of(hosted)).collect();
@@ -234,7 +255,7 @@ impl Shard {
             term: group.term(),
             voters,
             learners: members.learners.clone(),
-            joint: !members.voters_outgoing.is_empty(),
+            joint: !members.voters_outgoing.is_empty() || group.is_changing(),
             committed: group.committed(),
             matched: group.progress().iter().map(|progress| (progress.replica, progress.matched)).collect(),
             bytes: hosted.slot.messages() * 200,
@@ -253,12 +274,13 @@ pub(super) fn standings_of(group: &RaftGroup) -> Vec<Standing> {
 /// The group is as it should be and led by who should lead it: nothing to look at, which is so nearly always.
 fn is_steady(group: &RaftGroup, row: &SlotRow) -> bool {
     row.target.is_none()
+        && row.reshape.is_none()
         && group.replica() == row.preferred
         && group.members().learners.is_empty()
         && group.members().voters_outgoing.is_empty()
 }
 
-fn same(replicas: &[ReplicaId], members: &GroupMembers) -> bool {
+pub(super) fn same(replicas: &[ReplicaId], members: &GroupMembers) -> bool {
     members.voters_outgoing.is_empty()
         && members.learners.is_empty()
         && members.voters.len() == replicas.len()

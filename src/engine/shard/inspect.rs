@@ -7,7 +7,7 @@ use super::{ClusterView, Shard};
 use crate::engine::link::{LinkRow, LinkState};
 use crate::engine::metadata::MemberState;
 use crate::engine::slot::Slot;
-use crate::ids::{ChannelKey, ReplicaId, SlotId};
+use crate::ids::{ChannelKey, KeyHash, ReplicaId, SlotId};
 
 /// One replica.
 #[derive(Clone, Copy)]
@@ -83,10 +83,43 @@ impl ReplicaView<'_> {
         self.slot.id()
     }
 
+    /// Bits of the hash that name its slot.
+    #[must_use]
+    pub fn depth(&self) -> u8 {
+        self.slot.depth()
+    }
+
+    /// Something that it holds and that belongs to another slot: there is nothing of the kind.
+    #[must_use]
+    pub fn stray(&self) -> Option<String> {
+        let elsewhere = |key: KeyHash| key.slot(self.slot.depth()) != self.slot.id();
+        let channels = self.slot.channels().iter().filter(|entry| elsewhere(entry.key.key_hash()));
+        let homes = self.slot.sorted_homes().into_iter().filter(|(uid, _)| elsewhere(uid.key_hash()));
+        let channels = channels.map(|entry| format!("channel {}", entry.key.id));
+        channels.chain(homes.map(|(uid, _)| format!("the home of {uid}"))).next()
+    }
+
     /// The last entry that is in its state.
     #[must_use]
     pub fn applied(&self) -> u64 {
         self.slot.group().applied()
+    }
+
+    /// How it stands in its group, for people.
+    #[must_use]
+    pub fn standing(&self) -> String {
+        let group = self.slot.group();
+        let (role, term, leader) = (group.role(), group.term(), group.leader().map(ReplicaId::place));
+        let (applied, committed, last) = (group.applied(), group.committed(), group.last_index());
+        let named = |replicas: &[ReplicaId]| replicas.iter().map(|one| one.to_string()).collect::<Vec<_>>().join(" ");
+        let members = group.members();
+        let (voters, outgoing) = (named(&members.voters), named(&members.voters_outgoing));
+        let learners = named(&members.learners);
+        let own = group.replica();
+        format!(
+            "{own}: {role:?} in term {term}, follows {leader:?}, applied {applied}, agreed {committed}, last {last}; voters {voters}; \
+             outgoing {outgoing}; learners {learners}"
+        )
     }
 
     /// A number for all logs: how long they are, their last ids and what was sent to them lately. Replicas that have applied the same entry

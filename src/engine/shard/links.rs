@@ -125,6 +125,9 @@ impl Shard {
             self.out.counters.raft_stray += 1;
             return;
         };
+        if self.waits_for_half(place) {
+            return;
+        }
         self.with_slot(place, now, |slot, _, _| slot.step(message));
     }
 

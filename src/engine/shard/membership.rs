@@ -130,6 +130,21 @@ impl Office {
 }
 
 impl Shard {
+    pub(super) fn check_office(&self) {
+        let Some(office) = &self.office else { return };
+        let Some(council) = &office.council else {
+            assert!(office.steward.is_none(), "only who has a vote looks after others");
+            assert!(office.joins.is_empty(), "only a member lets others in");
+            return;
+        };
+        council.check_invariants();
+        assert!(office.steward.is_none() || council.led_term().is_some(), "only the leader looks after others");
+        assert!(office.joins.keys().all(|ticket| *ticket <= office.last_ticket), "tickets rise");
+        assert!(office.operators.keys().all(|ticket| *ticket <= office.last_ticket), "tickets rise");
+        let ours = council.group().replica().place();
+        assert_eq!(ours, self.config.place, "the metadata's replica lives where its name says");
+    }
+
     // ---- the beginning ----
 
     /// Nothing on disk and nobody to ask: this node is the first.
@@ -557,6 +572,15 @@ impl Shard {
 
     /// Another shard wants something agreed on.
     pub(super) fn handle_propose(&mut self, propose: Propose) {
+        let here = self.config.place;
+        if let (_, Some(leader)) = self.metadata_leader
+            && leader != here
+            && propose.place == here
+        {
+            // One of this node's own: to whoever can do it.
+            self.out.frame(leader, Frame::Propose(propose));
+            return;
+        }
         let asker = Some((propose.place, propose.ticket));
         match self.office.as_mut().and_then(|office| office.council.as_mut()) {
             Some(council) => council.propose(propose.command.to_vec(), asker, &mut self.out),

@@ -9,6 +9,8 @@
 use crate::engine::checkpoint::{self, Cover};
 use crate::engine::effect::{Effect, Effects};
 use crate::engine::event::ApiAnswer;
+use crate::engine::journal::entry_data_bytes_max;
+use crate::engine::raft_group::Role;
 use crate::engine::reads::{Purpose, RangeRead};
 use crate::engine::slot::{self, Slot, SlotState};
 use crate::engine::transfer::incoming::{self, Took, Whole};
@@ -21,20 +23,35 @@ use crate::format::record::Position;
 use crate::ids::{Place, SlotId};
 use crate::time::{Instant, Now};
 
+use std::time::Duration;
+
 use super::{Shard, chance_of};
+
+/// A half whose checkpoint the disk refused is offered to it again after this.
+const OWN_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// A state that is being put to use.
 struct Install {
     /// The new state, in a slot of its own that nothing else knows.
     whole: Slot,
-    /// raft's.
-    message: RaftMessage,
+    /// Where it comes from.
+    origin: Origin,
     /// The journal says that it comes when it is written up to here.
     announced: Position,
     /// Where a replay begins that needs only what follows it.
     replay_segment: u32,
     /// The checkpoint is asked for.
     asked: bool,
+    /// Not before then: the disk has just refused it.
+    not_before: Instant,
+}
+
+/// Where a state comes from.
+enum Origin {
+    /// From the group's leader: raft's message.
+    Leader(RaftMessage),
+    /// It split off here: what raft is told of it, and the slot that it split off from.
+    Split(SnapshotHead, SlotId),
 }
 
 /// Everything about transfers that a shard keeps.
@@ -49,6 +66,32 @@ impl Transfers {
     pub(super) fn new(boot: u64) -> Transfers {
         Transfers { outgoing: Outgoing::new(boot), incoming: Incoming::default(), installs: Vec::new() }
     }
+
+    /// A state that split off here is to be put to use; the journal says so when it is written up to `announced`.
+    pub(super) fn expect_own(
+        &mut self,
+        whole: Slot,
+        (head, parent): (SnapshotHead, SlotId),
+        announced: Position,
+        replay_segment: u32,
+    ) {
+        let origin = Origin::Split(head, parent);
+        let install = Install { whole, origin, announced, replay_segment, asked: false, not_before: Instant(0) };
+        self.installs.push(install);
+    }
+
+    /// Something that split off from this slot is not on disk yet.
+    pub(super) fn is_nursing(&self, parent: SlotId) -> bool {
+        let of = |install: &Install| matches!(install.origin, Origin::Split(_, from) if from == parent);
+        self.installs.iter().any(of)
+    }
+
+    /// What has come for this slot so far has other numbers of channels than the slot.
+    pub(super) fn forget_arrivals(&mut self, slot: SlotId) {
+        if self.installs.iter().all(|install| install.whole.id() != slot) {
+            self.incoming.forget_slot(slot);
+        }
+    }
 }
 
 impl Shard {
@@ -60,7 +103,8 @@ impl Shard {
             let hosted = &mut self.hosted[place];
             let (slot, to) = (hosted.slot.id(), wish.to);
             let outgoing = &mut self.transfers.outgoing;
-            if !hosted.slot.leads() || !outgoing.has_room(slot, to, &self.config.limits) {
+            // Also while a new leader has agreed on nothing yet: it may never, without the one who needs this.
+            if hosted.slot.group().role() != Role::Leader || !outgoing.has_room(slot, to, &self.config.limits) {
                 // Asked for again by and by. One that is under way already says itself how it ends.
                 if !outgoing.is_sending(slot, to) {
                     hosted.slot.group_mut().report_snapshot(to, false);
@@ -106,7 +150,7 @@ impl Shard {
                 }
             }
         }
-        self.ask_for_checkpoints(effects);
+        self.ask_for_checkpoints(now, effects);
         self.turn_repairs(now, effects);
     }
 
@@ -150,6 +194,8 @@ impl Shard {
             return;
         }
         let channels = self.hosted[place].slot.channels();
+        // On the other side of a split channels have other numbers: nothing of what is here helps.
+        let channels = if self.hosted[place].depth == offer.depth { channels } else { &[] };
         let own: Vec<u32> = channels.iter().map(|entry| entry.channel.last_seq()).collect();
         let want = self.transfers.incoming.handle_offer(now.instant, offer, &own, &self.config.limits);
         self.out.frame(from, Frame::SnapshotWant(want));
@@ -162,6 +208,7 @@ impl Shard {
             now.instant,
             (from, part),
             &self.config.limits,
+            entry_data_bytes_max(&self.config.geometry),
             &mut |replica, body| {
                 let position = journal.append_body(slot, replica, body);
                 (position, journal.next_flush())
@@ -192,11 +239,11 @@ impl Shard {
         let head: &SnapshotHead = message.snapshot.as_ref().ok_or(None)?;
         let map_state = self.map_state;
         let mut read = state::read(&state, map_state).map_err(blame)?;
-        let depth = self.hosted[place].depth;
-        if read.depth != depth {
-            return Err(blame(format!("it is of a slot of depth {}, not {depth}", read.depth)));
+        let depth = read.depth;
+        if depth < self.hosted[place].depth {
+            return Err(blame(format!("it is of a slot of depth {depth}, not {}", self.hosted[place].depth)));
         }
-        let entries = self.hosted[place].slot.channels();
+        let entries = if depth == self.hosted[place].depth { self.hosted[place].slot.channels() } else { &[] };
         let own = |index: usize| entries.get(index).map(|entry| (&entry.key, &entry.channel));
         let incoming = &self.transfers.incoming;
         let channels = incoming.assemble(slot, &mut read, &own, &self.config.limits).map_err(blame)?;
@@ -212,14 +259,16 @@ impl Shard {
                 return Err(blame(what));
             }
         };
+        whole.set_depth(depth);
         whole.drop_below(self.journal.segments().0);
-        let install = Install { whole, message, announced, replay_segment, asked: false };
+        let origin = Origin::Leader(message);
+        let install = Install { whole, origin, announced, replay_segment, asked: false, not_before: Instant(0) };
         self.transfers.installs.push(install);
         Ok(())
     }
 
     /// Asks for the checkpoints of states whose announcements are on disk, one at a time for each slot.
-    fn ask_for_checkpoints(&mut self, effects: &mut Effects) {
+    fn ask_for_checkpoints(&mut self, now: Now, effects: &mut Effects) {
         let written = self.journal.written();
         let mark = self.journal_mark();
         for index in 0..self.transfers.installs.len() {
@@ -230,9 +279,12 @@ impl Shard {
             if install.asked || install.announced > written || self.hosted[place].checkpointing.is_some() {
                 continue;
             }
+            if now.instant < install.not_before || self.is_nursing(install.whole.id()) {
+                continue;
+            }
             let replay_segment = install.replay_segment;
             let kept_segment = replay_segment.min(self.replay_segment_of_others(place));
-            let cover = Cover { depth: self.hosted[place].depth, replay_segment: kept_segment };
+            let cover = Cover { depth: install.whole.depth(), replay_segment: kept_segment };
             let install = &mut self.transfers.installs[index];
             install.asked = true;
             let bytes = checkpoint::encode(&install.whole, &install.whole.group().state(), cover);
@@ -245,7 +297,11 @@ impl Shard {
     /// that are there ask for.
     pub(super) fn replay_segment_of_others(&self, place: usize) -> u32 {
         let others = self.hosted.iter().enumerate().filter(|(other, hosted)| *other != place && !hosted.checkpointed);
-        others.map(|(_, hosted)| hosted.replay_segment).chain(self.council_without_checkpoint()).min().unwrap_or(u32::MAX)
+        others
+            .map(|(_, hosted)| hosted.replay_segment)
+            .chain(self.council_without_checkpoint())
+            .min()
+            .unwrap_or(u32::MAX)
     }
 
     /// A checkpoint was written, or not: if it was that of a new state, the slot becomes what it says.
@@ -254,18 +310,36 @@ impl Shard {
         let Some(index) = self.transfers.installs.iter().position(asked) else {
             return;
         };
-        let install = self.transfers.installs.swap_remove(index);
+        let mut install = self.transfers.installs.swap_remove(index);
         let Some(place) = self.place_of(slot) else {
             return;
         };
+        if !written && matches!(install.origin, Origin::Split(..)) {
+            // Nobody sends it again: it stays until the disk takes it.
+            (install.asked, install.not_before) = (false, now.instant + OWN_AGAIN_AFTER);
+            self.transfers.installs.push(install);
+            return;
+        }
         if !written {
             self.with_slot(place, now, |slot, _, _| slot.group_mut().abandon_install());
             self.end_install(slot, false);
             return;
         }
         self.forget_places(slot);
-        let Install { mut whole, message, .. } = install;
+        let Install { mut whole, origin, .. } = install;
         whole.drop_below(self.journal.segments().0);
+        self.hosted[place].depth = whole.depth();
+        let message = match origin {
+            Origin::Leader(message) => message,
+            Origin::Split(head, parent) => {
+                self.with_slot(place, now, |slot, _, _| {
+                    slot.replace_state(whole);
+                    slot.group_mut().install_own(&head);
+                });
+                self.begin_to_take_part(now, slot, parent);
+                return;
+            }
+        };
         let leader = message.from;
         let installed = self.with_slot(place, now, |slot, _, _| {
             slot.replace_state(whole);
@@ -332,6 +406,7 @@ impl Shard {
         self.transfers.outgoing.check_invariants(limits);
         self.transfers.incoming.check_invariants(limits);
         self.repairs.check_invariants(limits);
-        assert!(self.transfers.installs.len() <= limits.transfers_max);
+        let from_leaders = |install: &&Install| matches!(install.origin, Origin::Leader(_));
+        assert!(self.transfers.installs.iter().filter(from_leaders).count() <= limits.transfers_max);
     }
 }

@@ -22,6 +22,7 @@ impl Shard {
             if !self.left {
                 self.tick_council();
             }
+            self.urge_children(now);
         }
         if now.instant >= self.chase_at {
             self.chase_at = now.instant + self.config.limits.chase_every;
@@ -127,7 +128,7 @@ impl Shard {
                 let long_ago = mark - hosted.checkpoint_mark >= half;
                 let keeps = hosted.kept_segment < self.segment_wanted
                     && hosted.kept_segment < hosted.slot.group().replay_segment(&self.journal);
-                hosted.checkpointing.is_none() && (long_ago || keeps)
+                hosted.checkpointing.is_none() && (long_ago || keeps) && !self.is_nursing(hosted.slot.id())
             })
             .map(|(place, hosted)| (hosted.checkpoint_mark, place))
             .collect();

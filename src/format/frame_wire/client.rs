@@ -109,7 +109,7 @@ impl ArchivedWireSubmitted {
             term: self.term.to_native(),
             message_id: self.message_id.to_native(),
             message_seq: self.message_seq.to_native(),
-            reason: reason(self.reason)?,
+            reason: if self.reason == Submitted::MOVED { Submitted::MOVED } else { reason(self.reason)? },
         })
     }
 }

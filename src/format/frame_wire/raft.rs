@@ -168,11 +168,13 @@ pub(super) struct WireSnapshotOffer<'a> {
     message: WireRaft<'a>,
     transfer: u64,
     messages: u64,
+    depth: u8,
 }
 
 impl<'a> From<&'a SnapshotOffer> for WireSnapshotOffer<'a> {
     fn from(frame: &'a SnapshotOffer) -> WireSnapshotOffer<'a> {
-        WireSnapshotOffer { message: (&frame.message).into(), transfer: frame.transfer, messages: frame.messages }
+        let SnapshotOffer { message, transfer, messages, depth } = frame;
+        WireSnapshotOffer { message: message.into(), transfer: *transfer, messages: *messages, depth: *depth }
     }
 }
 
@@ -182,6 +184,7 @@ impl ArchivedWireSnapshotOffer<'_> {
             message: *self.message.read(buffer)?,
             transfer: self.transfer.to_native(),
             messages: self.messages.to_native(),
+            depth: self.depth,
         })
     }
 }

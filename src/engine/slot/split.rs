@@ -1,0 +1,165 @@
+//! A slot becomes two: what belongs to the other half is taken out of the agreed state, when the split is applied, in the same way on every
+//! replica. Where the half goes is the shard's affair (`engine::shard::reshapes`).
+//!
+//! ```text
+//!  propose_split ─► log ─► apply_split ─┬─► this slot, one bit deeper: keys whose next bit is not set
+//!                                       └─► Half: the others, without anything that only this leader knew
+//! ```
+//!
+//! The depth is part of what is agreed on: a split counts only at the depth for which it was written, so one that comes again does
+//! nothing. What the leader had written into the log behind the split for keys that are gone by then is passed over by every
+//! replica, and who waits for it is told that it was not taken.
+
+use super::{Channel, ChannelEntry, Home, Slot, Surroundings, Waiter};
+use crate::engine::command::{self, Command, SplitCommand};
+use crate::format::frame::{Answered, Frame, Registered, Submitted};
+use crate::format::packet::Reason;
+use crate::ids::{ChannelKey, ChannelKind, DeviceLevel, KeyHash, Uid, uid_hash};
+use crate::limits::Limits;
+
+/// What has split off.
+#[derive(Debug)]
+pub struct Half {
+    /// The split.
+    pub split: SplitCommand,
+    /// Of its entry. The half's group begins with it, so that whatever is ordered by terms (who leads, which connection came later) goes on
+    /// rising.
+    pub term: u64,
+    /// The new number of each channel that stays, by its old one.
+    pub numbers: Vec<Option<u32>>,
+    /// Last message id of the slot it comes from: ids of its channels go on from there.
+    pub message_ids_last: u64,
+    /// Channels, in the order in which they appeared; their bodies lie where they lay.
+    pub channels: Vec<(ChannelKey, Channel)>,
+    /// Homes.
+    pub homes: Vec<(Uid, Home)>,
+}
+
+impl Slot {
+    /// Bits of the hash that name it.
+    #[must_use]
+    pub fn depth(&self) -> u8 {
+        self.depth
+    }
+
+    /// Says how many bits of the hash name it.
+    pub fn set_depth(&mut self, depth: u8) {
+        self.depth = depth;
+    }
+
+    /// A key is this slot's.
+    #[must_use]
+    pub fn owns(&self, key: KeyHash) -> bool {
+        key.slot(self.depth) == self.id.at(self.depth)
+    }
+
+    pub(super) fn owns_command(&self, command: &Command<'_>) -> bool {
+        let key = match command {
+            Command::Append { kind: ChannelKind::Pair, id, .. } => id.split_once('@').map_or(*id, |(first, _)| first),
+            Command::Append { kind: ChannelKind::Command, id, .. } => id,
+            Command::Row(row) => row.uid,
+            Command::Token { uid, .. } | Command::Quit { uid, .. } | Command::NewFlag { uid, .. } => uid,
+            Command::Split(_) => return true,
+        };
+        self.owns(uid_hash(key))
+    }
+
+    /// The slot is to become two.
+    pub fn propose_split(&mut self, split: &SplitCommand, limits: &Limits) {
+        let pending = self.pending(limits);
+        command::encode_split(split, &mut pending.bytes);
+        pending.waiters.push(Waiter::Nobody);
+    }
+
+    /// What has split off since the last call.
+    pub fn take_halves(&mut self) -> Vec<Half> {
+        std::mem::take(&mut self.halves)
+    }
+
+    pub(super) fn apply_split(&mut self, split: SplitCommand, term: u64, around: &mut Surroundings<'_>) {
+        if split.depth != self.depth || split.child != self.id.sibling(self.depth + 1) {
+            return;
+        }
+        self.depth += 1;
+        let (channels, numbers) = self.split_channels();
+        around.recent.renumber(self.id, |channel| numbers[channel as usize]);
+        for mut check in std::mem::take(&mut self.repeats) {
+            match numbers[check.channel as usize] {
+                Some(channel) => {
+                    check.channel = channel;
+                    self.repeats.push(check);
+                }
+                None => send_elsewhere(Waiter::Append(check.asker), around),
+            }
+        }
+        self.unannounced = self.unannounced.iter().filter_map(|index| numbers[*index as usize]).collect();
+        let homes = self.split_homes();
+        let (depth, id) = (self.depth, self.id);
+        self.resumes.retain(|held| held.uid.key_hash().slot(depth) == id.at(depth));
+        let message_ids_last = self.message_ids.last();
+        self.halves.push(Half { split, term, numbers, message_ids_last, channels, homes });
+    }
+
+    /// Takes out the channels that are not this slot's any more. Also returned: the new number of each channel by its old one.
+    fn split_channels(&mut self) -> (Vec<(ChannelKey, Channel)>, Vec<Option<u32>>) {
+        let before = std::mem::take(&mut self.channels);
+        let (mut gone, mut numbers) = (Vec::new(), Vec::with_capacity(before.len()));
+        self.channels_by_key.clear();
+        for entry in before {
+            if self.owns(entry.key.key_hash()) {
+                let number = self.channels.len() as u32;
+                numbers.push(Some(number));
+                self.channels_by_key.insert(entry.key.clone(), number);
+                self.channels.push(entry);
+                continue;
+            }
+            numbers.push(None);
+            self.messages -= entry.channel.readable() as u64;
+            let ChannelEntry { key, channel, .. } = entry;
+            // As a checkpoint would bring it back: without bodies, which are read where they lie.
+            gone.push((key, Channel::restore(channel.parts())));
+        }
+        assert_eq!(self.channels.len(), self.channels_by_key.len(), "every channel has its name");
+        (gone, numbers)
+    }
+
+    fn split_homes(&mut self) -> Vec<(Uid, Home)> {
+        let (depth, id) = (self.depth, self.id);
+        let stays = |uid: &Uid| uid.key_hash().slot(depth) == id.at(depth);
+        let mut gone: Vec<(Uid, Home)> = self.homes.extract_if(|uid, _| !stays(uid)).collect();
+        gone.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        for (_, home) in &mut gone {
+            home.cease_leading();
+        }
+        gone.retain(|(_, home)| !home.is_empty());
+        self.dirty_rows.retain(|(uid, _)| stays(uid));
+        if self.dirty_rows.is_empty() {
+            self.rows_due = None;
+        }
+        gone
+    }
+}
+
+/// What was asked for is another slot's to do: who waits asks there.
+pub(super) fn send_elsewhere(waiter: Waiter, around: &mut Surroundings<'_>) {
+    match waiter {
+        Waiter::Append(asker) => {
+            let (ticket, term, reason) = (asker.ticket, asker.term, Submitted::MOVED);
+            around.out.frame(
+                asker.place,
+                Frame::Submitted(Submitted { ticket, term, message_id: 0, message_seq: 0, reason }),
+            );
+        }
+        Waiter::Api(place, ticket) => {
+            around.out.frame(place, Frame::Answered(Box::new(Answered { ticket, answer: None })));
+        }
+        Waiter::Register(register) => {
+            let session = register.address.session;
+            let (reason, level) = (Reason::NodeNotMatch as u8, DeviceLevel::Slave);
+            let refused = Registered { session, reason, level, order: 0 };
+            around.out.frame(register.address.place, Frame::Registered(refused));
+        }
+        // The home has taken its rows with it, and their channels announce themselves again.
+        Waiter::Row(..) | Waiter::Nobody => {}
+    }
+}
