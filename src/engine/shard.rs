@@ -462,7 +462,6 @@ impl Shard {
             journal_segments: self.journal.segments(),
             reads_waiting: self.reads.waiting(),
             writable: self.journal.writable(),
-            cluster: self.cluster_view(),
         }
     }
 }
