@@ -14,3 +14,5 @@ pub mod engine;
 pub mod shell;
 
 pub mod chat;
+
+pub mod operator;

@@ -1,4 +1,5 @@
-//! The command line: says what a node is told, or runs the small chat client. Everything else is in the library.
+//! The command line: says what a node is told, asks something of a running cluster, or runs the small chat client. Everything else is in the
+//! library.
 
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)] // Not pure: see .ci/clippy.toml.
 
@@ -10,6 +11,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use jindou::chat::{self, ChatOptions};
 use jindou::config::{self, Config, LogFormat};
+use jindou::operator::{self, OperatorOptions, Order};
 use jindou::shell::node;
 use tracing_subscriber::EnvFilter;
 
@@ -70,6 +72,189 @@ struct Arguments {
 enum Command {
     /// A small terminal client: lines typed are sent, messages that arrive are printed.
     Chat(ChatArguments),
+    /// Shows a running cluster and says what it is to become: nodes, replicas, slots.
+    ///
+    /// Exit codes: 0 done, 1 refused, 2 wrong arguments, 3 no answer or nobody leads, 4 not done when --within was over.
+    Cluster(ClusterArguments),
+}
+
+#[derive(Args)]
+struct ClusterArguments {
+    /// The HTTP API of any node of the cluster.
+    #[arg(long, global = true, value_name = "URL", default_value = "http://127.0.0.1:5001")]
+    api: String,
+    /// What `http.token` says there.
+    #[arg(long, global = true, default_value = "", hide_default_value = true)]
+    token: String,
+    #[command(subcommand)]
+    order: ClusterOrder,
+}
+
+#[derive(Subcommand)]
+enum ClusterOrder {
+    /// Members, slots, and everything that moves or waits.
+    #[command(after_help = "Example: jindou cluster status --watch --api http://10.0.0.1:5001")]
+    Status {
+        /// Shows it again every two seconds.
+        #[arg(long)]
+        watch: bool,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+        /// With the slot table.
+        #[arg(long)]
+        slots: bool,
+        #[command(flatten)]
+        wait: WaitArguments,
+    },
+    /// Prints how a node joins; with --wait, waits until one has.
+    #[command(after_help = "Example: jindou cluster join --wait 4")]
+    Join {
+        /// Waits until this node serves and everything that is to move has moved.
+        #[arg(long, value_name = "NODE", value_parser = clap::value_parser!(u16).range(1..))]
+        wait: Option<u16>,
+        /// At most so long.
+        #[arg(long, value_name = "SECONDS", default_value_t = WITHIN_DEFAULT)]
+        within: u64,
+    },
+    /// Moves everything away from a node.
+    #[command(after_help = "Example: jindou cluster drain 3 --wait && jindou cluster remove 3")]
+    Drain {
+        #[command(flatten)]
+        node: NodeArgument,
+        #[command(flatten)]
+        wait: WaitArguments,
+    },
+    /// Lets a node hold its share again: the opposite of drain.
+    #[command(after_help = "Example: jindou cluster serve 3")]
+    Serve {
+        #[command(flatten)]
+        node: NodeArgument,
+        #[command(flatten)]
+        wait: WaitArguments,
+    },
+    /// Forgets a node that holds nothing.
+    #[command(after_help = "Example: jindou cluster remove 3")]
+    Remove {
+        #[command(flatten)]
+        node: NodeArgument,
+        #[command(flatten)]
+        wait: WaitArguments,
+    },
+    /// Drains a node whose share another one takes; with --wait, waits for that one to join first.
+    #[command(after_help = "Example: jindou cluster replace 3 --by 4 --wait")]
+    Replace {
+        #[command(flatten)]
+        node: NodeArgument,
+        /// Who takes its share.
+        #[arg(long, value_name = "NODE", value_parser = clap::value_parser!(u16).range(1..))]
+        by: u16,
+        #[command(flatten)]
+        wait: WaitArguments,
+    },
+    /// Plans anew where everything should be, and who should lead.
+    #[command(after_help = "Example: jindou cluster rebalance --wait")]
+    Rebalance {
+        #[command(flatten)]
+        wait: WaitArguments,
+    },
+    /// Says how many replicas each slot is to have.
+    #[command(after_help = "Example: jindou cluster replicas 5 --wait")]
+    Replicas {
+        /// When there are as many nodes.
+        #[arg(value_name = "N", value_parser = clap::value_parser!(u8).range(1..=7))]
+        replicas: u8,
+        #[command(flatten)]
+        wait: WaitArguments,
+    },
+    /// Makes two slots of one, or of each.
+    #[command(after_help = "Example: jindou cluster split --all --wait")]
+    Split {
+        #[command(flatten)]
+        which: WhichSlots,
+        #[command(flatten)]
+        wait: WaitArguments,
+    },
+    /// Makes one slot of two siblings, or of all siblings.
+    #[command(after_help = "Example: jindou cluster merge --slot 5 --wait")]
+    Merge {
+        #[command(flatten)]
+        which: WhichSlots,
+        #[command(flatten)]
+        wait: WaitArguments,
+    },
+    /// Lets another replica of a slot lead, as long as leaders stay evenly spread.
+    #[command(after_help = "Example: jindou cluster transfer --slot 5 --to 2")]
+    Transfer {
+        /// Which.
+        #[arg(long)]
+        slot: u16,
+        /// The node that is to lead it.
+        #[arg(long, value_name = "NODE", value_parser = clap::value_parser!(u16).range(1..))]
+        to: u16,
+        #[command(flatten)]
+        wait: WaitArguments,
+    },
+}
+
+/// Seconds that are waited for at most unless the command line says otherwise.
+const WITHIN_DEFAULT: u64 = 600;
+
+#[derive(Args)]
+struct WaitArguments {
+    /// Waits until it is done and nothing moves any more.
+    #[arg(long)]
+    wait: bool,
+    /// At most so long.
+    #[arg(long, value_name = "SECONDS", default_value_t = WITHIN_DEFAULT)]
+    within: u64,
+}
+
+#[derive(Args)]
+struct NodeArgument {
+    /// The node's number.
+    #[arg(value_name = "NODE", value_parser = clap::value_parser!(u16).range(1..))]
+    node: u16,
+}
+
+#[derive(Args)]
+#[group(id = "which", required = true, multiple = true)]
+struct WhichSlots {
+    /// Every slot.
+    #[arg(long, conflicts_with = "slot", group = "which")]
+    all: bool,
+    /// This one.
+    #[arg(long, group = "which")]
+    slot: Option<u16>,
+    /// Bits that name them afterwards: with this, asking twice does it once [default: one more, or one less, than now].
+    #[arg(long, value_name = "BITS", value_parser = clap::value_parser!(u8).range(0..=14))]
+    depth: Option<u8>,
+}
+
+impl From<ClusterArguments> for OperatorOptions {
+    fn from(given: ClusterArguments) -> OperatorOptions {
+        let waits = |wait: &WaitArguments| wait.wait.then(|| Duration::from_secs(wait.within));
+        let (order, wait) = match given.order {
+            ClusterOrder::Status { watch, json, slots, wait } => (Order::Status { watch, json, slots }, waits(&wait)),
+            ClusterOrder::Join { wait, within } => {
+                (Order::Join { node: wait }, wait.map(|_| Duration::from_secs(within)))
+            }
+            ClusterOrder::Drain { node, wait } => (Order::Drain { node: node.node }, waits(&wait)),
+            ClusterOrder::Serve { node, wait } => (Order::Serve { node: node.node }, waits(&wait)),
+            ClusterOrder::Remove { node, wait } => (Order::Remove { node: node.node }, waits(&wait)),
+            ClusterOrder::Replace { node, by, wait } => (Order::Replace { node: node.node, by }, waits(&wait)),
+            ClusterOrder::Rebalance { wait } => (Order::Rebalance, waits(&wait)),
+            ClusterOrder::Replicas { replicas, wait } => (Order::Replicas { replicas }, waits(&wait)),
+            ClusterOrder::Split { which, wait } => {
+                (Order::Split { slot: which.slot, depth: which.depth }, waits(&wait))
+            }
+            ClusterOrder::Merge { which, wait } => {
+                (Order::Merge { slot: which.slot, depth: which.depth }, waits(&wait))
+            }
+            ClusterOrder::Transfer { slot, to, wait } => (Order::Transfer { slot, node: to }, waits(&wait)),
+        };
+        OperatorOptions { api: given.api, token: given.token, wait, order }
+    }
 }
 
 #[derive(Args)]
@@ -145,11 +330,20 @@ fn main() -> ExitCode {
         print!("{}", config::config_file_text());
         return ExitCode::SUCCESS;
     }
-    if let Some(Command::Chat(given)) = arguments.command {
-        return match chat::run(&given.into()) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => fail(&error.to_string(), 1),
-        };
+    match arguments.command {
+        Some(Command::Chat(given)) => {
+            return match chat::run(&given.into()) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(&error.to_string(), 1),
+            };
+        }
+        Some(Command::Cluster(given)) => {
+            return match operator::run(&given.into(), &mut std::io::stdout().lock()) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(&error.to_string(), error.exit_code()),
+            };
+        }
+        None => {}
     }
     let config = arguments.settings().and_then(|flags| {
         Config::load(arguments.config.as_deref(), environment(), &flags).map_err(|error| error.to_string())
@@ -188,4 +382,74 @@ fn begin_log(config: &Config) {
 fn fail(line: &str, code: u8) -> ExitCode {
     eprintln!("jindou: {line}");
     ExitCode::from(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(line: &str) -> Result<OperatorOptions, String> {
+        let words = ["jindou", "cluster"].into_iter().chain(line.split_whitespace());
+        match Arguments::try_parse_from(words).map_err(|error| error.to_string())?.command {
+            Some(Command::Cluster(given)) => Ok(given.into()),
+            _ => Err("another command".to_owned()),
+        }
+    }
+
+    #[test]
+    fn every_order_of_an_operator_is_understood() {
+        for (line, order) in [
+            ("status --slots --json", Order::Status { watch: false, json: true, slots: true }),
+            ("join", Order::Join { node: None }),
+            ("join --wait 4", Order::Join { node: Some(4) }),
+            ("drain 3", Order::Drain { node: 3 }),
+            ("serve 3", Order::Serve { node: 3 }),
+            ("remove 3", Order::Remove { node: 3 }),
+            ("replace 3 --by 4", Order::Replace { node: 3, by: 4 }),
+            ("rebalance", Order::Rebalance),
+            ("replicas 5", Order::Replicas { replicas: 5 }),
+            ("split --all", Order::Split { slot: None, depth: None }),
+            ("split --slot 7 --depth 9", Order::Split { slot: Some(7), depth: Some(9) }),
+            ("merge --slot 0", Order::Merge { slot: Some(0), depth: None }),
+            ("transfer --slot 5 --to 2", Order::Transfer { slot: 5, node: 2 }),
+        ] {
+            assert_eq!(options(line).map(|options| options.order), Ok(order), "{line}");
+        }
+        let asked = options("--api http://h:1 drain 3 --token t --wait --within 9").unwrap();
+        assert_eq!((asked.api.as_str(), asked.token.as_str()), ("http://h:1", "t"));
+        assert_eq!(asked.wait, Some(Duration::from_secs(9)));
+        assert_eq!(options("drain 3").unwrap().wait, None);
+        assert_eq!(options("join --wait 4").unwrap().wait, Some(Duration::from_secs(WITHIN_DEFAULT)));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_said_before_anybody_is_asked() {
+        for line in [
+            "drain",
+            "drain 0",
+            "drain 70000",
+            "replace 3",
+            "split",
+            "split --all --slot 1",
+            "split --depth 9",
+            "replicas 8",
+            "transfer --slot 1",
+            "nonsense",
+        ] {
+            assert!(options(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn every_order_has_an_example() {
+        use clap::CommandFactory;
+        let command = Arguments::command();
+        let cluster = command.find_subcommand("cluster").expect("it is there");
+        for order in cluster.get_subcommands() {
+            let example = order.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let line = example.strip_prefix("Example: jindou cluster ").unwrap_or_default();
+            let line = line.split(" && ").next().unwrap_or_default();
+            assert!(options(line).is_ok(), "{}: {example:?}", order.get_name());
+        }
+    }
 }

@@ -29,7 +29,8 @@ pub mod tables {
         ("config", &["engine", "ids", "limits", "time"]),
         ("shell", &["config", "engine", "format", "ids", "limits", "time"]),
         ("chat", &["format", "ids", "limits"]),
-        ("main", &["chat", "config", "shell"]),
+        ("operator", &[]),
+        ("main", &["chat", "config", "operator", "shell"]),
         ("loadgen", &["format", "ids", "limits"]),
     ];
 
@@ -89,6 +90,7 @@ pub mod tables {
             ],
         ),
         ("chat", &["serde_json"]),
+        ("operator", &["serde_json"]),
         ("main", &["clap", "mimalloc", "tracing", "tracing_subscriber"]),
         ("loadgen", &["clap", "core_affinity", "hdrhistogram", "mio", "rlimit", "socket2"]),
     ];

@@ -26,8 +26,6 @@ pub struct Plan {
     pub window: usize,
     /// Payload bytes.
     pub size: usize,
-    /// Beginning of the users' names.
-    pub prefix: String,
 }
 
 /// Runs the plan; `Ok(true)` when all are stored.

@@ -42,7 +42,9 @@ impl Fleet {
             let first = wires.len();
             let at = |number: usize| {
                 let Placed { name, address } = &users[number];
-                move |fault: io::Error| io::Error::new(fault.kind(), format!("user {number} ({name}) at {address}: {fault}"))
+                move |fault: io::Error| {
+                    io::Error::new(fault.kind(), format!("user {number} ({name}) at {address}: {fault}"))
+                }
             };
             let begin = |number: usize| {
                 let socket = open_socket(users[number].address, number)?;

@@ -170,7 +170,7 @@ fn carry_out(command: Command) -> Result<bool, String> {
             checked(users, window, size)?;
             let (nodes, prefix) = place.begin()?;
             let users = nodes.deal(&prefix, users);
-            fill::run(&fill::Plan { users, plain: place.plain, messages, window, size, prefix })
+            fill::run(&fill::Plan { users, plain: place.plain, messages, window, size })
         }
     };
     done.map_err(|fault| fault.to_string())

@@ -44,8 +44,10 @@ pub struct Nodes {
 impl Nodes {
     /// Users that need no partner, dealt out in turn.
     pub fn deal(&self, prefix: &str, users: usize) -> Vec<Placed> {
-        let placed =
-            |number: usize| Placed { name: format!("{prefix}-{number}"), address: self.targets[number % self.targets.len()] };
+        let placed = |number: usize| Placed {
+            name: format!("{prefix}-{number}"),
+            address: self.targets[number % self.targets.len()],
+        };
         (0..users).map(placed).collect()
     }
 
@@ -66,10 +68,11 @@ impl Nodes {
             };
             let names = match &leaders {
                 None => named(0),
-                Some(leaders) => (0..TRIES_MAX)
-                    .map(named)
-                    .find(|[one, other]| self.fits(leaders, one, other, from, to))
-                    .ok_or_else(|| io::Error::other(format!("no names fit for pair {pair}: does {from} lead any slot?")))?,
+                Some(leaders) => {
+                    (0..TRIES_MAX).map(named).find(|[one, other]| self.fits(leaders, one, other, from, to)).ok_or_else(
+                        || io::Error::other(format!("no names fit for pair {pair}: does {from} lead any slot?")),
+                    )?
+                }
             };
             placed.extend(names.into_iter().zip([from, to]).map(|(name, address)| Placed { name, address }));
         }
@@ -83,7 +86,14 @@ impl Nodes {
         (self.targets[pair % count], self.targets[(pair + usize::from(crosses)) % count])
     }
 
-    fn fits(&self, leaders: &BTreeMap<u16, SocketAddr>, one: &str, other: &str, from: SocketAddr, to: SocketAddr) -> bool {
+    fn fits(
+        &self,
+        leaders: &BTreeMap<u16, SocketAddr>,
+        one: &str,
+        other: &str,
+        from: SocketAddr,
+        to: SocketAddr,
+    ) -> bool {
         let depth = self.slots.trailing_zeros() as u8;
         let (Ok(one), Ok(other)) = (Uid::parse(one), Uid::parse(other)) else { return false };
         let talk = ChannelKey::pair(&one, &other).key_hash().slot(depth);
@@ -129,7 +139,8 @@ fn post_route_batch(http: SocketAddr, uids: &[String]) -> io::Result<String> {
 fn routes(answer: &str) -> impl Iterator<Item = (&str, &str)> {
     answer.split("{\"uids\":[").skip(1).flat_map(|group| {
         let (uids, rest) = group.split_once(']').unwrap_or_default();
-        let address = rest.split_once("\"tcp_addr\":\"").and_then(|(_, rest)| rest.split('"').next()).unwrap_or_default();
+        let address =
+            rest.split_once("\"tcp_addr\":\"").and_then(|(_, rest)| rest.split('"').next()).unwrap_or_default();
         uids.split(',').map(move |uid| (uid.trim_matches('"'), address))
     })
 }
@@ -157,7 +168,8 @@ mod tests {
     #[test]
     fn names_are_found_whose_slots_are_led_where_their_users_are() {
         let nodes = nodes(3);
-        let leaders: BTreeMap<u16, SocketAddr> = (0..16).map(|slot| (slot, nodes.targets[usize::from(slot) % 3])).collect();
+        let leaders: BTreeMap<u16, SocketAddr> =
+            (0..16).map(|slot| (slot, nodes.targets[usize::from(slot) % 3])).collect();
         let (from, to) = (nodes.targets[0], nodes.targets[1]);
         let fits = |number: u32| nodes.fits(&leaders, &format!("a{number}"), &format!("b{number}"), from, to);
         let found = (0..10_000).filter(|number| fits(*number)).count();

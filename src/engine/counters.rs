@@ -90,8 +90,6 @@ counters! {
     frames_unwelcome,
     /// Raft messages for replicas that are not here.
     raft_stray,
-    /// Slots that became two here.
-    splits,
     /// Sessions let go because their node is to be emptied.
     sessions_drained,
     /// Times a slot began to be led here: elections won.
@@ -102,6 +100,8 @@ counters! {
     raft_messages_received,
     /// Requests of operators carried out or refused here, questions aside.
     operator_requests,
+    /// Slots that became two here.
+    splits,
     /// API requests.
     api_requests,
     /// Conversation rows dropped at their limit.

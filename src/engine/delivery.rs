@@ -244,6 +244,7 @@ impl Delivery {
             return;
         }
         follow.in_flight += 1;
+        follow.quiet = false;
         self.unacked_bytes += message.bytes().len() as u32;
         let unacked = Unacked { message: message.clone(), follow: key as u32, seq, tries: 0, sent_at: now };
         self.unacked.push_back(unacked);
@@ -261,6 +262,7 @@ impl Delivery {
         }
         follow.fetching = true;
         follow.fetching_since = now;
+        follow.quiet = false;
         out.push(Push::Fetch {
             channel: follow.channel.clone(),
             from_seq: follow.sent + 1,

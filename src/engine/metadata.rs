@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!  a row:  at rest ──SetTargets──► moving (target) ──Settled──► at rest, epoch + 1
-//!             │  ▲                    └────CancelTarget────► at rest (the group stays as it stands, and reports it: Settled)
+//!             │  ▲                    └────CancelTarget────► settling (the group stays as it stands) ──Settled──► at rest, epoch + 1
 //!             │  └──SplitDone, MergeDone (epoch + 1), CancelMerge──┐
 //!             └──Split, Merge──► reshaping ────────────────────────┘
 //!  a member:  AddMember ─► Serving ⇄ Draining, Dead ─(no row names it)─► RemoveMember
@@ -111,6 +111,8 @@ pub struct SlotRow {
     /// `replicas` began together, with each other as voters and nothing in their logs. False: each later one begins empty and is sent a
     /// snapshot.
     pub founded: bool,
+    /// A move was given up: `replicas` may not be who votes. Until the group has said who does, nobody who might is to end.
+    pub settling: bool,
     /// Its group is to split or to merge. While this is there its group works at this first, and no move is planned.
     pub reshape: Option<Reshape>,
 }
@@ -190,7 +192,8 @@ pub enum MetadataCommand {
         /// Who votes now.
         voters: Vec<ReplicaId>,
     },
-    /// Give a move up. The group stays with the voters that it has, reports them, and [`MetadataCommand::Settled`] writes them down.
+    /// Give a move up (the epoch rises). The group stays with the voters that it has, reports them, and [`MetadataCommand::Settled`] writes
+    /// them down.
     CancelTarget {
         /// Which.
         slot: SlotId,
@@ -402,6 +405,7 @@ impl Cluster {
                 preferred: replica,
                 target: None,
                 founded: true,
+                settling: false,
                 reshape: None,
             };
             self.rows.insert(SlotId(slot), row);
@@ -476,6 +480,7 @@ impl Cluster {
             let target = self.renumbered(wanted.clone());
             if let Some(row) = self.rows.get_mut(&slot) {
                 row.target = Some(target);
+                row.settling = false;
             }
         }
     }
@@ -513,7 +518,9 @@ impl Cluster {
         if member.state == MemberState::Serving {
             return refuse(format!("the operator is too early: {node} is serving, drain it first"));
         }
-        let holding = self.rows.values().filter(|row| row.named().any(|replica| replica.place().node == node)).count();
+        // Who votes in a settling row is not known here.
+        let holds = |row: &&SlotRow| row.settling || row.named().any(|replica| replica.place().node == node);
+        let holding = self.rows.values().filter(holds).count();
         if holding > 0 {
             return refuse(format!("the operator is too early: {node} still holds {holding} slots"));
         }
@@ -562,13 +569,14 @@ impl Cluster {
             }
         } else if stands.len() != voters.len() || !voters.iter().all(|replica| self.could_vote(*replica)) {
             return refuse(format!("slot {slot}'s leader is wrong: it names a replica that nobody numbered"));
-        } else if stands == row.replicas.iter().copied().collect() {
+        } else if !row.settling && stands == row.replicas.iter().copied().collect() {
             return refuse(format!("slot {slot}'s leader is late: that is what the row says"));
         }
         self.rows.entry(slot).and_modify(|row| {
             row.replicas = voters.to_vec();
             row.target = None;
             row.founded = false;
+            row.settling = false;
             row.epoch += 1;
             if !voters.contains(&row.preferred) {
                 row.preferred = voters[0];
@@ -582,7 +590,8 @@ impl Cluster {
         if self.row(slot, epoch)?.target.is_none() {
             return refuse(format!("the sender is late: slot {slot} has no move under way"));
         }
-        self.rows.entry(slot).and_modify(|row| row.target = None);
+        // Another epoch, so that no report from before this counts.
+        self.rows.entry(slot).and_modify(|row| (row.target, row.settling, row.epoch) = (None, true, row.epoch + 1));
         Ok(true)
     }
 
@@ -620,6 +629,9 @@ impl Cluster {
         let row = self.row(slot, epoch)?;
         if row.target.is_some() {
             return refuse(format!("the sender is too early: slot {slot} has a move under way"));
+        }
+        if row.settling {
+            return refuse(format!("the sender is too early: slot {slot} had a move that was given up, and has not settled"));
         }
         if row.reshape.is_some() {
             return refuse(format!("the sender is too early: slot {slot} has a split or merge under way"));

@@ -476,6 +476,12 @@ impl RaftGroup {
         }
     }
 
+    /// A change of its members is in the log, or may be, and has not been applied.
+    #[must_use]
+    pub fn is_changing(&self) -> bool {
+        self.node.raft.has_pending_conf()
+    }
+
     /// Stands for election now, if it has a vote and nobody it can hear leads.
     pub fn campaign(&mut self) {
         if self.may_stand() && self.node.raft.promotable() {

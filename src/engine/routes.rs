@@ -44,7 +44,7 @@ impl Table {
         let row = |slot: u16| {
             let replica = ReplicaId::new(Place { node, shard: ShardId(slot % shard_count) }, u32::from(slot) + 1);
             let (replicas, target, reshape) = (vec![replica], None, None);
-            SlotRow { depth, epoch: 1, replicas, preferred: replica, target, founded: true, reshape }
+            SlotRow { depth, epoch: 1, replicas, preferred: replica, target, founded: true, settling: false, reshape }
         };
         Table::of(1, (0..1 << depth).map(|slot| (SlotId(slot), row(slot))).collect())
     }

@@ -50,8 +50,8 @@ use crate::ids::{NodeId, Place, SLOT_COUNT_MAX, SessionId, ShardId, SlotId, Uid}
 use crate::time::{Instant, Now};
 
 use membership::Office;
-use reshapes::Nursery;
 use operators::Leaving;
+use reshapes::Nursery;
 use transfers::Transfers;
 
 pub use super::recovery::Recovery;
@@ -499,5 +499,7 @@ pub(super) fn chance_of(config: &ShardConfig, slot: SlotId) -> Chance {
     Chance::new(config.seed, 16 + u64::from(slot.0))
 }
 
+#[cfg(test)]
+mod operator_tests;
 #[cfg(test)]
 mod tests;

@@ -72,7 +72,10 @@ impl Sight<'_> {
     fn has_caught_up(&self, replica: ReplicaId) -> bool {
         replica == self.leader
             || self.standing(replica).is_some_and(|standing| {
-                standing.active && !standing.snapshot && standing.matched + CAUGHT_UP_ENTRIES >= self.last_index
+                // One that has nothing at all has not caught up with a young group either: it may need a snapshot, and as a voter it
+                // would keep the group from agreeing on anything meanwhile.
+                let near = standing.matched > 0 && standing.matched + CAUGHT_UP_ENTRIES >= self.last_index;
+                standing.active && !standing.snapshot && near
             })
     }
 

@@ -265,7 +265,7 @@ impl Steward {
                 && report.learners.is_empty()
                 && match &row.target {
                     Some(target) => same(target, &report.voters),
-                    None => !same(&row.replicas, &report.voters),
+                    None => row.settling || !same(&row.replicas, &report.voters),
                 }
         };
         let settle = |report: &SlotReport| MetadataCommand::Settled {
@@ -300,7 +300,7 @@ impl Steward {
         if let Some(planned) = self.planned.as_mut().filter(|planned| planned.basis == basis) {
             planned.moves.retain(|slot, to| {
                 cluster.rows.get(slot).is_some_and(|row| {
-                    let wanted = row.places_wanted();
+                    let wanted = places_counted(row, cluster);
                     wanted.len() != to.len() || !to.iter().all(|place| wanted.contains(place))
                 })
             });
@@ -311,7 +311,7 @@ impl Steward {
         // A row whose disks are all lost has nothing that could move.
         let lost: BTreeSet<SlotId> = cluster.lost_rows().collect();
         let rows: Vec<Holding> =
-            cluster.rows.iter().map(|(slot, row)| (*slot, row.places_wanted(), row.preferred.place())).collect();
+            cluster.rows.iter().map(|(slot, row)| (*slot, places_counted(row, cluster), row.preferred.place())).collect();
         let shapes: Vec<NodeShape> = basis.nodes.iter().map(|(shape, _)| *shape).collect();
         let plan = placement::plan(&shapes, &rows, cluster.replicas_wanted);
         let moves = plan.moves.into_iter().filter(|one| !lost.contains(&one.slot)).map(|one| (one.slot, one.to));
@@ -352,7 +352,8 @@ impl Steward {
         let (mut count, mut into) = self.under_way(now, cluster);
         let mut waiting: Vec<(usize, SlotId)> = Vec::new();
         for slot in planned.moves.keys() {
-            if let Some(row) = cluster.rows.get(slot).filter(|row| row.target.is_none() && row.reshape.is_none()) {
+            let rests = |row: &&SlotRow| row.target.is_none() && row.reshape.is_none() && !row.settling;
+            if let Some(row) = cluster.rows.get(slot).filter(rests) {
                 waiting.push((self.live_replicas(row, now, cluster), *slot));
             }
         }
@@ -385,6 +386,9 @@ impl Steward {
     ) -> Option<String> {
         if row.target.is_some() {
             return Some("an earlier move of it is under way".into());
+        }
+        if row.settling {
+            return Some("an earlier move of it was given up and has not settled".into());
         }
         if row.reshape.is_some() {
             return Some("a split or merge of it is under way".into());
@@ -423,6 +427,12 @@ impl Steward {
         assert!(choices.len() <= self.limits.choices_max, "the rest comes with the next");
         (!choices.is_empty()).then_some(MetadataCommand::Prefer { choices })
     }
+}
+
+/// Where the replicas of a row are or shall be, those on lost disks left out.
+fn places_counted(row: &SlotRow, cluster: &Cluster) -> Vec<Place> {
+    let named = row.target.as_ref().unwrap_or(&row.replicas).iter();
+    named.filter(|replica| !cluster.is_lost(**replica)).map(|replica| replica.place()).collect()
 }
 
 /// Where a move brings something that is not there.

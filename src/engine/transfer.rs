@@ -54,6 +54,8 @@ struct Body {
     seq: u32,
     /// Where the stored message begins, counted from the part's first byte.
     at: u32,
+    /// Its bytes.
+    length: u32,
 }
 
 /// What a part holds.
@@ -90,7 +92,7 @@ fn read_bodies(body: &Bytes) -> Result<Vec<Body>, &'static str> {
             return Err("a part with a message whose checksum or lengths do not hold");
         }
         let place = u32::try_from(at).map_err(|_| "a part of more than 4 GiB")?;
-        bodies.push(Body { channel: number(0), seq: number(4), at: place });
+        bodies.push(Body { channel: number(0), seq: number(4), at: place, length: number(8) });
         at = end;
     }
     Ok(bodies)

@@ -25,8 +25,8 @@ use std::time::Duration;
 
 use crate::engine::effect::{Effect, Effects};
 use crate::engine::event::{ApiAnswer, Event, EventBatch};
-use crate::engine::metadata::Cluster;
 use crate::engine::link::LinkRow;
+use crate::engine::metadata::Cluster;
 use crate::engine::shard::{Shard, ShardConfig, ShardView};
 use crate::ids::{Place, ShardId};
 
@@ -243,8 +243,7 @@ impl Loop {
             }
             if let Some(waiting) = waiting.take_if(|_| self.is_ready(began)) {
                 let view = self.shard.view();
-                let facts =
-                    Ready { messages: view.messages_indexed, waits: slots_waiting(&view) > 0, ..waiting.facts };
+                let facts = Ready { messages: view.messages_indexed, waits: slots_waiting(&view) > 0, ..waiting.facts };
                 // Nobody listening means that the node has given up; its stop is on its way.
                 let _ = waiting.ready.send(Ok(facts));
             }

@@ -3,6 +3,9 @@
 use std::sync::Arc;
 
 use super::*;
+use jindou::format::cluster_status::{
+    ClusterRequest, ClusterStatus, MemberStanding, MemberStatus, MoveStatus, SlotStatus, UserRoute, WaitStatus,
+};
 use jindou::format::frame::*;
 use jindou::format::packet::Reason;
 use jindou::format::raft_message::{GroupMembers, RaftEntry, RaftMessage, SnapshotHead};
@@ -24,6 +27,10 @@ fn channel() -> Any<ChannelKey> {
     (uid(), uid(), any::<bool>())
         .prop_map(|(a, b, pair)| if pair { ChannelKey::pair(&a, &b) } else { ChannelKey::command(&a) })
         .boxed()
+}
+
+fn node() -> Any<NodeId> {
+    (1..=u16::MAX).prop_map(NodeId).boxed()
 }
 
 fn place() -> Any<Place> {
@@ -281,6 +288,130 @@ fn raft_frame() -> Any<Frame> {
     .boxed()
 }
 
+fn cluster_request() -> Any<ClusterRequest> {
+    let slots = || vec(slot(), 0..9);
+    prop_oneof![
+        (slot(), any::<(u16, bool)>()).prop_map(|(from, (max, here))| ClusterRequest::Status { from, max, here }),
+        node().prop_map(|node| ClusterRequest::Drain { node }),
+        node().prop_map(|node| ClusterRequest::Serve { node }),
+        node().prop_map(|node| ClusterRequest::Remove { node }),
+        (node(), node()).prop_map(|(node, by)| ClusterRequest::Replace { node, by }),
+        Just(ClusterRequest::Rebalance),
+        any::<u8>().prop_map(|replicas| ClusterRequest::SetReplicas { replicas }),
+        (slots(), any::<u8>()).prop_map(|(slots, depth)| ClusterRequest::Split { slots, depth }),
+        (slots(), any::<u8>()).prop_map(|(slots, depth)| ClusterRequest::Merge { slots, depth }),
+        (slot(), node()).prop_map(|(slot, node)| ClusterRequest::Transfer { slot, node }),
+    ]
+    .boxed()
+}
+
+fn user_route() -> Any<UserRoute> {
+    (option::of(node()), text(), text(), text(), vec(any::<u32>(), 0..9))
+        .prop_map(|(node, tcp, ws, wss, users)| UserRoute { node, tcp, ws, wss, users })
+        .boxed()
+}
+
+fn member_status() -> Any<MemberStatus> {
+    let standing =
+        prop_oneof![Just(MemberStanding::Serving), Just(MemberStanding::Draining), Just(MemberStanding::Dead)];
+    let numbers = any::<(u64, u64, u16, u32, u32, u32)>();
+    (node(), standing, option::of(any::<bool>()), (socket(), text(), text()), numbers)
+        .prop_map(|(node, standing, alive, (cluster, http, tcp), numbers)| {
+            let (silent_ms, table_version, shards, slots, preferred, leads) = numbers;
+            MemberStatus {
+                node,
+                standing,
+                alive,
+                silent_ms,
+                shards,
+                cluster,
+                http,
+                tcp,
+                slots,
+                preferred,
+                leads,
+                table_version,
+            }
+        })
+        .boxed()
+}
+
+fn move_status() -> Any<MoveStatus> {
+    let numbers = (option::of(any::<u8>()), any::<u64>(), option::of(any::<u64>()));
+    (slot(), vec(place(), 0..4), vec(place(), 0..4), numbers, text())
+        .prop_map(|(slot, from, to, (percent, under_way_ms, remaining_ms), stage)| MoveStatus {
+            slot,
+            from,
+            to,
+            percent,
+            under_way_ms,
+            remaining_ms,
+            stage,
+        })
+        .boxed()
+}
+
+fn slot_status() -> Any<SlotStatus> {
+    (slot(), any::<(u8, u64)>(), replicas(), replicas(), replica(), option::of(place()), text())
+        .prop_map(|(slot, (depth, epoch), replicas, target, preferred, leader, stage)| SlotStatus {
+            slot,
+            depth,
+            epoch,
+            replicas,
+            target,
+            preferred,
+            leader,
+            stage,
+        })
+        .boxed()
+}
+
+fn cluster_status() -> Any<ClusterStatus> {
+    let wait =
+        (option::of(slot()), option::of(node()), text()).prop_map(|(slot, node, why)| WaitStatus { slot, node, why });
+    let whole = (any::<(u64, u64, u64, u8, bool)>(), text(), place(), option::of(place()));
+    let counts = (any::<[u32; 8]>(), option::of(any::<u64>()));
+    let lists = (
+        vec(node(), 0..5),
+        vec(member_status(), 0..4),
+        vec(move_status(), 0..4),
+        vec(wait, 0..4),
+        vec(slot(), 0..4),
+        vec(slot_status(), 0..4),
+    );
+    (whole, counts, lists, option::of(slot()))
+        .prop_map(|(whole, (counts, remaining_ms), (metadata_voters, members, moves, waits, lost, slots), next)| {
+            let ((id, version, metadata_term, replicas_wanted, complete), name, told_by, metadata_leader) = whole;
+            ClusterStatus {
+                id,
+                name,
+                version,
+                told_by,
+                complete,
+                replicas_wanted,
+                metadata_leader,
+                metadata_term,
+                metadata_voters,
+                members,
+                slots_total: counts[0],
+                slots_leaderless: counts[1],
+                slots_misled: counts[2],
+                slots_thin: counts[3],
+                reshapes: counts[4],
+                moves_total: counts[5],
+                moves,
+                moves_waiting: counts[6],
+                remaining_ms,
+                waits,
+                waits_omitted: counts[7],
+                lost,
+                slots,
+                next,
+            }
+        })
+        .boxed()
+}
+
 fn api_frame() -> Any<Frame> {
     let send = (uid(), uid(), any::<(u8, u8, u32)>(), body()).prop_map(|(from, to, numbers, body)| {
         let (flags, setting) = (HeaderFlags(numbers.0), Setting(numbers.1));
@@ -299,6 +430,8 @@ fn api_frame() -> Any<Frame> {
         (uid(), uid(), any::<(u32, u32, u32, bool)>()).prop_map(|(login, peer, (start_seq, end_seq, limit, newer))| {
             ApiRequest::MessageSync { login, peer, start_seq, end_seq, limit, newer }
         }),
+        vec(uid(), 0..9).prop_map(|uids| ApiRequest::Route { uids }),
+        cluster_request().prop_map(ApiRequest::Cluster),
     ];
     let answer = prop_oneof![
         Just(ApiAnswer::Done),
@@ -306,6 +439,8 @@ fn api_frame() -> Any<Frame> {
         vec((uid(), flag()), 0..9).prop_map(ApiAnswer::Online),
         any::<(i64, u32)>().prop_map(|(message_id, message_seq)| ApiAnswer::Sent { message_id, message_seq }),
         (messages(), any::<bool>()).prop_map(|(messages, more)| ApiAnswer::Messages { messages, more }),
+        vec(user_route(), 0..4).prop_map(ApiAnswer::Routes),
+        cluster_status().prop_map(|status| ApiAnswer::Cluster(Box::new(status))),
         (reason(), text()).prop_map(|(reason, text)| ApiAnswer::Refused { reason, text: text.into_string().into() }),
     ];
     prop_oneof![

@@ -21,6 +21,9 @@ use crate::ledger::LogKey;
 use crate::sabotage::Sabotage;
 use crate::world::{HostRef, World};
 
+/// Replicas at rest differ by no more entries than this.
+const APPLIED_NEAR: u64 = 8;
+
 /// Every so many turns of a shard its replicas are compared with others.
 const LOOK_EVERY: u64 = 16;
 
@@ -226,7 +229,7 @@ impl World {
         for slot in newest.rows.keys().copied() {
             match self.leaders(slot).as_slice() {
                 [_] => {}
-                leaders => return Some(format!("slot {slot} is led by {leaders:?}")),
+                leaders => return Some(format!("slot {slot} is led by {leaders:?}: {}", self.standings_of(slot))),
             }
         }
         if self.plan.nodes == 1 {
@@ -252,7 +255,8 @@ impl World {
                 return Some(format!("slot {slot} is to become two"));
             }
             if row.target.is_some() || row.replicas.len() != wanted {
-                return Some(format!("slot {slot} is to have {wanted} replicas and has {row:?}"));
+                let standings = self.standings_of(*slot);
+                return Some(format!("slot {slot} is to have {wanted} replicas and has {row:?}: {standings}"));
             }
             let mut said: Vec<Place> = row.replicas.iter().map(|replica| replica.place()).collect();
             said.sort_unstable();
@@ -261,16 +265,31 @@ impl World {
                 return Some(format!("slot {slot} is said to be at {said:?} and is at {real:?}"));
             }
             let applied = self.applied_of(*slot);
-            if applied.iter().any(|one| *one != applied[0]) {
+            // The last word of a leader may be on its way.
+            if applied.iter().any(|one| one.abs_diff(applied[0]) > APPLIED_NEAR) {
                 return Some(format!("the replicas of slot {slot} have applied {applied:?}"));
             }
             let preferred = row.preferred.place();
             let leads = self.leader_of(*slot).map(|host| (self.nodes[host.node].id, host.shard));
             if leads != Some((preferred.node, usize::from(preferred.shard.0))) {
-                return Some(format!("slot {slot} should be led by {preferred} and is by {leads:?}"));
+                let standings = self.standings_of(*slot);
+                return Some(format!("slot {slot} should be led by {preferred} and is by {leads:?}: {standings}"));
             }
         }
         unrest_of_leaders(newest)
+    }
+
+    /// How the replicas of a slot stand, for people.
+    fn standings_of(&self, slot: SlotId) -> String {
+        let mut text = String::new();
+        for (index, node) in self.nodes.iter().enumerate() {
+            for host in &node.hosts {
+                for replica in host.shard.replicas().filter(|replica| replica.slot() == slot) {
+                    text.push_str(&format!("\n  node {index} has {}", replica.standing()));
+                }
+            }
+        }
+        text
     }
 
     fn applied_of(&self, slot: SlotId) -> Vec<u64> {

@@ -47,7 +47,11 @@ impl Stage {
 
     /// Waits until the cluster is as it should be.
     pub fn whole(&mut self) -> Done {
-        self.until("the cluster is whole", |world| world.unrest_of_cluster().is_none())
+        let whole = self.until("the cluster is whole", |world| world.unrest_of_cluster().is_none());
+        whole.map_err(|mut violation| {
+            violation.text.push_str(&self.world.unrest_of_cluster().map_or(String::new(), |why| format!(": {why}")));
+            violation
+        })
     }
 
     /// Who leads the home of a user, as a node.

@@ -13,6 +13,10 @@ use super::{
 const COMMAND_VERSION: u8 = 1;
 const STATE_VERSION: u8 = 1;
 
+/// Marks of a row.
+const FOUNDED: u8 = 1;
+const SETTLING: u8 = 2;
+
 const TRUNCATED: BadMetadata = BadMetadata("the bytes end too early, or a length is wrong");
 const NUMBER: BadMetadata = BadMetadata("a number is out of range");
 const TEXT: BadMetadata = BadMetadata("a text is too long or not UTF-8");
@@ -152,7 +156,7 @@ impl Cluster {
                 None => out.tag(0),
                 Some(target) => out.tag(1).replicas(target),
             };
-            out.tag(u8::from(row.founded));
+            out.tag(if row.founded { FOUNDED } else { 0 } | if row.settling { SETTLING } else { 0 });
             match &row.reshape {
                 None => out.tag(0),
                 Some(Reshape::Split { plan, child, replicas }) => {
@@ -375,15 +379,15 @@ impl<'a> Input<'a> {
     }
 
     fn row(&mut self) -> Result<SlotRow, BadMetadata> {
-        Ok(SlotRow {
-            depth: self.small()?,
-            epoch: self.number()?,
-            replicas: self.replicas()?,
-            preferred: self.replica()?,
-            target: if self.flag()? { Some(self.replicas()?) } else { None },
-            founded: self.flag()?,
-            reshape: self.reshape()?,
-        })
+        let (depth, epoch) = (self.small()?, self.number()?);
+        let (replicas, preferred) = (self.replicas()?, self.replica()?);
+        let target = if self.flag()? { Some(self.replicas()?) } else { None };
+        let marks = self.byte()?;
+        if marks > (FOUNDED | SETTLING) {
+            return Err(TAG);
+        }
+        let (founded, settling) = (marks & FOUNDED != 0, marks & SETTLING != 0);
+        Ok(SlotRow { depth, epoch, replicas, preferred, target, founded, settling, reshape: self.reshape()? })
     }
 
     fn reshape(&mut self) -> Result<Option<Reshape>, BadMetadata> {

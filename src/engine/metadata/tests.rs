@@ -138,9 +138,18 @@ fn targets_keep_what_stays_and_skip_what_is_stale() {
     assert!(cluster.apply(&remove).unwrap_err().0.contains("still holds"));
     // Given up after the group had changed over: the group's word counts.
     cluster.apply(&MetadataCommand::CancelTarget { slot: SlotId(0), epoch: row.epoch }).unwrap();
-    let strange = vec![ReplicaId::new(place(3, 1), 4_000_000)];
-    assert!(cluster.apply(&MetadataCommand::Settled { slot: SlotId(0), epoch: row.epoch, voters: strange }).is_err());
-    cluster.apply(&MetadataCommand::Settled { slot: SlotId(0), epoch: row.epoch, voters: target.clone() }).unwrap();
+    let given_up = cluster.rows[&SlotId(0)].clone();
+    assert!(given_up.settling && given_up.target.is_none() && given_up.epoch == row.epoch + 1);
+    let again = MetadataCommand::SetTargets { moves: vec![(SlotId(0), given_up.epoch, vec![place(3, 0)])] };
+    assert!(cluster.apply(&again).is_err(), "who votes is to be known first");
+    let says = |epoch, voters: &[ReplicaId]| MetadataCommand::Settled { slot: SlotId(0), epoch, voters: voters.to_vec() };
+    let strange = [ReplicaId::new(place(3, 1), 4_000_000)];
+    assert!(cluster.apply(&says(given_up.epoch, &strange)).is_err());
+    assert!(cluster.apply(&says(row.epoch, &row.replicas)).is_err(), "a report from before it was given up");
+    cluster.apply(&says(given_up.epoch, &row.replicas)).unwrap();
+    assert!(!cluster.rows[&SlotId(0)].settling, "they stayed who they were");
+    cluster.rows.insert(SlotId(0), given_up.clone());
+    cluster.apply(&says(given_up.epoch, &target)).unwrap();
     assert_eq!(cluster.rows[&SlotId(0)].replicas, target);
 }
 

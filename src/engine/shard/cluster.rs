@@ -63,7 +63,9 @@ impl Shard {
 
     /// The first shard knows who leads the metadata group from the group itself, and tells the others.
     fn learn_metadata_leader(&mut self, leader: LeaderOf) {
-        if self.office.is_some() || leader.term < self.metadata_leader.0 {
+        let (term, known) = self.metadata_leader;
+        let says_less = leader.term == term && leader.place.is_none() && known.is_some();
+        if self.office.is_some() || leader.term < term || says_less {
             return;
         }
         self.metadata_leader = (leader.term, leader.place);

@@ -224,7 +224,10 @@ impl Shard {
             let row = table.row(hosted.slot.id());
             everything
                 || row.is_some_and(|row| {
-                    row.target.is_some() || row.reshape.is_some() || !same(&row.replicas, hosted.slot.group().members())
+                    row.target.is_some()
+                        || row.settling
+                        || row.reshape.is_some()
+                        || !same(&row.replicas, hosted.slot.group().members())
                 })
         });
         let reports: Vec<SlotReport> = due.filter_map(|hosted| self.report_of(hosted)).collect();
@@ -247,7 +250,7 @@ impl Shard {
             term: group.term(),
             voters,
             learners: members.learners.clone(),
-            joint: !members.voters_outgoing.is_empty(),
+            joint: !members.voters_outgoing.is_empty() || group.is_changing(),
             committed: group.committed(),
             matched: group.progress().iter().map(|progress| (progress.replica, progress.matched)).collect(),
             bytes: hosted.slot.messages() * 200,

@@ -105,6 +105,23 @@ impl ReplicaView<'_> {
         self.slot.group().applied()
     }
 
+    /// How it stands in its group, for people.
+    #[must_use]
+    pub fn standing(&self) -> String {
+        let group = self.slot.group();
+        let (role, term, leader) = (group.role(), group.term(), group.leader().map(ReplicaId::place));
+        let (applied, committed, last) = (group.applied(), group.committed(), group.last_index());
+        let named = |replicas: &[ReplicaId]| replicas.iter().map(|one| one.to_string()).collect::<Vec<_>>().join(" ");
+        let members = group.members();
+        let (voters, outgoing) = (named(&members.voters), named(&members.voters_outgoing));
+        let learners = named(&members.learners);
+        let own = group.replica();
+        format!(
+            "{own}: {role:?} in term {term}, follows {leader:?}, applied {applied}, agreed {committed}, last {last}; voters {voters}; \
+             outgoing {outgoing}; learners {learners}"
+        )
+    }
+
     /// A number for all logs: how long they are, their last ids and what was sent to them lately. Replicas that have applied the same entry
     /// have the same. Where messages lie on this disk, and who was told of them, is left out.
     #[must_use]

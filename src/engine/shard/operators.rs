@@ -122,12 +122,7 @@ impl Shard {
     // ---- the picture ----
 
     /// `progress` is the metadata leader's; without it nothing is said of who is alive.
-    fn status(
-        &self,
-        cluster: &Cluster,
-        progress: Option<Progress>,
-        (from, max): (SlotId, u16),
-    ) -> ClusterStatus {
+    fn status(&self, cluster: &Cluster, progress: Option<Progress>, (from, max): (SlotId, u16)) -> ClusterStatus {
         let council = self.office.as_ref().and_then(|office| office.council.as_ref());
         let voters = council.map_or(&[][..], |council| &council.group().members().voters);
         let complete = progress.is_some();
@@ -170,11 +165,8 @@ impl Shard {
         };
         let max = usize::from(max.min(STATUS_SLOTS_MAX));
         let mut page = cluster.rows.range(from..);
-        status.slots = page
-            .by_ref()
-            .take(max)
-            .map(|(slot, row)| slot_status(*slot, row, leader(*slot), moves))
-            .collect();
+        status.slots =
+            page.by_ref().take(max).map(|(slot, row)| slot_status(*slot, row, leader(*slot), moves)).collect();
         status.next = if max == 0 { None } else { page.next().map(|(slot, _)| *slot) };
         assert!(status.slots.len() <= max && status.moves.len() <= STATUS_MOVES_MAX, "an answer is bounded");
         status
@@ -304,7 +296,7 @@ fn slot_status(slot: SlotId, row: &SlotRow, leader: Option<Place>, moves: &[Move
 ///
 /// # Errors
 /// One sentence for the operator.
-fn command_of(
+pub(super) fn command_of(
     cluster: &Cluster,
     request: &ClusterRequest,
     is_alive: impl Fn(NodeId) -> bool,
@@ -321,9 +313,7 @@ fn command_of(
             }
             Some(MemberState::Dead) => Err(format!("{node} was judged dead; it serves again as soon as it is heard")),
         },
-        ClusterRequest::Remove { node } => {
-            Ok(state(*node).map(|_| MetadataCommand::RemoveMember { node: *node }))
-        }
+        ClusterRequest::Remove { node } => Ok(state(*node).map(|_| MetadataCommand::RemoveMember { node: *node })),
         ClusterRequest::Replace { node, by } => {
             match state(*by) {
                 _ if node == by => return Err(format!("{node} cannot be replaced by itself")),
@@ -395,7 +385,8 @@ fn merge(cluster: &Cluster, slots: &[SlotId], depth: u8) -> Result<Option<Metada
     let lows: BTreeSet<SlotId> = deeper.map(|(slot, row)| slot.at(row.depth - 1)).collect();
     let mut pairs = Vec::new();
     for low in lows {
-        let Some(row) = cluster.rows.get(&low).filter(|row| !matches!(row.reshape, Some(Reshape::Absorb { .. }))) else {
+        let Some(row) = cluster.rows.get(&low).filter(|row| !matches!(row.reshape, Some(Reshape::Absorb { .. })))
+        else {
             continue;
         };
         let Some(high) = cluster.rows.get(&low.sibling(row.depth.max(1))) else { continue };

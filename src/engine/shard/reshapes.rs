@@ -100,6 +100,11 @@ pub(super) fn planned_at(cluster: &Cluster, place: Place) -> impl Iterator<Item 
 
 /// The agreed state names this replica, in its slot's row or as that of a planned child.
 pub(super) fn names(cluster: &Cluster, slot: SlotId, replica: ReplicaId) -> bool {
+    // While a group changes, one that is not named (any more) may have a vote that the others cannot do without.
+    let changes = |row: &SlotRow| row.settling || row.target.is_some();
+    if cluster.rows.get(&slot).is_some_and(changes) {
+        return true;
+    }
     let names = |row: &SlotRow| row.named().any(|named| named == replica);
     cluster.rows.get(&slot).map_or_else(|| cluster.rows.values().any(names), names)
 }

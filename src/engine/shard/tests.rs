@@ -11,13 +11,13 @@ use bytes::Bytes;
 use std::time::Duration;
 
 /// One shard whose disk is perfect and instant.
-struct Bench {
-    shard: Shard,
+pub(super) struct Bench {
+    pub(super) shard: Shard,
     now: Now,
-    events: EventBatch,
+    pub(super) events: EventBatch,
     effects: Effects,
     sent: Vec<(u32, ServerPacket)>,
-    others: Vec<Effect>,
+    pub(super) others: Vec<Effect>,
 }
 
 fn config() -> ShardConfig {
@@ -38,9 +38,13 @@ fn config() -> ShardConfig {
 }
 
 impl Bench {
-    fn new() -> Bench {
+    pub(super) fn new() -> Bench {
+        Bench::with(Limits::PRODUCTION)
+    }
+
+    pub(super) fn with(limits: Limits) -> Bench {
         let now = Now { instant: Instant(1), unix: UnixMillis(1_700_000_000_000) };
-        let shard = Recovery::new(config()).finish(now, None).expect("nothing on disk is nothing wrong");
+        let shard = Recovery::new(ShardConfig { limits, ..config() }).finish(now, None).expect("nothing on disk is nothing wrong");
         let mut bench =
             Bench { shard, now, events: Vec::new(), effects: Effects::default(), sent: Vec::new(), others: Vec::new() };
         bench.run();
@@ -49,7 +53,7 @@ impl Bench {
     }
 
     /// Steps until nothing more happens; the disk answers at once.
-    fn run(&mut self) {
+    pub(super) fn run(&mut self) {
         for _ in 0..100 {
             self.shard.step(self.now, &mut self.events, &mut self.effects);
             self.shard.check_invariants();
@@ -73,13 +77,13 @@ impl Bench {
         panic!("the shard does not come to rest");
     }
 
-    fn wait(&mut self, span: Duration) {
+    pub(super) fn wait(&mut self, span: Duration) {
         self.now.instant = self.now.instant + span;
         self.now.unix.0 += span.as_millis() as u64;
         self.run();
     }
 
-    fn connect(&mut self, index: u32, uid: &str, device_id: &str) {
+    pub(super) fn connect(&mut self, index: u32, uid: &str, device_id: &str) {
         let session = SessionId { index, generation: 1 };
         self.events.push(Event::Opened(Opened { session, handed_over: false }));
         let connect = ConnectPacket {

@@ -9,6 +9,8 @@
 use crate::engine::checkpoint::{self, Cover};
 use crate::engine::effect::{Effect, Effects};
 use crate::engine::event::ApiAnswer;
+use crate::engine::journal::entry_data_bytes_max;
+use crate::engine::raft_group::Role;
 use crate::engine::reads::{Purpose, RangeRead};
 use crate::engine::slot::{self, Slot, SlotState};
 use crate::engine::transfer::incoming::{self, Took, Whole};
@@ -101,7 +103,8 @@ impl Shard {
             let hosted = &mut self.hosted[place];
             let (slot, to) = (hosted.slot.id(), wish.to);
             let outgoing = &mut self.transfers.outgoing;
-            if !hosted.slot.leads() || !outgoing.has_room(slot, to, &self.config.limits) {
+            // Also while a new leader has agreed on nothing yet: it may never, without the one who needs this.
+            if hosted.slot.group().role() != Role::Leader || !outgoing.has_room(slot, to, &self.config.limits) {
                 // Asked for again by and by. One that is under way already says itself how it ends.
                 if !outgoing.is_sending(slot, to) {
                     hosted.slot.group_mut().report_snapshot(to, false);
@@ -205,6 +208,7 @@ impl Shard {
             now.instant,
             (from, part),
             &self.config.limits,
+            entry_data_bytes_max(&self.config.geometry),
             &mut |replica, body| {
                 let position = journal.append_body(slot, replica, body);
                 (position, journal.next_flush())
@@ -293,7 +297,11 @@ impl Shard {
     /// that are there ask for.
     pub(super) fn replay_segment_of_others(&self, place: usize) -> u32 {
         let others = self.hosted.iter().enumerate().filter(|(other, hosted)| *other != place && !hosted.checkpointed);
-        others.map(|(_, hosted)| hosted.replay_segment).chain(self.council_without_checkpoint()).min().unwrap_or(u32::MAX)
+        others
+            .map(|(_, hosted)| hosted.replay_segment)
+            .chain(self.council_without_checkpoint())
+            .min()
+            .unwrap_or(u32::MAX)
     }
 
     /// A checkpoint was written, or not: if it was that of a new state, the slot becomes what it says.

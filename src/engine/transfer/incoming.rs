@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::state::State;
-use super::{Part, read_part};
+use super::{Body, Part, read_part};
 use crate::engine::channel::{Channel, HOLE};
 use crate::format::frame::{SnapshotOffer, SnapshotPart, SnapshotTaken, SnapshotWant};
 use crate::format::message::MESSAGE_BYTES_MAX;
@@ -98,6 +98,29 @@ impl Staged {
         self.messages = self.bodies.values().map(Vec::len).sum();
     }
 
+    /// Puts bodies into the journal, as many in one piece as fit; the flush that carries the last.
+    fn take_bodies(&mut self, bodies: &[Body], part: &[u8], run_bytes_max: usize, append: &mut Append<'_>) -> u64 {
+        let (mut run, mut flush) = (None, 0);
+        for (index, body) in bodies.iter().enumerate() {
+            let end = body.at + body.length;
+            let in_run = run.filter(|(from, _): &(u32, Position)| (end - from) as usize <= run_bytes_max);
+            let (from, start) = in_run.unwrap_or_else(|| {
+                let (start, carried) = append(self.replica, &part[run_of(&bodies[index..], run_bytes_max)]);
+                flush = carried;
+                (body.at, start)
+            });
+            run = Some((from, start));
+            let position = Position { offset: start.offset + (body.at - from), ..start };
+            let list = self.bodies.entry(body.channel).or_default();
+            // What lies behind `HAVE_MAX` comes again after a resumption.
+            if list.last().is_none_or(|(seq, _)| *seq < body.seq) {
+                list.push((body.seq, position));
+                self.messages += 1;
+            }
+        }
+        flush
+    }
+
     /// The last message of each channel, own or staged.
     fn have(&self, own: &[u32]) -> Vec<u32> {
         let mut have = own.to_vec();
@@ -112,6 +135,14 @@ impl Staged {
         have.truncate(HAVE_MAX);
         have
     }
+}
+
+/// As many bodies, in one piece, as a segment of the journal takes; the first one fits.
+fn run_of(bodies: &[Body], run_bytes_max: usize) -> std::ops::Range<usize> {
+    let first = bodies.first().map_or(0, |body| body.at);
+    let ends = bodies.iter().map(|body| body.at + body.length);
+    let last = ends.take_while(|end| (end - first) as usize <= run_bytes_max).last().unwrap_or(first);
+    first as usize..last as usize
 }
 
 /// What became of a part.
@@ -194,13 +225,14 @@ impl Incoming {
         SnapshotWant { have, accepted: true, ..refused }
     }
 
-    /// A part has come from `from`. `append` puts bodies into the journal for a replica and says where the first byte lies and which flush
-    /// carries them.
+    /// A part has come from `from`. `append` puts bodies into the journal for a replica, at most `run_bytes_max` at once, and says where
+    /// the first byte lies and which flush carries them.
     pub fn handle_part(
         &mut self,
         now: Instant,
         (from, part): (Place, &SnapshotPart),
         limits: &Limits,
+        run_bytes_max: usize,
         append: &mut Append<'_>,
     ) -> Took {
         let Some(staged) = self.slots.get_mut(&part.slot) else {
@@ -228,17 +260,13 @@ impl Incoming {
         });
         match read {
             Ok(Part::Bodies(bodies)) => {
-                let (start, flush) = append(staged.replica, &part.body);
-                for body in bodies {
-                    let position = Position { offset: start.offset + body.at, ..start };
-                    let list = staged.bodies.entry(body.channel).or_default();
-                    // What lies behind `HAVE_MAX` comes again after a resumption.
-                    if list.last().is_none_or(|(seq, _)| *seq < body.seq) {
-                        list.push((body.seq, position));
-                        staged.messages += 1;
-                    }
+                if bodies.iter().any(|body| body.length as usize > run_bytes_max) {
+                    return self.void(part, "a message that is longer than a segment of this journal");
                 }
-                running.unanswered.push_back((flush, part.number));
+                let flush = staged.take_bodies(&bodies, &part.body, run_bytes_max, append);
+                if let Some(running) = &mut staged.running {
+                    running.unanswered.push_back((flush, part.number));
+                }
             }
             Ok(Part::State(piece)) => {
                 running.state.extend_from_slice(&piece);
@@ -247,7 +275,9 @@ impl Incoming {
             }
             Err(what) => return self.void(part, what),
         }
-        running.whole = part.last;
+        if let Some(running) = &mut staged.running {
+            running.whole = part.last;
+        }
         if self.make_room(part.slot, limits) {
             return Took::Fine;
         }

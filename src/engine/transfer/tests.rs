@@ -25,6 +25,9 @@ use crate::time::Instant;
 
 const SLOT: SlotId = SlotId(3);
 
+/// Takes several messages, and not a whole part.
+const RUN_BYTES_MAX: usize = 600;
+
 fn replica(node: u16) -> ReplicaId {
     ReplicaId::new(Place { node: NodeId(node), shard: ShardId(0) }, u32::from(node))
 }
@@ -215,7 +218,7 @@ impl Bench {
             }
             Frame::SnapshotPart(part) => {
                 let disk = &mut self.disk;
-                took = self.incoming.handle_part(self.now, (from, &part), &self.limits, &mut |owner, data| {
+                took = self.incoming.handle_part(self.now, (from, &part), &self.limits, RUN_BYTES_MAX, &mut |owner, data| {
                     assert_eq!(owner, replica(2));
                     disk.append(data)
                 });

@@ -3,9 +3,7 @@
 use rkyv::with::InlineAsBox;
 use rkyv::{Archive, Serialize};
 
-use super::{
-    Apart, BadValue, Each, WirePlace, WireReplica, WireSocket, clip, each, node, slot, text,
-};
+use super::{Apart, BadValue, Each, WirePlace, WireReplica, WireSocket, clip, each, node, slot, text};
 use crate::format::cluster_status::{
     ClusterRequest, ClusterStatus, MemberStanding, MemberStatus, MoveStatus, SlotStatus, UserRoute, WaitStatus,
 };

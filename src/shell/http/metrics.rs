@@ -11,6 +11,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 
 use super::Api;
+use crate::engine::link::LinkCounters;
 use crate::shell::stages::{EngineSnapshot, ShardSnapshot};
 
 /// The page.
@@ -19,6 +20,7 @@ pub async fn metrics(State(api): State<Arc<Api>>) -> Response {
     let mut page = Page::default();
     node_metrics(&api, &mut page);
     engine_metrics(&snapshots, &mut page);
+    cluster_metrics(&snapshots, &mut page);
     shell_metrics(&snapshots, &mut page);
     stage_metrics(&snapshots, &mut page);
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page.text).into_response()
@@ -96,7 +98,7 @@ fn engine_metrics(snapshots: &[ShardSnapshot], page: &mut Page) {
 
 type Gauge = (&'static str, &'static str, fn(&EngineSnapshot) -> u64);
 
-const GAUGES: [Gauge; 13] = [
+const GAUGES: [Gauge; 19] = [
     ("sessions", "Connections in whatever state.", |e| e.sessions as u64),
     ("sessions_live", "Connections that passed CONNECT.", |e| e.sessions_live as u64),
     ("slots_led", "Slots led here.", |e| e.slots_led as u64),
@@ -112,6 +114,46 @@ const GAUGES: [Gauge; 13] = [
         u64::from(e.journal_segments.1.saturating_sub(e.journal_segments.0)) + 1
     }),
     ("journal_writable", "0 while the disk refuses writes.", |e| u64::from(e.writable)),
+    ("table_version", "Version of the slot table that the shard goes by.", |e| e.cluster.table_version),
+    ("submits_waiting", "Messages that wait for their slot's leader.", |e| e.cluster.submits_waiting as u64),
+    ("asks_waiting", "Parts of API requests that wait for their slot's leader.", |e| e.cluster.asks_waiting as u64),
+    ("transfers", "Slots' states on their way out or in.", |e| e.cluster.transfers as u64),
+    ("links_up", "Links with shards of other nodes that stand.", |e| e.cluster.links_up as u64),
+    ("link_unacknowledged_bytes", "Bytes sent over links and not acknowledged.", |e| {
+        e.cluster.links_unacknowledged_bytes as u64
+    }),
+];
+
+/// Links' totals, and what the node knows of the whole cluster: from the shard that knows the newest table.
+fn cluster_metrics(snapshots: &[ShardSnapshot], page: &mut Page) {
+    for (name, help, value) in LINK_TOTALS {
+        page.family(name, "counter", help);
+        per_shard(page, snapshots, name, |snapshot| value(&snapshot.engine.cluster.links));
+    }
+    let Some(newest) = snapshots.iter().max_by_key(|snapshot| snapshot.engine.cluster.table_version) else { return };
+    let cluster = &newest.engine.cluster;
+    page.family("cluster_members", "gauge", "Members of the cluster by state, as agreed.");
+    let members =
+        [("serving", cluster.members_serving), ("draining", cluster.members_draining), ("dead", cluster.members_dead)];
+    for (state, count) in members {
+        page.line("cluster_members", &[("state", &state)], count);
+    }
+    page.family("cluster_moves", "gauge", "Slots of the cluster whose replicas are to move.");
+    page.line("cluster_moves", &[], cluster.moves);
+    page.family("cluster_reshapes", "gauge", "Slots of the cluster that are to split or to merge.");
+    page.line("cluster_reshapes", &[], cluster.reshapes);
+}
+
+type LinkTotal = (&'static str, &'static str, fn(&LinkCounters) -> u64);
+
+const LINK_TOTALS: [LinkTotal; 7] = [
+    ("link_resets_total", "Links whose run of frames ended with something lost.", |links| links.resets),
+    ("link_overflows_total", "Of those, because the window was full.", |links| links.overflows),
+    ("link_frames_resent_total", "Frames written again after a socket was lost.", |links| links.frames_resent),
+    ("link_lossy_dropped_total", "Raft messages that found no room on a link.", |links| links.lossy_dropped),
+    ("link_dials_total", "Dials of other nodes.", |links| links.dials),
+    ("link_refusals_total", "Handshakes that either side refused.", |links| links.refused + links.refused_by_others),
+    ("link_silences_total", "Links hung up because nothing was heard.", |links| links.silent + links.timed_out),
 ];
 
 fn shell_metrics(snapshots: &[ShardSnapshot], page: &mut Page) {
@@ -190,6 +232,10 @@ mod tests {
             "jindou_read_bytes_total{shard=\"0\"} 0",
             "jindou_sessions{shard=\"1\"} 3",
             "jindou_journal_writable{shard=\"0\"} 1",
+            "jindou_table_version{shard=\"1\"} 7",
+            "jindou_cluster_members{state=\"serving\"} 3",
+            "jindou_link_resets_total{shard=\"0\"} 0",
+            "jindou_leaderships_total{shard=\"0\"} 0",
             "jindou_stage_seconds_count{shard=\"0\",stage=\"step\"} 1",
             "jindou_shard_ready{shard=\"1\"} 1",
         ] {

@@ -152,9 +152,9 @@ pub async fn transfer(State(api): Asking, Asked(wish): Asked<Wish>) -> Result<Re
 /// `GET /cluster/links`: how this node's links with other nodes stand.
 pub async fn links(State(api): Asking) -> Response {
     let snapshots = api.snapshots().await;
-    let rows = snapshots.iter().flat_map(|snapshot| {
-        snapshot.links.iter().map(|(row, stands)| LinkShape::of(snapshot.shard, row, *stands))
-    });
+    let rows = snapshots
+        .iter()
+        .flat_map(|snapshot| snapshot.links.iter().map(|(row, stands)| LinkShape::of(snapshot.shard, row, *stands)));
     Reply(DoneWith { status: 200, data: rows.collect::<Vec<LinkShape>>() }).into_response()
 }
 
@@ -480,9 +480,15 @@ mod tests {
         let (status, body) = get(&fake, "/cluster/status?from=1&max=2");
         assert_eq!(status, 200, "{body}");
         let data = &body["data"];
-        assert_eq!((&data["id"], &data["version"], &data["at_rest"]), (&json!("0000000000000abc"), &json!(41), &json!(false)));
+        assert_eq!(
+            (&data["id"], &data["version"], &data["at_rest"]),
+            (&json!("0000000000000abc"), &json!(41), &json!(false))
+        );
         assert_eq!(data["metadata"], json!({"leader": 1, "term": 4, "voters": [1, 2, 3]}));
-        assert_eq!((&data["members"][2]["state"], &data["members"][0]["http_addr"]), (&json!("draining"), &json!("10.0.0.1:5001")));
+        assert_eq!(
+            (&data["members"][2]["state"], &data["members"][0]["http_addr"]),
+            (&json!("draining"), &json!("10.0.0.1:5001"))
+        );
         assert_eq!(data["moves"]["list"][0]["to"], json!(["n1/s0", "n2/s0"]));
         assert_eq!((&data["rows"][0]["leader"], &data["rows"][0]["depth"]), (&json!("n3/s0"), &json!(1)));
         assert_eq!(asked(&fake), [ClusterRequest::Status { from: SlotId(1), max: 2, here: false }]);
@@ -500,7 +506,10 @@ mod tests {
         let fake = Fake { answer, ..Fake::default() };
         let (status, body) = get(&fake, "/cluster/status");
         assert_eq!((status, &body["data"]["complete"]), (200, &json!(false)));
-        assert_eq!((&body["data"]["members"][0]["alive"], &body["data"]["metadata"]["leader"]), (&json!(null), &json!(null)));
+        assert_eq!(
+            (&body["data"]["members"][0]["alive"], &body["data"]["metadata"]["leader"]),
+            (&json!(null), &json!(null))
+        );
         assert_eq!(post(&fake, "/cluster/rebalance", "{}").0, 503);
     }
 
@@ -514,7 +523,11 @@ mod tests {
             ("replace", r#"{"node":3,"by":4}"#, ClusterRequest::Replace { node: node(3), by: node(4) }),
             ("rebalance", "{}", ClusterRequest::Rebalance),
             ("replicas", r#"{"replicas":5}"#, ClusterRequest::SetReplicas { replicas: 5 }),
-            ("split", r#"{"slots":[0,7],"depth":9}"#, ClusterRequest::Split { slots: vec![SlotId(0), SlotId(7)], depth: 9 }),
+            (
+                "split",
+                r#"{"slots":[0,7],"depth":9}"#,
+                ClusterRequest::Split { slots: vec![SlotId(0), SlotId(7)], depth: 9 },
+            ),
             ("merge", r#"{"slots":null,"depth":0}"#, ClusterRequest::Merge { slots: vec![], depth: 0 }),
             ("transfer", r#"{"slot":0,"node":2}"#, ClusterRequest::Transfer { slot: SlotId(0), node: node(2) }),
         ] {

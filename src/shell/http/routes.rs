@@ -69,11 +69,7 @@ impl Route {
     /// This node: it serves everybody, if not with the shortest way.
     fn own(api: &Api) -> Route {
         let addresses = &api.addresses;
-        Route {
-            tcp_addr: addresses.tcp.clone(),
-            ws_addr: addresses.ws.clone(),
-            wss_addr: addresses.wss.clone(),
-        }
+        Route { tcp_addr: addresses.tcp.clone(), ws_addr: addresses.ws.clone(), wss_addr: addresses.wss.clone() }
     }
 
     fn of(route: &UserRoute) -> Route {
@@ -155,7 +151,9 @@ mod tests {
             wss: "".into(),
             users,
         };
-        ApiAnswer::Routes([route(1, led(true)), route(2, led(false))].into_iter().filter(|r| !r.users.is_empty()).collect())
+        ApiAnswer::Routes(
+            [route(1, led(true)), route(2, led(false))].into_iter().filter(|r| !r.users.is_empty()).collect(),
+        )
     }
 
     #[test]
@@ -165,7 +163,8 @@ mod tests {
         assert_eq!(get(&fake, "/route?uid=u2"), (200, second));
         let (status, groups) = post(&fake, "/route/batch", r#"["u1","u2","not@uid","u3"]"#);
         assert_eq!(status, 200);
-        let uids: Vec<_> = groups.as_array().unwrap().iter().map(|group| (&group["tcp_addr"], &group["uids"])).collect();
+        let uids: Vec<_> =
+            groups.as_array().unwrap().iter().map(|group| (&group["tcp_addr"], &group["uids"])).collect();
         let wanted = json!([["n1:5100", ["u1", "u3"]], ["n2:5100", ["u2"]], ["h:5100", ["not@uid"]]]);
         assert_eq!(json!(uids), wanted);
         assert_eq!(post(&fake, "/route/batch", "[]"), (200, json!([])));

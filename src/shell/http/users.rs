@@ -100,19 +100,16 @@ pub async fn online_status(
     let ApiAnswer::Online(devices) = api.ask(shard, ApiRequest::OnlineStatus { uids }).await? else {
         return Err(internal());
     };
-    let device = |(uid, flag): (Uid, DeviceFlag)| OnlineDevice {
-        uid: uid.as_str().to_owned(),
-        device_flag: flag.0,
-        online: 1,
-    };
+    let device =
+        |(uid, flag): (Uid, DeviceFlag)| OnlineDevice { uid: uid.as_str().to_owned(), device_flag: flag.0, online: 1 };
     Ok(Reply(devices.into_iter().map(device).collect::<Vec<_>>()).into_response())
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::fake::shard_of;
     use super::super::fake::{Fake, post};
     use crate::engine::event::{ApiAnswer, ApiRequest};
-    use super::super::fake::shard_of;
     use crate::ids::{DeviceFlag, DeviceLevel, Uid};
     use serde_json::json;
 

@@ -4,7 +4,10 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use serde_json::{Value, json};
+
 use super::separate::Separate;
+use crate::http;
 use crate::node::Node;
 
 /// The slots of a cluster under test: few, so that moves are soon done on two cores.
@@ -167,26 +170,73 @@ impl Ensemble {
     }
 
     fn is_whole(&self) -> Result<(), String> {
-        let replicas = SLOTS * self.nodes.len().min(3) as u64;
-        let of_all = |name: &str| -> Result<Vec<u64>, String> {
-            let of_one = |(index, node): (usize, &Node)| {
-                node.metric(name).ok_or_else(|| format!("node {} does not tell {name}", index + 1))
-            };
-            self.nodes.iter().enumerate().map(of_one).collect()
-        };
-        let (hosted, led) = (of_all("jindou_slots_hosted")?, of_all("jindou_slots_led")?);
-        let waiting = of_all("jindou_slots_waiting")?;
-        let fair = led.iter().all(|led| *led > 0);
-        if hosted.iter().sum::<u64>() == replicas
-            && led.iter().sum::<u64>() == SLOTS
-            && fair
-            && waiting.iter().all(|n| *n == 0)
-        {
-            return Ok(());
+        for node in &self.nodes {
+            let ready = http::get(node.http(), "/readyz").map_err(|fault| fault.to_string())?;
+            if ready.status != 200 {
+                return Err(ready.body);
+            }
         }
-        Err(format!(
-            "hosted {hosted:?} of {replicas} replicas, led {led:?} of {SLOTS} slots, without a leader {waiting:?}"
-        ))
+        let answer = http::get(self.node(1).http(), "/cluster/status").map_err(|fault| fault.to_string())?;
+        let status = &answer.json()["data"];
+        let slots = &status["slots"];
+        let settled = ["leaderless", "led_elsewhere", "short_of_replicas", "reshaping"];
+        let alive = status["members"].as_array().into_iter().flatten().filter(|member| member["alive"] == true).count();
+        let is_whole = status["at_rest"] == true
+            && status["complete"] == true
+            && settled.iter().all(|what| slots[what] == 0)
+            && alive == self.nodes.len();
+        if !is_whole {
+            return Err(answer.body);
+        }
+        let led: Vec<Option<u64>> = self.nodes.iter().map(|node| node.metric("jindou_slots_led")).collect();
+        let fair = led.iter().all(|led| led.is_some_and(|led| led > 0));
+        if fair && led.iter().flatten().sum::<u64>() == slots["total"] {
+            Ok(())
+        } else {
+            Err(format!("slots are led by {led:?}"))
+        }
+    }
+
+    /// An operator's wish, as the HTTP API takes it; the first node passes it on.
+    pub fn ask(&self, path: &str, wish: &Value) {
+        let answer = http::post(self.node(1).http(), path, wish).unwrap_or_else(|fault| panic!("{path}: {fault}"));
+        assert_eq!(answer.status, 200, "{path} {wish}: {}", answer.body);
+    }
+
+    /// Waits until `done` is true of what the first node says about the cluster.
+    fn wait_status(&self, what: &str, done: impl Fn(&Value) -> bool) {
+        let deadline = Instant::now() + WHOLE_WITHIN;
+        loop {
+            let answer = http::get(self.node(1).http(), "/cluster/status");
+            if answer.as_ref().is_ok_and(|answer| answer.status == 200 && done(&answer.json()["data"])) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "not {what} within {WHOLE_WITHIN:?}: {answer:?}\n{}", self.logs());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Asks a node to give up its share, and waits until it holds nothing.
+    pub fn drain(&self, id: usize) {
+        self.ask("/cluster/drain", &json!({ "node": id }));
+        self.wait_status("drained", |status| {
+            let mut members = status["members"].as_array().into_iter().flatten();
+            members.any(|member| member["node"] == id && member["slots"] == 0) && status["at_rest"] == true
+        });
+    }
+
+    /// Forgets the last node, which holds nothing any more, and ends it.
+    pub fn forget_last(&mut self) {
+        let id = self.nodes.len();
+        self.ask("/cluster/remove", &json!({ "node": id }));
+        self.nodes.pop();
+    }
+
+    /// Gives every slot's name so many bits, and waits until it is so.
+    pub fn reshape(&mut self, path: &str, depth: u32) {
+        self.ask(path, &json!({ "slots": [], "depth": depth }));
+        self.wait_status("reshaped", |status| status["slots"]["total"] == 1u64 << depth);
+        self.wait_whole();
     }
 
     /// What one of them has said so far.

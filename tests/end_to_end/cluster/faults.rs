@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::alone;
-use super::ensemble::Ensemble;
+use super::ensemble::{Ensemble, SLOTS};
 use super::separate::Separate;
 use super::talkers::{Counts, Talk};
 
@@ -21,6 +21,9 @@ const TIMES: usize = 20;
 
 /// A fault that is not repeated so often by then is reported with what there is.
 const GIVES_UP_AFTER: Duration = Duration::from_secs(150);
+
+/// Bits of a slot's name.
+const DEPTH: u32 = SLOTS.trailing_zeros();
 
 const USERS: usize = 12;
 const PACE: Duration = Duration::from_millis(10);
@@ -43,25 +46,62 @@ enum Fault {
     Restarted,
     /// SIGKILL, and a new start with an empty directory.
     Wiped,
-    /// A fourth node joins; it is killed and comes back empty for the next time.
+    /// A fourth node joins.
     Joined,
+    /// The fourth node is drained.
+    Drained,
+    /// Every slot is split in two.
+    Split,
+    /// They are merged again.
+    Merged,
     /// The node's packets reach no other node; theirs reach it.
     CutOneWay,
     /// No packet passes between the node and the others.
     CutBothWays,
 }
 
-const ALL: [(Fault, &str, &str); 7] = [
+const ALL: [(Fault, &str, &str); 10] = [
     (Fault::Killed, "killed", "node killed (SIGKILL), restarted"),
-    (Fault::Hung, "hung", "node hung for 3 s (SIGSTOP)"),
+    (Fault::Hung, "hung", "node hung for 3 s (SIGSTOP); its users wait 1 s, then go elsewhere"),
     (Fault::Restarted, "restarted", "node restarted in order (SIGTERM), as in a rolling restart"),
     (Fault::Wiped, "wiped", "node killed, its disk lost, rebuilt from the others"),
     (Fault::Joined, "joined", "fourth node joins and takes its share"),
-    (Fault::CutOneWay, "cut_one_way", "node cut off one way for 3 s"),
-    (Fault::CutBothWays, "cut_both_ways", "node cut off both ways for 3 s"),
+    (Fault::Drained, "drained", "node drained"),
+    (Fault::Split, "split", "every slot split in two"),
+    (Fault::Merged, "merged", "every two slots merged"),
+    (Fault::CutOneWay, "cut_one_way", "node cut off from the others one way for 3 s; its users wait 1 s, then go elsewhere"),
+    (Fault::CutBothWays, "cut_both_ways", "node cut off from the others both ways for 3 s; likewise"),
 ];
 
 impl Fault {
+    /// What must be before.
+    fn prepare(self, cluster: &mut Ensemble, talk: &Talk) {
+        match self {
+            Fault::Drained => {
+                let id = cluster.join();
+                talk.add(cluster.node(id).tcp());
+                cluster.wait_whole();
+            }
+            Fault::Merged => cluster.reshape("/cluster/split", DEPTH + 1),
+            _ => {}
+        }
+    }
+
+    /// Makes the cluster what it was.
+    fn undo(self, cluster: &mut Ensemble, talk: &Talk) {
+        match self {
+            Fault::Joined | Fault::Drained => {
+                if self == Fault::Joined {
+                    cluster.drain(cluster.addresses().len());
+                }
+                cluster.forget_last();
+                talk.forget_last();
+            }
+            Fault::Split => cluster.reshape("/cluster/merge", DEPTH),
+            _ => {}
+        }
+    }
+
     fn needs_network(self) -> bool {
         matches!(self, Fault::CutOneWay | Fault::CutBothWays)
     }
@@ -99,6 +139,9 @@ fn strike(fault: Fault, cluster: &mut Ensemble, talk: &Talk, id: usize, network:
             let id = cluster.join();
             talk.add(cluster.node(id).tcp());
         }
+        Fault::Drained => return cluster.drain(cluster.addresses().len()),
+        Fault::Split => cluster.reshape("/cluster/split", DEPTH + 1),
+        Fault::Merged => cluster.reshape("/cluster/merge", DEPTH),
         Fault::CutOneWay | Fault::CutBothWays => {
             let network = network.expect("looked for before");
             network.cut(id, fault == Fault::CutBothWays);
@@ -115,61 +158,40 @@ struct Measured {
     seen_by: usize,
     users: usize,
     counts: Counts,
-    sentences: Vec<String>,
 }
 
-/// One cluster, the same fault again and again; the nodes in turn. A join needs a new cluster each time.
+/// One cluster, the same fault again and again; the nodes in turn.
 fn measure(fault: Fault, times: usize, network: Option<&Separate>) -> Measured {
     let deadline = Instant::now() + GIVES_UP_AFTER;
-    let mut all = Measured {
-        times: 0,
-        outages: Vec::new(),
-        seen_by: 0,
-        users: 0,
-        counts: Counts::default(),
-        sentences: Vec::new(),
+    let mut cluster = match network {
+        Some(network) => Ensemble::form_in(network, 3),
+        None => Ensemble::form("table", 3),
     };
-    while all.times < times && Instant::now() < deadline {
-        let mut cluster = match network {
-            Some(network) => Ensemble::form_in(network, 3),
-            None => Ensemble::form("table", 3),
-        };
-        let talk = Talk::begin("table", cluster.addresses(), USERS, PACE);
-        let mut moments = Vec::new();
-        while all.times < times && Instant::now() < deadline {
-            if !talk.calm_for(CALM, CALM_WITHIN) {
-                println!(
-                    "never calm before repetition {}: the machine is not idle, or something is stuck",
-                    all.times + 1
-                );
-            }
-            // Any moment between two beats of the cluster.
-            std::thread::sleep(Duration::from_millis(talk.acknowledged() * 37 % 500));
-            let id = all.times % 3 + 1;
-            let from = talk.now();
-            strike(fault, &mut cluster, &talk, id, network);
-            talk.calm_for(Duration::from_millis(200), CALM_WITHIN);
-            moments.push((from, talk.now()));
-            all.times += 1;
-            if fault == Fault::Joined {
-                break;
-            }
+    let talk = Talk::begin("table", cluster.addresses(), USERS, PACE);
+    let mut moments = Vec::new();
+    while moments.len() < times && Instant::now() < deadline {
+        fault.prepare(&mut cluster, &talk);
+        if !talk.calm_for(CALM, CALM_WITHIN) {
+            println!("no calm before repetition {}: is the machine idle?", moments.len() + 1);
         }
-        let verdict = talk.end();
-        for (from, until) in moments {
-            let outages = verdict.outages(from, until);
-            all.seen_by += outages.len();
-            all.users += verdict.users();
-            all.outages.extend(outages);
-        }
-        all.counts.add(&verdict.counts);
-        if !verdict.sentences.is_empty() {
-            all.sentences.extend(verdict.sentences);
-            println!("{}\n{}", all.sentences.join("\n"), cluster.logs());
-        }
+        // Any moment between two beats of the cluster.
+        std::thread::sleep(Duration::from_millis(talk.acknowledged() * 37 % 500));
+        let id = moments.len() % 3 + 1;
+        let from = talk.now();
+        strike(fault, &mut cluster, &talk, id, network);
+        talk.calm_for(Duration::from_millis(200), CALM_WITHIN);
+        moments.push((from, talk.now()));
+        fault.undo(&mut cluster, &talk);
     }
-    all.outages.sort_unstable();
-    all
+    let verdict = talk.end();
+    if !verdict.sentences.is_empty() {
+        println!("{}\n{}", verdict.sentences.join("\n"), cluster.logs());
+    }
+    let seen: Vec<Vec<Duration>> = moments.iter().map(|(from, until)| verdict.outages(*from, *until)).collect();
+    let mut outages = seen.concat();
+    outages.sort_unstable();
+    let users = verdict.users() * moments.len();
+    Measured { times: moments.len(), seen_by: outages.len(), users, outages, counts: verdict.counts }
 }
 
 impl Measured {
@@ -229,7 +251,8 @@ fn fault_table() {
         let began = Instant::now();
         let measured = measure(fault, times, network.as_ref());
         let row = measured.row(what);
-        println!("{row}\n({:.0} s)", began.elapsed().as_secs_f64());
+        println!("{row}\n({name}: {:.0} s; {:?})", began.elapsed().as_secs_f64(), measured.counts);
+        println!("{:?}", measured.outages.iter().map(Duration::as_millis).collect::<Vec<u128>>());
         fs::write(folder().join(name), row).expect("the target's temporary folder can be written");
         if !measured.counts.is_good() {
             bad.push((name, measured.counts));

@@ -385,6 +385,11 @@ impl Talk {
         self.world.addresses.lock().expect("nobody panics with it").push(address);
     }
 
+    /// The last one that was added is gone for good.
+    pub fn forget_last(&self) {
+        self.world.addresses.lock().expect("nobody panics with it").pop();
+    }
+
     /// The time, to name a moment by.
     pub fn now(&self) -> Duration {
         self.world.now()

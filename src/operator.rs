@@ -1,0 +1,453 @@
+//! `jindou cluster …`: what an operator asks of a running cluster, over the HTTP API of any of its nodes. Tables on standard output, what is waited for
+//! on standard error, and an exit code that scripts can read. It decides nothing: the cluster refuses what cannot be.
+//!
+//! ```text
+//!  status ─► shown
+//!  a wish ─► POST ──200──► done ──--wait──► asks for the status every second until what was wished for stands and nothing moves: 0
+//!               ├──4xx──► refused: 1                                   └──--within is over: 4
+//!               └──503, nobody there──► 3
+//! ```
+
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)] // Not pure: see .ci/clippy.toml.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use call::Door;
+
+mod call;
+mod picture;
+#[cfg(test)]
+mod tests;
+
+/// Between two looks while something is waited for.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Between two pictures of `status --watch`.
+const WATCH_EVERY: Duration = Duration::from_secs(2);
+
+/// The cluster is at rest when it looks so as often in a row: what a wish leads to is planned a moment after it was agreed on.
+const LOOKS_AT_REST: u32 = 3;
+
+/// Rows of the slot table in one answer.
+const PAGE_ROWS: u32 = 1024;
+
+/// Pages of the slot table at most: a cluster has no more rows.
+const PAGES_MAX: usize = 16;
+
+/// What an operator wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// How everything stands.
+    Status {
+        /// Again and again.
+        watch: bool,
+        /// As JSON.
+        json: bool,
+        /// With the slot table.
+        slots: bool,
+    },
+    /// How a node joins, or until this one has.
+    Join {
+        /// Whom to wait for.
+        node: Option<u16>,
+    },
+    /// This node shall hold nothing.
+    Drain {
+        /// Whom.
+        node: u16,
+    },
+    /// It shall hold its share.
+    Serve {
+        /// Whom.
+        node: u16,
+    },
+    /// It shall be forgotten.
+    Remove {
+        /// Whom.
+        node: u16,
+    },
+    /// Another one takes its share.
+    Replace {
+        /// Who goes.
+        node: u16,
+        /// Who stays.
+        by: u16,
+    },
+    /// Plan anew.
+    Rebalance,
+    /// So many replicas a slot.
+    Replicas {
+        /// At least 1.
+        replicas: u8,
+    },
+    /// Slots become two.
+    Split {
+        /// `None`: all.
+        slot: Option<u16>,
+        /// Bits that name them afterwards; `None`: one more than now.
+        depth: Option<u8>,
+    },
+    /// Slots become one with their siblings.
+    Merge {
+        /// `None`: all.
+        slot: Option<u16>,
+        /// Bits that name them afterwards; `None`: one less than now.
+        depth: Option<u8>,
+    },
+    /// Another node leads a slot.
+    Transfer {
+        /// Which.
+        slot: u16,
+        /// Who.
+        node: u16,
+    },
+}
+
+/// What the command line says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OperatorOptions {
+    /// `http://HOST:PORT` of any node.
+    pub api: String,
+    /// What `http.token` says there; empty when nothing.
+    pub token: String,
+    /// Wait until it is done, at most so long.
+    pub wait: Option<Duration>,
+    /// What.
+    pub order: Order,
+}
+
+/// Why it did not end well.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OperatorError {
+    /// The cluster says no.
+    Refused(String),
+    /// The command line is wrong.
+    Usage(String),
+    /// No answer, or nobody leads.
+    Unreachable(String),
+    /// Not at rest when the time was over.
+    NotYet(String),
+    /// Standard output is gone.
+    Output(String),
+}
+
+impl OperatorError {
+    /// For scripts.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            OperatorError::Refused(_) | OperatorError::Output(_) => 1,
+            OperatorError::Usage(_) => 2,
+            OperatorError::Unreachable(_) => 3,
+            OperatorError::NotYet(_) => 4,
+        }
+    }
+
+    fn of_output(error: io::Error) -> OperatorError {
+        OperatorError::Output(format!("cannot write: {error}"))
+    }
+}
+
+impl std::fmt::Display for OperatorError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            OperatorError::Refused(line)
+            | OperatorError::Usage(line)
+            | OperatorError::Unreachable(line)
+            | OperatorError::NotYet(line)
+            | OperatorError::Output(line) => f.write_str(line),
+        }
+    }
+}
+
+/// Does it.
+///
+/// # Errors
+/// What to say, and with which code to end.
+pub fn run(options: &OperatorOptions, out: &mut impl Write) -> Result<(), OperatorError> {
+    let door = Door::parse(&options.api, &options.token).map_err(OperatorError::Usage)?;
+    let desk = Desk { door };
+    match &options.order {
+        Order::Status { watch: true, json, slots } => desk.watch(*json, *slots, out),
+        Order::Status { json, slots, .. } => {
+            if let Some(within) = options.wait {
+                desk.wait(&options.order, None, within)?;
+            }
+            write!(out, "{}", desk.shown(*json, *slots)?).map_err(OperatorError::of_output)
+        }
+        Order::Join { node: None } => write!(out, "{}", how_to_join(&desk.status()?)).map_err(OperatorError::of_output),
+        Order::Join { .. } => {
+            desk.wait(&options.order, None, options.wait.unwrap_or(Duration::MAX))?;
+            say(out, "it serves, and everything that was to move has moved")
+        }
+        order => desk.carry_out(order, options.wait, out),
+    }
+}
+
+fn say(out: &mut impl Write, line: &str) -> Result<(), OperatorError> {
+    writeln!(out, "{line}").map_err(OperatorError::of_output)
+}
+
+/// A call's path and body.
+type Wish = (&'static str, Value);
+
+struct Desk {
+    door: Door,
+}
+
+impl Desk {
+    fn ask(&self, path: &str, body: Option<&str>) -> Result<Value, OperatorError> {
+        let door = &self.door;
+        let (status, text) = door
+            .call(path, body)
+            .map_err(|error| OperatorError::Unreachable(format!("cannot reach {door}: {error}")))?;
+        let answer: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
+        let why = answer["msg"].as_str().unwrap_or("it does not say why");
+        match status {
+            200 => Ok(answer),
+            503 => Err(OperatorError::Unreachable(format!("{door} cannot answer now: {why}"))),
+            404 => Err(OperatorError::Refused(format!(
+                "{door} does not know {path}: it is another program, or an older one"
+            ))),
+            _ => Err(OperatorError::Refused(format!("refused: {why}"))),
+        }
+    }
+
+    fn status(&self) -> Result<Value, OperatorError> {
+        Ok(self.ask("/cluster/status", None)?["data"].take())
+    }
+
+    /// The status with the whole slot table, page by page; that of the last page, if it changed in between.
+    fn status_with_slots(&self) -> Result<Value, OperatorError> {
+        let mut rows = Vec::new();
+        let mut from = 0;
+        for _ in 0..PAGES_MAX {
+            let mut data = self.ask(&format!("/cluster/status?from={from}&max={PAGE_ROWS}"), None)?["data"].take();
+            if let Some(page) = data["rows"].as_array_mut() {
+                rows.append(page);
+            }
+            match data["next"].as_u64() {
+                Some(next) if next > from => from = next,
+                _ => {
+                    data["rows"] = Value::Array(rows);
+                    return Ok(data);
+                }
+            }
+        }
+        Err(OperatorError::Refused(format!("{} names more slots than there can be", self.door)))
+    }
+
+    fn shown(&self, json: bool, slots: bool) -> Result<String, OperatorError> {
+        let data = if slots { self.status_with_slots()? } else { self.status()? };
+        Ok(if json { format!("{data:#}\n") } else { picture::whole(&data) })
+    }
+
+    /// Until it is interrupted, or standard output is gone.
+    fn watch(&self, json: bool, slots: bool, out: &mut impl Write) -> Result<(), OperatorError> {
+        // A terminal is wiped first; elsewhere one picture follows the other.
+        let wipe = if io::stdout().is_terminal() && !json { "\x1b[H\x1b[2J" } else { "" };
+        loop {
+            let text = match self.shown(json, slots) {
+                Ok(text) => text,
+                Err(OperatorError::Unreachable(why)) => format!("{why}\n"),
+                Err(other) => return Err(other),
+            };
+            writeln!(out, "{wipe}{text}").and_then(|()| out.flush()).map_err(OperatorError::of_output)?;
+            std::thread::sleep(WATCH_EVERY);
+        }
+    }
+
+    fn carry_out(&self, order: &Order, wait: Option<Duration>, out: &mut impl Write) -> Result<(), OperatorError> {
+        let deadline = wait.map(|within| (Instant::now(), within));
+        if let (Order::Replace { by, .. }, Some((_, within))) = (order, deadline) {
+            self.wait_until_serving(*by, within)?;
+        }
+        let wish = self.wish(order)?;
+        self.ask(wish.0, Some(&wish.1.to_string()))?;
+        let Some((began, within)) = deadline else {
+            return say(out, &done(order));
+        };
+        self.wait(order, Some(&wish), within.saturating_sub(began.elapsed()))?;
+        say(out, &format!("{}; everything is at rest", done(order)))
+    }
+
+    /// The call that an order is.
+    fn wish(&self, order: &Order) -> Result<Wish, OperatorError> {
+        Ok(match order {
+            Order::Drain { node } => ("/cluster/drain", json!({"node": node})),
+            Order::Serve { node } => ("/cluster/serve", json!({"node": node})),
+            Order::Remove { node } => ("/cluster/remove", json!({"node": node})),
+            Order::Replace { node, by } => ("/cluster/replace", json!({"node": node, "by": by})),
+            Order::Rebalance => ("/cluster/rebalance", json!({})),
+            Order::Replicas { replicas } => ("/cluster/replicas", json!({"replicas": replicas})),
+            Order::Transfer { slot, node } => ("/cluster/transfer", json!({"slot": slot, "node": node})),
+            Order::Split { slot, depth } => {
+                let depth = match depth {
+                    Some(depth) => u64::from(*depth),
+                    None => bits(&self.status_with_slots()?, *slot, u64::min)? + 1,
+                };
+                ("/cluster/split", json!({"slots": slot.iter().collect::<Vec<_>>(), "depth": depth}))
+            }
+            Order::Merge { slot, depth } => {
+                let depth = match depth {
+                    Some(depth) => u64::from(*depth),
+                    None => bits(&self.status_with_slots()?, *slot, u64::max)?.saturating_sub(1),
+                };
+                ("/cluster/merge", json!({"slots": slot.iter().collect::<Vec<_>>(), "depth": depth}))
+            }
+            Order::Status { .. } | Order::Join { .. } => ("/cluster/status", Value::Null),
+        })
+    }
+
+    /// Until what was wished for stands and nothing moves. A split or merge that met a slot at work is wished for again.
+    fn wait(&self, order: &Order, wish: Option<&Wish>, within: Duration) -> Result<(), OperatorError> {
+        let reshapes = matches!(order, Order::Split { .. } | Order::Merge { .. });
+        let mut looks = 0;
+        self.look(
+            within,
+            |data| {
+                let rests = data["at_rest"] == true;
+                let stands = stands(order, wish, data);
+                if rests
+                    && !stands
+                    && reshapes
+                    && let Some((path, body)) = wish
+                {
+                    self.ask(path, Some(&body.to_string()))?;
+                }
+                looks = if rests && stands { looks + 1 } else { 0 };
+                Ok(looks >= LOOKS_AT_REST)
+            },
+            reshapes,
+        )
+    }
+
+    fn wait_until_serving(&self, node: u16, within: Duration) -> Result<(), OperatorError> {
+        self.look(within, |data| Ok(serves(data, node)), false)
+    }
+
+    /// Looks every second, and says what has changed, until it is as it should be. A node that does not answer may be the next one to.
+    fn look(
+        &self,
+        within: Duration,
+        mut is_done: impl FnMut(&Value) -> Result<bool, OperatorError>,
+        with_slots: bool,
+    ) -> Result<(), OperatorError> {
+        let began = Instant::now();
+        let mut said = String::new();
+        loop {
+            let data = if with_slots { self.status_with_slots() } else { self.status() };
+            let line = match data {
+                Ok(data) if is_done(&data)? => return Ok(()),
+                Ok(data) => picture::progress(&data),
+                Err(OperatorError::Unreachable(why)) => why,
+                Err(other) => return Err(other),
+            };
+            if line != said {
+                eprintln!("{line}");
+                said = line;
+            }
+            if began.elapsed() + LOOK_EVERY > within {
+                return Err(OperatorError::NotYet(format!("not done after {} s: {said}", within.as_secs())));
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+}
+
+/// Bits that name a slot, or those of the slot that has fewest or most.
+fn bits(data: &Value, slot: Option<u16>, choose: fn(u64, u64) -> u64) -> Result<u64, OperatorError> {
+    let rows = data["rows"].as_array().map_or(&[][..], Vec::as_slice);
+    let named = rows.iter().filter(|row| slot.is_none_or(|slot| row["slot"] == slot));
+    let depths = named.filter_map(|row| row["depth"].as_u64());
+    let missing = || OperatorError::Refused(format!("refused: there is no slot {}", slot.unwrap_or(0)));
+    depths.reduce(choose).ok_or_else(missing)
+}
+
+fn member(data: &Value, node: u16) -> Option<&Value> {
+    data["members"].as_array()?.iter().find(|member| member["node"] == node)
+}
+
+fn serves(data: &Value, node: u16) -> bool {
+    member(data, node).is_some_and(|member| member["state"] == "serving" && member["alive"] == true)
+}
+
+/// Whether what was ordered is so, moves aside.
+fn stands(order: &Order, wish: Option<&Wish>, data: &Value) -> bool {
+    let holds_nothing = |node: u16| {
+        let votes =
+            data["metadata"]["voters"].as_array().is_some_and(|voters| voters.iter().any(|voter| *voter == node));
+        let empty = |member: &Value| member["slots"] == 0 && member["leads"] == 0;
+        !votes && member(data, node).is_none_or(empty)
+    };
+    let rows = data["rows"].as_array().map_or(&[][..], Vec::as_slice);
+    let depth = wish.and_then(|(_, body)| body["depth"].as_u64()).unwrap_or(0);
+    let of = |row: &&Value, slot: &Option<u16>| slot.is_none_or(|slot| row["slot"] == slot);
+    match order {
+        Order::Join { node: Some(node) } | Order::Serve { node } => serves(data, *node),
+        Order::Drain { node } => holds_nothing(*node),
+        Order::Replace { node, by } => holds_nothing(*node) && serves(data, *by),
+        Order::Remove { node } => member(data, *node).is_none(),
+        Order::Replicas { replicas } => data["replicas_wanted"] == *replicas,
+        Order::Split { slot, .. } => {
+            rows.iter().filter(|row| of(row, slot)).all(|row| row["depth"].as_u64() >= Some(depth))
+        }
+        Order::Merge { slot, .. } => {
+            rows.iter().filter(|row| of(row, slot)).all(|row| row["depth"].as_u64() <= Some(depth))
+        }
+        Order::Status { .. } | Order::Join { node: None } | Order::Rebalance | Order::Transfer { .. } => true,
+    }
+}
+
+/// What has been agreed on, for people.
+fn done(order: &Order) -> String {
+    match order {
+        Order::Drain { node } => {
+            format!("n{node} is to hold nothing; `jindou cluster remove {node}` forgets it once it does")
+        }
+        Order::Serve { node } => format!("n{node} is to hold its share"),
+        Order::Remove { node } => format!("n{node} is no member any more"),
+        Order::Replace { node, by } => {
+            format!(
+                "n{by} takes the share of n{node}; `jindou cluster remove {node}` forgets n{node} once it holds nothing"
+            )
+        }
+        Order::Rebalance => "everything is planned anew".to_owned(),
+        Order::Replicas { replicas } => format!("each slot is to have {replicas} replicas"),
+        Order::Split { .. } => "the splits are planned".to_owned(),
+        Order::Merge { .. } => "the merges are planned".to_owned(),
+        Order::Transfer { slot, node } => format!("n{node} is to lead slot {slot}"),
+        Order::Status { .. } | Order::Join { .. } => String::new(),
+    }
+}
+
+/// A node joins when it is started with seeds: what to write for one.
+fn how_to_join(data: &Value) -> String {
+    let members = data["members"].as_array().map_or(&[][..], Vec::as_slice);
+    let alive = members.iter().filter(|member| member["alive"] != false);
+    let seeds: Vec<String> = alive.take(3).map(|member| member["cluster_addr"].to_string()).collect();
+    let free = members.iter().filter_map(|member| member["node"].as_u64()).max().unwrap_or(0) + 1;
+    let name = &data["name"];
+    format!(
+        "A node joins by itself when it is started with a seed. On the new machine, with a number that no member has:
+
+  # jindou.toml
+  [node]
+  id = {free}
+
+  [cluster]
+  name = {name}
+  listen = \"ITS-ADDRESS:5300\"
+  seeds = [{}]
+  secret_file = \"/etc/jindou/secret\"    # the same as on the others
+
+  jindou --config jindou.toml
+
+`jindou cluster join --wait {free}` waits until it serves and everything that is to move has moved.
+",
+        seeds.join(", ")
+    )
+}

@@ -1,0 +1,174 @@
+//! Tables from fixed JSON, and orders carried out against a node that answers by a script.
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+
+use super::*;
+
+/// A cluster of three of which the third is to be emptied.
+fn picture(moving: bool) -> Value {
+    let member = |node: u16, state: &str, slots: u32| {
+        json!({"node": node, "state": state, "alive": true, "silent_ms": 120, "shards": 2,
+            "cluster_addr": format!("10.0.0.{node}:5300"), "http_addr": format!("10.0.0.{node}:5001"),
+            "tcp_addr": "", "slots": slots, "preferred": slots / 2, "leads": slots / 2, "table_version": 41})
+    };
+    let step = json!({"slot": 1, "from": ["n1/s0", "n3/s0"], "to": ["n1/s0", "n2/s0"], "percent": 40,
+        "under_way_ms": 900, "remaining_ms": 1300, "stage": "n2/s0 is catching up"});
+    json!({
+        "id": "00000000000000ab", "name": "east", "version": 41, "at_rest": !moving, "complete": true,
+        "told_by": "n1/s0", "replicas_wanted": 3,
+        "metadata": {"leader": 1, "term": 4, "voters": [1, 2]},
+        "members": [member(1, "serving", 4), member(2, "serving", 4), member(3, "draining", if moving { 2 } else { 0 })],
+        "slots": {"total": 4, "leaderless": 0, "led_elsewhere": u8::from(moving), "short_of_replicas": 0, "reshaping": 0, "lost": []},
+        "moves": {"under_way": u8::from(moving), "waiting": 0, "remaining_ms": if moving { 1300 } else { 0 },
+            "list": if moving { vec![step] } else { vec![] }},
+        "waits": [], "waits_omitted": 0, "rows": [], "next": null,
+    })
+}
+
+#[test]
+fn the_picture_reads_well_in_a_hundred_columns() {
+    let mut data = picture(true);
+    data["waits"] = json!([{"slot": 2, "node": null, "why": "n2 receives 2 slots already"},
+        {"slot": null, "node": 3, "why": "x".repeat(200)}]);
+    data["rows"] = json!([{"slot": 1, "depth": 2, "epoch": 3, "replicas": ["n1/s0", "n3/s0"], "target": ["n1/s0", "n2/s0"],
+        "preferred": "n1/s0", "leader": "n3/s0", "stage": "n2/s0 is catching up"}]);
+    let text = picture::whole(&data);
+    let expected = "\
+cluster east, version 41: at work (told by n1/s0)
+metadata: led by n1 in term 4, voters n1 n2
+slots: 4, 3 replicas each; 1 led elsewhere than preferred
+now: 1 moves under way, 1 slots led elsewhere than preferred, about 1.3 s left, n2 receives 2 slots …
+
+NODE  STATE     HEARD  SLOTS  LEADS  SHOULD  TABLE  HTTP           CLUSTER
+n1    serving   yes        4      2       2     41  10.0.0.1:5001  10.0.0.1:5300
+n2    serving   yes        4      2       2     41  10.0.0.2:5001  10.0.0.2:5300
+n3    draining  yes        2      1       1     41  10.0.0.3:5001  10.0.0.3:5300
+
+SLOT  FROM         TO           READ    FOR   LEFT  STAGE
+   1  n1/s0 n3/s0  n1/s0 n2/s0   40%  0.9 s  1.3 s  n2/s0 is catching up
+
+WAITS
+slot 2: n2 receives 2 slots already
+";
+    assert!(text.starts_with(expected), "{text}");
+    assert!(text.ends_with(
+        "SLOT  BITS  EPOCH  LEADER  PREFERRED  REPLICAS     STAGE\n   1     2      3  n3/s0   n1/s0      n1/s0 n3/s0  to n1/s0 n2/s0: n2/s0 is catching up\n"
+    ));
+    assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+    assert_eq!(picture::progress(&picture(false)), "at rest");
+    assert!(picture::whole(&Value::Null).contains("cluster ?"), "a stranger's answer is shown as far as it goes");
+}
+
+#[test]
+fn times_are_said_as_people_say_them() {
+    let said: Vec<String> = [0, 1_250, 11_000, 180_000, 7_200_000].into_iter().map(picture::span).collect();
+    assert_eq!(said, ["0.0 s", "1.2 s", "11 s", "3 min", "2 h"]);
+}
+
+#[test]
+fn how_to_join_names_a_free_number_and_seeds() {
+    let text = how_to_join(&picture(false));
+    assert!(text.contains("id = 4\n") && text.contains("name = \"east\""), "{text}");
+    assert!(text.contains("seeds = [\"10.0.0.1:5300\", \"10.0.0.2:5300\", \"10.0.0.3:5300\"]"), "{text}");
+}
+
+/// Answers one connection after the other; gives what was asked.
+fn node(answers: Vec<(u16, Value)>) -> (String, std::thread::JoinHandle<Vec<String>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let api = format!("http://{}", listener.local_addr().unwrap());
+    let serve = move || {
+        let mut asked = Vec::new();
+        for (status, body) in answers {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            let mut raw = Vec::new();
+            let mut buffer = [0; 4096];
+            while !is_whole(&raw) {
+                let count = stream.read(&mut buffer).unwrap();
+                assert!(count > 0, "the request ends early");
+                raw.extend_from_slice(&buffer[..count]);
+            }
+            let text = String::from_utf8(raw).unwrap();
+            let (head, sent) = text.split_once("\r\n\r\n").unwrap();
+            asked.push(format!("{} {sent}", head.lines().next().unwrap().trim_end_matches(" HTTP/1.1")));
+            let body = body.to_string();
+            write!(stream, "HTTP/1.1 {status} X\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
+        }
+        asked
+    };
+    (api, std::thread::spawn(serve))
+}
+
+fn is_whole(raw: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(raw);
+    let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+    body.len() >= length.parse::<usize>().unwrap()
+}
+
+fn data(data: Value) -> (u16, Value) {
+    (200, json!({"status": 200, "data": data}))
+}
+
+fn run_against(
+    answers: Vec<(u16, Value)>,
+    order: Order,
+    wait: bool,
+) -> (Result<(), OperatorError>, String, Vec<String>) {
+    let (api, served) = node(answers);
+    let wait = wait.then(|| Duration::from_secs(30));
+    let mut out = Vec::new();
+    let outcome = run(&OperatorOptions { api, token: String::new(), wait, order }, &mut out);
+    (outcome, String::from_utf8(out).unwrap(), served.join().unwrap())
+}
+
+#[test]
+fn a_drain_waits_until_the_node_is_empty_and_all_is_at_rest() {
+    let look = |moving| data(picture(moving));
+    let answers = vec![
+        (200, json!({"status": 200})),
+        look(true),
+        look(false),
+        (503, json!({"msg": "no leader"})),
+        look(false),
+        look(false),
+    ];
+    let (outcome, said, asked) = run_against(answers, Order::Drain { node: 3 }, true);
+    assert_eq!(outcome, Ok(()));
+    assert!(said.starts_with("n3 is to hold nothing"), "{said}");
+    assert_eq!(asked[0], r#"POST /cluster/drain {"node":3}"#);
+    assert!(asked[1..].iter().all(|line| line == "GET /cluster/status "), "{asked:?}");
+}
+
+#[test]
+fn a_split_of_all_names_the_bits_that_are_wanted() {
+    let mut first = picture(false);
+    first["rows"] = json!([{"slot": 0, "depth": 2}, {"slot": 1, "depth": 3}]);
+    first["next"] = json!(2);
+    let mut second = picture(false);
+    second["rows"] = json!([{"slot": 2, "depth": 2}]);
+    let answers = vec![data(first), data(second), (200, json!({"status": 200}))];
+    let (outcome, _, asked) = run_against(answers, Order::Split { slot: None, depth: None }, false);
+    assert_eq!(outcome, Ok(()));
+    assert_eq!(asked[1], "GET /cluster/status?from=2&max=1024 ");
+    assert_eq!(asked[2], r#"POST /cluster/split {"depth":3,"slots":[]}"#);
+}
+
+#[test]
+fn exit_codes_tell_scripts_what_happened() {
+    let refused = (409, json!({"msg": "n9 is no member of this cluster", "status": 409}));
+    let (outcome, ..) = run_against(vec![refused], Order::Drain { node: 9 }, false);
+    let error = outcome.unwrap_err();
+    assert_eq!((error.to_string().as_str(), error.exit_code()), ("refused: n9 is no member of this cluster", 1));
+    let (outcome, ..) = run_against(vec![(503, json!({"msg": "later"}))], Order::Rebalance, false);
+    assert_eq!(outcome.unwrap_err().exit_code(), 3);
+    let options =
+        |api: &str, wait| OperatorOptions { api: api.into(), token: String::new(), wait, order: Order::Rebalance };
+    assert_eq!(run(&options("https://h:1", None), &mut Vec::new()).unwrap_err().exit_code(), 2);
+    assert_eq!(run(&options("127.0.0.1:1", None), &mut Vec::new()).unwrap_err().exit_code(), 3);
+    let (api, served) = node(vec![(200, json!({"status": 200})), data(picture(true))]);
+    let outcome = run(&options(&api, Some(Duration::ZERO)), &mut Vec::new());
+    assert_eq!(outcome.unwrap_err().exit_code(), 4);
+    served.join().unwrap();
+}
