@@ -17,9 +17,9 @@ mod hosting;
 mod inspect;
 mod links;
 mod membership;
-mod reshapes;
 mod mending;
 mod operators;
+mod reshapes;
 mod settings;
 mod transfers;
 mod upkeep;
@@ -56,7 +56,9 @@ use transfers::Transfers;
 
 pub use super::recovery::Recovery;
 pub use inspect::ReplicaView;
-pub use settings::{ClusterSettings, ClusterView, Durability, JournalGeometry, OfflineMode, Retention, ShardConfig, ShardView};
+pub use settings::{
+    ClusterSettings, ClusterView, Durability, JournalGeometry, OfflineMode, Retention, ShardConfig, ShardView,
+};
 
 /// Rounds of talk between the machines in one step. A message needs four (submit, apply, notify, deliver); what is not at
 /// rest after this many goes on in the next step.
@@ -275,6 +277,7 @@ impl Shard {
                 self.hosted[place].slot.evict_oldest(channel);
             }
         }
+        self.send_raft();
         self.out.flush(&mut self.api_open, effects);
         self.flush_links(now, effects);
         self.leave_groups(now);

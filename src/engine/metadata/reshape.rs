@@ -52,7 +52,8 @@ impl Cluster {
             row.depth
         });
         // Not founded: what the child begins with splits off from its parent, on each disk by itself.
-        let row = SlotRow { depth, epoch: 1, replicas, preferred, target, founded: false, settling: false, reshape: None };
+        let row =
+            SlotRow { depth, epoch: 1, replicas, preferred, target, founded: false, settling: false, reshape: None };
         let before = self.rows.insert(child, row);
         assert!(before.is_none(), "rows never overlap");
         Ok(true)

@@ -88,6 +88,9 @@ impl Shard {
             self.out.counters.raft_messages_sent += 1;
             if to == self.config.place {
                 self.out.loopback.push_back((to, Frame::Raft(Box::new(message))));
+            } else if to.node == self.config.place.node {
+                // A slot that moves from one shard of a node to another: there are no links within a node.
+                self.out.frame(to, Frame::Raft(Box::new(message)));
             } else {
                 self.links.send_lossy(to, Frame::Raft(Box::new(message)));
             }

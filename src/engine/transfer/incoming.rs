@@ -200,8 +200,14 @@ impl Incoming {
             return refused;
         }
         self.offers += 1;
-        let fresh =
-            || Staged { replica: from, depth, bodies: BTreeMap::new(), messages: 0, running: None, touched: self.offers };
+        let fresh = || Staged {
+            replica: from,
+            depth,
+            bodies: BTreeMap::new(),
+            messages: 0,
+            running: None,
+            touched: self.offers,
+        };
         let staged = self.slots.entry(slot).or_insert_with(fresh);
         // After a split channels have other numbers: what has come before does not count.
         if staged.replica != from || staged.depth != depth {
