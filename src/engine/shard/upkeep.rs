@@ -128,8 +128,9 @@ impl Shard {
                 let long_ago = mark - hosted.checkpoint_mark >= half;
                 let keeps = hosted.kept_segment < self.segment_wanted
                     && hosted.kept_segment < hosted.slot.group().replay_segment(&self.journal);
-                hosted.checkpointing.is_none() && (long_ago || keeps) && !self.is_nursing(hosted.slot.id())
+                hosted.checkpointing.is_none() && (long_ago || keeps)
             })
+            .filter(|(_, hosted)| !self.is_nursing(hosted.slot.id()))
             .map(|(place, hosted)| (hosted.checkpoint_mark, place))
             .collect();
         due.sort_unstable();

@@ -163,3 +163,7 @@ pub(super) fn send_elsewhere(waiter: Waiter, around: &mut Surroundings<'_>) {
         Waiter::Row(..) | Waiter::Nobody => {}
     }
 }
+
+#[cfg(test)]
+#[path = "split_tests.rs"]
+mod tests;

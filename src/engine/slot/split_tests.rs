@@ -1,0 +1,206 @@
+//! A slot with channels and homes that becomes two, once and again, with and without others' entries behind the split.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::engine::chance::Chance;
+use crate::engine::raft_group::GroupState;
+use crate::engine::routes::Table;
+use crate::engine::slot::SlotState;
+use crate::format::message::MessageFields;
+use crate::format::packet::{HeaderFlags, Setting};
+use crate::format::record::Position;
+use crate::ids::{NodeId, Place, ReplicaId, ShardId, SlotId};
+use crate::time::{Instant, Now, UnixMillis};
+
+use super::super::{CommittedEntry, Outbox, Recent, Routes};
+
+const PLACE: Place = Place { node: NodeId(1), shard: ShardId(0) };
+
+struct Bench {
+    slot: Slot,
+    out: Outbox,
+    recent: Recent,
+    routes: Routes,
+    index: u64,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let map_state = Chance::new([3; 32], 0).map_state();
+        let group = GroupState::begin(ReplicaId::new(PLACE, 1), &[]);
+        let state = SlotState { group, message_ids_last: 7, channels: Vec::new(), homes: Vec::new() };
+        let mut slot = Slot::restore(SlotId(0), state, map_state, 0, Chance::new([4; 32], 0)).unwrap();
+        slot.set_depth(0);
+        let routes = Routes::new(Arc::new(Table::alone(NodeId(1), 1, 0)));
+        Bench { slot, out: Outbox::new(PLACE), recent: Recent::new(1 << 20), routes, index: 1 }
+    }
+
+    fn apply(&mut self, data: Vec<u8>) {
+        self.index += 1;
+        let position = Position { segment: 1, offset: self.index as u32 * 64 };
+        let data = data.into();
+        let entry = CommittedEntry { index: self.index, term: 5, data, position, members_changed: false };
+        let now = Now { instant: Instant(1), unix: UnixMillis(1_700_000_000_000) };
+        let (limits, raft_out) = (Limits::TINY, &mut Vec::new());
+        let (routes, out, recent) = (&self.routes, &mut self.out, &mut self.recent);
+        let mut around = Surroundings { now, limits: &limits, routes, out, raft_out, recent };
+        self.slot.apply(&entry, &mut around);
+    }
+
+    fn append(&mut self, key: &ChannelKey, number: u64) {
+        let (first, second) = key.members();
+        let mut data = Vec::new();
+        command::encode_append_head(key, 0, number, &mut data);
+        let fields = MessageFields {
+            message_id: (number as i64) << 22,
+            unix_ms: 1,
+            expire_s: 0,
+            flags: HeaderFlags(0),
+            setting: Setting(0),
+            device_tag: 1,
+            from: first,
+            to: second,
+            client_msg_no: "",
+            topic: "",
+            payload: b"x",
+        };
+        fields.encode(&mut data);
+        self.apply(data);
+    }
+
+    fn split(&mut self, depth: u8) -> Vec<Half> {
+        let mut data = Vec::new();
+        let replicas = vec![ReplicaId::new(PLACE, 9)];
+        command::encode_split(&SplitCommand { plan: 3, depth, child: SlotId(1 << depth), replicas }, &mut data);
+        self.apply(data);
+        self.slot.check_invariants();
+        self.slot.take_halves()
+    }
+}
+
+fn uid(n: usize) -> Uid {
+    Uid::parse(&format!("user{n}")).unwrap()
+}
+
+fn keys() -> Vec<ChannelKey> {
+    let pairs = (0..20).map(|n| ChannelKey::pair(&uid(n), &uid(n + 1)));
+    pairs.chain((0..20).map(|n| ChannelKey::command(&uid(n)))).collect()
+}
+
+fn filled() -> Bench {
+    let mut bench = Bench::new();
+    for round in 0..3 {
+        for (n, key) in keys().iter().enumerate() {
+            bench.append(key, 1 + round * 100 + n as u64);
+        }
+    }
+    for n in 0..20 {
+        bench.slot.home_or_new(&uid(n)).apply_token(crate::ids::DeviceFlag(0), DeviceLevel::Master, "t");
+    }
+    bench
+}
+
+#[test]
+fn every_key_is_in_exactly_one_half_and_keeps_what_it_had() {
+    let (mut bench, whole) = (filled(), filled());
+    let halves = bench.split(0);
+    let [half] = &halves[..] else { panic!("one half") };
+    assert_eq!((bench.slot.depth(), half.term, half.split.child), (1, 5, SlotId(1)));
+    let parts = |slot: &Slot, key: &ChannelKey| {
+        slot.channel_index(key).map(|index| slot.channels()[index as usize].channel.parts())
+    };
+    for key in keys() {
+        let gone = half.channels.iter().find(|(name, _)| *name == key).map(|(_, channel)| channel.parts());
+        let stayed = parts(&bench.slot, &key);
+        assert_eq!((gone.is_some(), stayed.is_some()), (key.key_hash().0 & 1 == 1, key.key_hash().0 & 1 == 0));
+        assert_eq!(gone.or(stayed), parts(&whole.slot, &key));
+    }
+    for n in 0..20 {
+        let gone = half.homes.iter().any(|(name, home)| *name == uid(n) && home.devices().len() == 1);
+        assert_eq!(
+            (gone, bench.slot.home(&uid(n)).is_some()),
+            match uid(n).key_hash().0 & 1 {
+                1 => (true, false),
+                _ => (false, true),
+            }
+        );
+    }
+    assert_eq!(half.message_ids_last, bench.slot.message_ids().last());
+    let readable: usize = half.channels.iter().map(|(_, channel)| channel.readable()).sum();
+    assert_eq!(readable as u64 + bench.slot.messages(), whole.slot.messages());
+    let order = |channels: &mut dyn Iterator<Item = &ChannelKey>| {
+        let places = channels.map(|key| keys().iter().position(|known| known == key));
+        places.collect::<Vec<_>>().is_sorted()
+    };
+    assert!(order(&mut half.channels.iter().map(|(key, _)| key)), "channels keep their order");
+    assert!(order(&mut bench.slot.channels().iter().map(|entry| &entry.key)));
+}
+
+#[test]
+fn bodies_in_memory_keep_their_channels() {
+    let mut bench = filled();
+    let before = bench.recent.bytes();
+    bench.split(0);
+    assert!(bench.recent.bytes() > 0 && bench.recent.bytes() < before);
+    for entry in bench.slot.channels() {
+        assert!((1..=3).all(|seq| entry.channel.recent(seq).is_some()), "what stays is still in memory");
+    }
+}
+
+#[test]
+fn a_split_that_comes_again_does_nothing() {
+    let mut bench = filled();
+    assert_eq!(bench.split(0).len(), 1);
+    let channels = bench.slot.channels().len();
+    assert!(bench.split(0).is_empty());
+    assert_eq!((bench.slot.depth(), bench.slot.channels().len()), (1, channels));
+    let [next] = &bench.split(1)[..] else { panic!("the next bit") };
+    assert_eq!((next.split.child, bench.slot.depth()), (SlotId(2), 2));
+    assert!(next.channels.iter().all(|(key, _)| key.key_hash().0 & 3 == 2));
+}
+
+#[test]
+fn what_was_written_behind_the_split_for_gone_keys_is_passed_over() {
+    let mut bench = filled();
+    bench.split(0);
+    let before = bench.slot.channels().len();
+    for (n, key) in keys().iter().enumerate() {
+        bench.append(key, 1000 + n as u64);
+    }
+    assert_eq!(bench.slot.channels().len(), before);
+    for entry in bench.slot.channels() {
+        assert_eq!((entry.key.key_hash().0 & 1, entry.channel.last_seq()), (0, 4));
+    }
+    bench.slot.check_invariants();
+}
+
+#[test]
+fn a_replica_that_is_deeper_from_the_start_comes_out_the_same() {
+    let mut late = Bench::new();
+    late.slot.set_depth(1);
+    let mut early = filled();
+    early.split(0);
+    for round in 0..3 {
+        for (n, key) in keys().iter().enumerate() {
+            late.append(key, 1 + round * 100 + n as u64);
+        }
+    }
+    assert!(late.split(0).is_empty());
+    let logs = |slot: &Slot| {
+        let logs = slot.channels().iter().map(|entry| (entry.key.clone(), entry.channel.parts()));
+        logs.collect::<Vec<_>>()
+    };
+    assert_eq!(logs(&late.slot), logs(&early.slot));
+}
+
+#[test]
+fn ids_of_a_channel_rise_over_a_split() {
+    use crate::engine::message_ids::MessageIds;
+    let clock = UnixMillis(1_700_000_000_000);
+    let mut parent = MessageIds::new(SlotId(0));
+    let last = (0..500).map(|_| parent.next(clock, false)).last().unwrap();
+    let mut child = MessageIds::new(SlotId(1));
+    child.resume(parent.last());
+    assert!(child.next(UnixMillis(0), false) > last, "whatever the clock of the child's leader says");
+}
