@@ -39,7 +39,7 @@ use super::metadata::Cluster;
 use super::outbox::Outbox;
 use super::reads::Reads;
 use super::recent::Recent;
-use super::recovery::Recovered;
+use super::recovery::{Recovered, RecoveredSlot};
 use super::repairs::Repairs;
 use super::rollcall::Rollcall;
 use super::routes::{Routes, Table};
@@ -195,15 +195,7 @@ impl Shard {
         now: Now,
     ) -> Result<Shard, String> {
         let Recovered { slots, metadata, journal } = recovered;
-        let hosted = slots.into_iter().map(|found| Hosted {
-            checkpointed: found.checkpointed,
-            ..Hosted::new(found.slot, found.depth, found.replay_segment)
-        });
-        let hosted: Vec<Hosted> = hosted.collect();
-        let mut places = vec![u32::MAX; SLOT_COUNT_MAX];
-        for (place, hosted) in hosted.iter().enumerate() {
-            places[usize::from(hosted.slot.id().0)] = place as u32;
-        }
+        let (hosted, places) = host(slots);
         let (first, last) = journal.segments();
         let first_shard = config.place.shard == ShardId(0);
         let office = if first_shard { Some(Office::open(&config, metadata)?) } else { None };
@@ -470,6 +462,20 @@ impl Shard {
 #[must_use]
 pub fn shard_of(uid: &Uid, slot_depth: u8, shard_count: u16) -> ShardId {
     ShardId(uid.key_hash().slot(slot_depth).0 % shard_count)
+}
+
+/// Recovered slots, and where each is by its number.
+fn host(slots: Vec<RecoveredSlot>) -> (Vec<Hosted>, Vec<u32>) {
+    let hosted = slots.into_iter().map(|found| Hosted {
+        checkpointed: found.checkpointed,
+        ..Hosted::new(found.slot, found.depth, found.replay_segment)
+    });
+    let hosted: Vec<Hosted> = hosted.collect();
+    let mut places = vec![u32::MAX; SLOT_COUNT_MAX];
+    for (place, hosted) in hosted.iter().enumerate() {
+        places[usize::from(hosted.slot.id().0)] = place as u32;
+    }
+    (hosted, places)
 }
 
 /// The stream of chance for one slot's group.
