@@ -208,14 +208,22 @@ impl Talker {
         self.in_flight.clear();
         self.refused_until = None;
         let again: Vec<u64> = self.unanswered.iter().copied().collect();
-        self.send(&mut client, world, &again)?;
+        let outcome = self.send(&mut client, world, &again).and_then(|()| self.talk(&mut client, world, spread));
+        // The client has acknowledged what it has read: that counts as received, however the connection has ended.
+        while let Ok(Some(said)) = client.try_next(Duration::ZERO) {
+            let _ = self.take(said, world);
+        }
+        outcome
+    }
+
+    fn talk(&mut self, client: &mut Client, world: &World, spread: u64) -> io::Result<()> {
         while !world.finish.load(Ordering::Relaxed) {
             if spread != world.spread.load(Ordering::Relaxed) {
                 return Err(io::Error::other("sent back"));
             }
             let fresh = self.want_more(world);
-            self.send(&mut client, world, &fresh)?;
-            self.say_refused_again(&mut client, world)?;
+            self.send(client, world, &fresh)?;
+            self.say_refused_again(client, world)?;
             let wait =
                 self.next_at.saturating_sub(world.now()).clamp(Duration::from_millis(1), Duration::from_millis(20));
             if let Some(said) = client.try_next(wait)? {
