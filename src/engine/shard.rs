@@ -280,6 +280,7 @@ impl Shard {
                 self.hosted[place].slot.evict_oldest(channel);
             }
         }
+        self.send_raft();
         self.out.flush(&mut self.api_open, effects);
         self.flush_links(now, effects);
         self.leave_groups(now);
