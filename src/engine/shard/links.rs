@@ -86,10 +86,8 @@ impl Shard {
         for message in std::mem::take(&mut self.raft_out) {
             let to = message.to.place();
             self.out.counters.raft_messages_sent += 1;
-            if to == self.config.place {
-                self.out.loopback.push_back((to, Frame::Raft(Box::new(message))));
-            } else if to.node == self.config.place.node {
-                // A replica moves between two shards of this node.
+            if to.node == self.config.place.node {
+                // No links lead to the shards of this node: a replica may move between them.
                 self.out.frame(to, Frame::Raft(Box::new(message)));
             } else {
                 self.links.send_lossy(to, Frame::Raft(Box::new(message)));
@@ -99,7 +97,6 @@ impl Shard {
 
     /// Ends a step: frames for other nodes, and what the links themselves want.
     pub(super) fn flush_links(&mut self, now: Now, effects: &mut Effects) {
-        self.send_raft();
         for (to, frames) in self.out.take_remote() {
             // Over its window a link is reset: both ends hear of it, and what matters is sent again by those whose it is.
             let _ = self.links.send(to, frames);
