@@ -85,7 +85,8 @@ fn append(number: usize, entries: u64) -> Frame {
 
 fn codec(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("frame");
-    let kinds: [(&str, fn(usize) -> Frame); 7] = [
+    type Kind = (&'static str, fn(usize) -> Frame);
+    let kinds: [Kind; 7] = [
         ("append of 1 entry", |number| append(number, 1)),
         ("append of 10 entries", |number| append(number, 10)),
         ("append's answer", |number| append(number, 0)),

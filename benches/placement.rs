@@ -68,7 +68,16 @@ fn cluster(rows: &[Holding]) -> Cluster {
         let replicas: Vec<ReplicaId> = places.iter().map(&mut replica).collect();
         let led = replicas.iter().find(|replica| replica.place() == preferred);
         let preferred = *led.expect("a plan prefers one of the places");
-        SlotRow { depth: DEPTH, epoch: 1, replicas, preferred, target: None, founded: true, settling: false, reshape: None }
+        SlotRow {
+            depth: DEPTH,
+            epoch: 1,
+            replicas,
+            preferred,
+            target: None,
+            founded: true,
+            settling: false,
+            reshape: None,
+        }
     };
     let rows = rows.iter().map(|(slot, places, preferred)| (*slot, row(places, *preferred))).collect();
     Cluster { version: 1, rows, ..Cluster::default() }

@@ -218,13 +218,13 @@ struct NodeArgument {
 }
 
 #[derive(Args)]
-#[group(id = "which", required = true, multiple = true)]
+#[group(skip)]
 struct WhichSlots {
     /// Every slot.
-    #[arg(long, conflicts_with = "slot", group = "which")]
+    #[arg(long, conflicts_with = "slot", required_unless_present = "slot")]
     all: bool,
     /// This one.
-    #[arg(long, group = "which")]
+    #[arg(long)]
     slot: Option<u16>,
     /// Bits that name them afterwards: with this, asking twice does it once [default: one more, or one less, than now].
     #[arg(long, value_name = "BITS", value_parser = clap::value_parser!(u8).range(0..=14))]

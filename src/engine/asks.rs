@@ -144,6 +144,17 @@ impl Asks {
         late
     }
 
+    /// Asserts what must hold between steps.
+    pub fn check_invariants(&self) {
+        for (ticket, open) in &self.open {
+            let parts = self.parts.values().filter(|part| part.request == *ticket).count();
+            assert_eq!(parts, open.parts, "every part that is missing is under way");
+            assert!(parts > 0, "a request ends with its last part");
+        }
+        assert!(self.parts.values().all(|part| self.open.contains_key(&part.request)), "a part is of a request");
+        assert!(self.parts.keys().all(|number| *number <= self.last), "numbers rise");
+    }
+
     fn end(&mut self, request: u64) {
         self.open.remove(&request);
         self.parts.retain(|_, part| part.request != request);

@@ -347,6 +347,17 @@ impl Council {
     /// Asserts what must hold between steps.
     pub fn check_invariants(&self) {
         assert!(self.pending.len() + self.waiting.len() <= WAITING_MAX, "too many commands wait");
+        assert!(self.led_term.is_some() || self.pending.is_empty(), "only a leader takes commands");
+        let rises = self.waiting.iter().zip(self.waiting.iter().skip(1)).all(|(a, b)| a.0.index < b.0.index);
+        assert!(rises, "commands wait in the order of the log");
+        assert!(self.committed.is_empty(), "what is agreed on is applied at once");
+        assert!(self.refusals.len() <= WAITING_MAX, "refusals are told");
+        let own = |member: &super::metadata::Member| member.metadata_replica.place().shard.0 == 0;
+        assert!(self.cluster.members.values().all(own), "metadata lives on first shards");
+        let numbered = |replica: &ReplicaId| replica.number() < self.cluster.next_replica;
+        let named = self.cluster.rows.values().flat_map(|row| &row.replicas);
+        assert!(named.into_iter().all(numbered), "every replica was numbered");
+        self.group.check_invariants();
         assert_eq!(self.cluster.fault(), None, "the agreed state does not add up");
     }
 }

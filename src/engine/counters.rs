@@ -90,6 +90,8 @@ counters! {
     frames_unwelcome,
     /// Raft messages for replicas that are not here.
     raft_stray,
+    /// Slots that became two here.
+    splits,
     /// Sessions let go because their node is to be emptied.
     sessions_drained,
     /// Times a slot began to be led here: elections won.
@@ -100,8 +102,6 @@ counters! {
     raft_messages_received,
     /// Requests of operators carried out or refused here, questions aside.
     operator_requests,
-    /// Slots that became two here.
-    splits,
     /// API requests.
     api_requests,
     /// Conversation rows dropped at their limit.

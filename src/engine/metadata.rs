@@ -631,7 +631,9 @@ impl Cluster {
             return refuse(format!("the sender is too early: slot {slot} has a move under way"));
         }
         if row.settling {
-            return refuse(format!("the sender is too early: slot {slot} had a move that was given up, and has not settled"));
+            return refuse(format!(
+                "the sender is too early: slot {slot} had a move that was given up, and has not settled"
+            ));
         }
         if row.reshape.is_some() {
             return refuse(format!("the sender is too early: slot {slot} has a split or merge under way"));

@@ -175,7 +175,14 @@ impl Recovery {
         let replayed = self.replay.segment(segment, bytes, &mut |record, position| {
             take_record(slots, orphans, record, position);
         });
-        replayed.map_err(|damage| damage.to_string())
+        let alone = self.config.cluster.address.is_none();
+        let way_on = if alone {
+            ""
+        } else {
+            ". Nothing was changed. If other nodes hold replicas of its slots: move the data directory away and start the node anew with a \
+             member as seed; it is rebuilt from them as after the loss of a disk"
+        };
+        replayed.map_err(|damage| format!("{damage}{way_on}"))
     }
 
     /// Everything is read: the shard begins. `first_segment` is the oldest that exists, if any.

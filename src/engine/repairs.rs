@@ -240,7 +240,8 @@ mod tests {
 
     fn range(damaged: &[u32]) -> RangeRead {
         let asker = place(1);
-        let mut range = RangeRead::new((SlotId(1), 0), 1..=9, Purpose::Api { asker, ticket: 1, more: false, newest: false });
+        let mut range =
+            RangeRead::new((SlotId(1), 0), 1..=9, Purpose::Api { asker, ticket: 1, more: false, newest: false });
         (range.damaged, range.next) = (damaged.to_vec(), 10);
         range.messages = vec![(1, message("al")), (9, message("al"))];
         range

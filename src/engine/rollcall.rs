@@ -22,6 +22,7 @@ impl Rollcall {
     /// Asks everybody anew.
     pub fn begin(&mut self, gateways: impl Iterator<Item = Place>, until: Instant) {
         self.missing = gateways.collect();
+        assert!(!self.missing.is_empty(), "the leader's own shard is a gateway too");
         self.until = Some(until);
     }
 

@@ -219,6 +219,13 @@ impl Routes {
         if place.is_some() { Learned::NewLeader } else { Learned::Vacant }
     }
 
+    /// Asserts what must hold between steps.
+    pub fn check_invariants(&self) {
+        assert!(self.leaders.len() <= SLOT_COUNT_MAX, "no more leaders than slots can be");
+        assert!(self.leaders.iter().all(|(term, place)| place.is_none() || *term > 0), "a leader has a term");
+        assert_eq!(self.table.slots.len() as u64, self.table.mask + 1, "every key has a slot");
+    }
+
     /// A node is gone: nobody is known to lead what it led. Returns those slots. Its word in the same term makes it leader again.
     pub fn forget_node(&mut self, node: NodeId) -> Vec<SlotId> {
         let mut vacant = Vec::new();

@@ -930,6 +930,17 @@ impl Slot {
         assert_eq!(readable as u64, self.messages);
         assert_eq!(self.rows_due.is_some(), !self.dirty_rows.is_empty());
         self.group.check_invariants();
+        assert!(self.leads() || self.in_flight.is_empty(), "only a leader waits for what it has proposed");
+        let rises = self.in_flight.iter().zip(self.in_flight.iter().skip(1)).all(|(a, b)| a.0.index < b.0.index);
+        assert!(rises, "proposals wait in the order of the log");
+        assert!(self.committed.is_empty(), "what is agreed on is applied at once");
+        let listed = self.channels.iter().filter(|entry| entry.listed).count();
+        assert_eq!(listed, self.unannounced.len(), "who waits to be announced is in the list");
+        assert!(self.leads() || self.unannounced.is_empty(), "only a leader announces");
+        assert!(
+            self.leads() || self.homes.values().all(|home| home.online().is_empty()),
+            "only a leader knows who is online"
+        );
     }
 }
 

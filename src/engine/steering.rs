@@ -82,6 +82,7 @@ impl Sight<'_> {
     /// The next step.
     #[must_use]
     pub fn step(&self) -> Step {
+        assert!(!self.wanted.is_empty(), "a group without voters is no group");
         let joint = !self.members.voters_outgoing.is_empty();
         if joint {
             return Step::Wait;

@@ -310,8 +310,11 @@ impl Steward {
         }
         // A row whose disks are all lost has nothing that could move.
         let lost: BTreeSet<SlotId> = cluster.lost_rows().collect();
-        let rows: Vec<Holding> =
-            cluster.rows.iter().map(|(slot, row)| (*slot, places_counted(row, cluster), row.preferred.place())).collect();
+        let rows: Vec<Holding> = cluster
+            .rows
+            .iter()
+            .map(|(slot, row)| (*slot, places_counted(row, cluster), row.preferred.place()))
+            .collect();
         let shapes: Vec<NodeShape> = basis.nodes.iter().map(|(shape, _)| *shape).collect();
         let plan = placement::plan(&shapes, &rows, cluster.replicas_wanted);
         let moves = plan.moves.into_iter().filter(|one| !lost.contains(&one.slot)).map(|one| (one.slot, one.to));

@@ -4,7 +4,7 @@
 //! ```text
 //!  add ──► waiting ──(leader of a term known)──► sent ──Submitted──► (gone)
 //!             ▲                                    │
-//!             └──(a later term's leader is known)──┘   all of the slot again, in order
+//!             └──(a later term's leader is known)──┘   all of the slot again, in order, as the way there has room
 //!                                                  └──(submit_give_up_after)──► given up: outcome unknown
 //! ```
 //!
@@ -22,6 +22,10 @@ use crate::ids::SlotId;
 use crate::time::Instant;
 
 const SLOT_SHIFT: u32 = 48;
+const TICKET_MASK: u64 = (1 << SLOT_SHIFT) - 1;
+
+/// What a message takes beside its body: two uids, its channel's name and numbers.
+const SUBMIT_BYTES: usize = 640;
 
 #[derive(Debug)]
 struct Waiting {
@@ -43,6 +47,8 @@ struct Desk {
     waiting: VecDeque<Waiting>,
     /// The leader of `sent_term` does not lead (any more).
     stalled: bool,
+    /// The last ones have not been sent yet: there was no room on the way. Nothing overtakes them.
+    held: bool,
 }
 
 /// A shard's messages under way, by slot.
@@ -89,56 +95,92 @@ impl Submits {
         self.count == 0
     }
 
-    /// Keeps a message until it is answered. Returns what to send at once when the leader of `term` is known and everything before it was
-    /// sent to the same.
-    pub fn add(&mut self, now: Instant, origin: Origin, submit: Submit, term: Option<u64>) -> Option<Submission> {
+    /// Keeps a message until it is answered. Returns what to send at once when the leader of `term` is known, everything before it was
+    /// sent to the same, and there is room on the way.
+    pub fn add(
+        &mut self,
+        now: Instant,
+        origin: Origin,
+        submit: Submit,
+        (term, room): (Option<u64>, bool),
+    ) -> Option<Submission> {
         let slot = Submits::slot_of(submit.ticket);
         let desk = self.desks.entry(slot).or_default();
         let submit = Arc::new(submit);
         if desk.waiting.is_empty()
             && let Some(term) = term
         {
-            (desk.sent_term, desk.stalled) = (term, false);
+            (desk.sent_term, desk.stalled, desk.held) = (term, false, false);
         }
+        let direct = term.filter(|term| *term == desk.sent_term && !desk.stalled && !desk.held);
+        desk.held |= direct.is_some() && !room;
+        let direct = direct.filter(|_| room);
         let ticket = submit.ticket;
         assert!(desk.waiting.back().is_none_or(|last| last.ticket < ticket), "tickets of a slot rise");
         desk.waiting.push_back(Waiting {
             submit: Some(Arc::clone(&submit)),
             origin,
             since: now,
-            sent: false,
+            sent: direct.is_some(),
             returned: false,
             ticket,
         });
         self.count += 1;
-        let direct = term.filter(|term| *term == desk.sent_term && !desk.stalled);
-        if let Some(last) = desk.waiting.back_mut() {
-            last.sent = direct.is_some();
-        }
         direct.map(|term| Submission { slot, term, submit })
     }
 
     /// A leader of a later term is known, or the link to the leader has lost what was on its way: everything of the slot is to be sent (again),
-    /// in order. What is not stored and may have been taken is given back to be answered as failed.
-    pub fn send_again(&mut self, slot: SlotId, term: u64, send: &mut Vec<Submission>, failed: &mut Vec<Origin>) {
+    /// in order, as far as there is `room`, which shrinks. What is not stored and may have been taken is given back to be answered as failed.
+    pub fn send_again(
+        &mut self,
+        slot: SlotId,
+        (term, room): (u64, &mut usize),
+        send: &mut Vec<Submission>,
+        failed: &mut Vec<Origin>,
+    ) {
         let Some(desk) = self.desks.get_mut(&slot) else {
             return;
         };
-        let fresh = desk.sent_term == 0;
         (desk.sent_term, desk.stalled) = (term, false);
         for waiting in &mut desk.waiting {
             let Some(submit) = &waiting.submit else { continue };
             let transient = submit.flags.contains(HeaderFlags::NO_PERSIST);
-            if transient && !fresh && !waiting.returned {
+            if transient && waiting.sent && !waiting.returned {
                 waiting.submit = None;
                 self.count -= 1;
                 failed.push(waiting.origin);
                 continue;
             }
-            (waiting.sent, waiting.returned) = (true, false);
-            send.push(Submission { slot, term, submit: Arc::clone(submit) });
+            (waiting.sent, waiting.returned) = (false, false);
         }
         desk.trim();
+        self.send_more(slot, room, send);
+    }
+
+    /// Sends what was held back for want of room, in order, as far as there is room now.
+    pub fn send_more(&mut self, slot: SlotId, room: &mut usize, send: &mut Vec<Submission>) {
+        let Some(desk) = self.desks.get_mut(&slot) else {
+            return;
+        };
+        let term = desk.sent_term;
+        desk.held = false;
+        for waiting in desk.waiting.iter_mut().filter(|waiting| !waiting.sent) {
+            let Some(submit) = &waiting.submit else { continue };
+            let weight = weight(submit);
+            if weight > *room {
+                desk.held = true;
+                return;
+            }
+            *room -= weight;
+            waiting.sent = true;
+            send.push(Submission { slot, term, submit: Arc::clone(submit) });
+        }
+    }
+
+    /// Slots with messages that were held back for want of room, and the term to whose leader they go.
+    pub fn held(&self) -> impl Iterator<Item = (SlotId, u64)> + '_ {
+        let held = self.desks.iter().filter(|(_, desk)| desk.held && !desk.stalled && !desk.waiting.is_empty());
+        held.map(|(slot, desk)| (*slot, desk.sent_term))
     }
 
     /// An answer came.
@@ -216,12 +258,30 @@ impl Submits {
     pub fn check_invariants(&self) {
         let waiting = self.desks.values().flat_map(|desk| &desk.waiting);
         assert_eq!(waiting.filter(|waiting| waiting.submit.is_some()).count(), self.count);
-        for desk in self.desks.values() {
+        for (slot, desk) in &self.desks {
+            let own = |waiting: &Waiting| {
+                Submits::slot_of(waiting.ticket) == *slot && waiting.ticket & TICKET_MASK <= self.last
+            };
+            assert!(desk.waiting.iter().all(own), "a ticket names its slot, and was dealt out");
+            let whole =
+                |waiting: &Waiting| waiting.submit.as_ref().is_none_or(|submit| submit.ticket == waiting.ticket);
+            assert!(desk.waiting.iter().all(whole), "a message carries its ticket");
+            assert!(
+                desk.waiting.iter().flat_map(|waiting| &waiting.submit).all(|submit| submit.fingerprint != 0),
+                "every message has a name"
+            );
             let rises = desk.waiting.iter().zip(desk.waiting.iter().skip(1)).all(|(a, b)| a.ticket < b.ticket);
             assert!(rises, "a slot's messages keep their order");
             assert!(desk.waiting.front().is_none_or(|first| first.submit.is_some()), "answered ones do not pile up");
         }
     }
+}
+
+/// About how many bytes a message takes on its way.
+#[must_use]
+pub fn weight(submit: &Submit) -> usize {
+    let body = &submit.body;
+    SUBMIT_BYTES + body.payload().len() + body.topic().len() + body.client_msg_no().len()
 }
 
 impl Desk {

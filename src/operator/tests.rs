@@ -38,7 +38,7 @@ fn the_picture_reads_well_in_a_hundred_columns() {
 cluster east, version 41: at work (told by n1/s0)
 metadata: led by n1 in term 4, voters n1 n2
 slots: 4, 3 replicas each; 1 led elsewhere than preferred
-now: 1 moves under way, 1 slots led elsewhere than preferred, about 1.3 s left, n2 receives 2 slots …
+now: 1 moves under way, 1 slots led elsewhere than preferred, about 1.3 s left, n2 receives 2 slots…
 
 NODE  STATE     HEARD  SLOTS  LEADS  SHOULD  TABLE  HTTP           CLUSTER
 n1    serving   yes        4      2       2     41  10.0.0.1:5001  10.0.0.1:5300

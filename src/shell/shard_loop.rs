@@ -504,7 +504,7 @@ impl Loop {
         shell.disk_under_way = self.disk.under_way();
         ShardSnapshot {
             shard: self.here.shard,
-            engine: EngineSnapshot::of(&self.shard.view()),
+            engine: EngineSnapshot::of(&self.shard.view(), self.shard.cluster_view()),
             shell,
             stages: self.stages.summaries(),
             links: self.link_rows(),

@@ -253,7 +253,7 @@ pub struct EngineSnapshot {
 impl EngineSnapshot {
     /// Copies what a shard shows.
     #[must_use]
-    pub fn of(view: &ShardView<'_>) -> EngineSnapshot {
+    pub fn of(view: &ShardView<'_>, cluster: ClusterView) -> EngineSnapshot {
         EngineSnapshot {
             counters: *view.counters,
             sessions: view.sessions,
@@ -269,7 +269,7 @@ impl EngineSnapshot {
             journal_segments: view.journal_segments,
             reads_waiting: view.reads_waiting,
             writable: view.writable,
-            cluster: view.cluster,
+            cluster,
         }
     }
 }

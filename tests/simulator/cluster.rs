@@ -116,6 +116,7 @@ impl World {
             }
         }
         if self.checkers.leaders.changes != changes {
+            self.checkers.leaders.changed_ns = self.now_ns;
             let led: Vec<_> = target.shard.led().collect();
             let hosted = target.shard.replicas().count();
             self.say(|| format!("{host} leads {led:?} of {hosted} (slot, term)"));

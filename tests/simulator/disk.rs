@@ -126,6 +126,12 @@ impl Disk {
         }
     }
 
+    /// What is on it, on another one.
+    pub fn copy(&self) -> Disk {
+        let (segments, checkpoints) = (self.segments.clone(), self.checkpoints.clone());
+        Disk { segments, checkpoints, durable: self.durable.clone(), ..Disk::new(self.geometry) }
+    }
+
     /// Takes a request; it is under way until [`Disk::complete`].
     ///
     /// # Panics

@@ -29,6 +29,9 @@ const BACKLOG_BYTES_MAX: usize = 8 << 20;
 /// How long a closing session may take to be written out.
 const CLOSE_PATIENCE: Duration = Duration::from_millis(500);
 
+/// So long after a slot has got another leader, words of the one before may still arrive.
+const LED_ANEW_NS: u64 = 5_000_000_000;
+
 impl World {
     /// A connection reaches its node: one of the shards takes it.
     pub fn accept(&mut self, index: usize) {
@@ -184,6 +187,10 @@ impl World {
     pub fn close_session(&mut self, host: HostRef, id: SessionId) {
         let Some(session) = self.session(host, id) else { return };
         let index = session.connection;
+        // One whose device is gone without a word ends by itself, and the word of a master may come late.
+        if self.plan.nodes > 1 && self.connections[index].cut {
+            self.checkers.kicks.forget(index);
+        }
         self.connections[index].server_open = false;
         self.end_to_client(index);
         let verdict = self.checkers.kicks.closed(index);
@@ -429,8 +436,11 @@ impl World {
         let step = self.nodes[host.node].hosts[host.shard].steps;
         let forge = self.sabotages(Sabotage::ForgeRecvack, 2);
         if seq > 0 {
+            let lately = now_ns.saturating_sub(self.checkers.leaders.changed_ns) < LED_ANEW_NS;
+            let led_anew = self.plan.nodes > 1 && lately;
             let Some(session) = self.session(host, id) else { return };
             let bytes = message.payload().len();
+            session.window.led_anew = led_anew;
             let fate = session.window.write(now_ns, step, message.message_id(), bytes, &limits);
             let held = session.window.check(&limits);
             let member = session.member.clone();

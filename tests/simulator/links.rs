@@ -244,11 +244,6 @@ impl Links {
         }
     }
 
-    /// Nothing is cut or slow.
-    pub fn is_whole(&self) -> bool {
-        self.cuts.is_empty() && self.clogs.is_empty()
-    }
-
     /// Flows that were stuck try again.
     fn look_again(&mut self, now_ns: u64, concerned: impl Fn(usize, usize) -> bool) {
         for index in 0..self.sockets.len() {

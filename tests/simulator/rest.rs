@@ -19,6 +19,9 @@ const SETTLE_STEP: Duration = Duration::from_millis(50);
 /// Rest is when nothing was open so often in a row.
 const QUIET_STEPS: u32 = 10;
 
+/// As that, with several nodes: leadership is handed over now and then, and states are sent in the background.
+const QUIET_STEPS_OF_CLUSTER: u32 = 80;
+
 /// However much there is to be sent.
 const SETTLE_MAX: Duration = Duration::from_secs(1_800);
 
@@ -132,7 +135,7 @@ impl World {
                 None => quiet += 1,
                 Some(text) => (quiet, open) = (0, text),
             }
-            if quiet >= QUIET_STEPS {
+            if quiet >= if self.plan.nodes > 1 { QUIET_STEPS_OF_CLUSTER } else { QUIET_STEPS } {
                 return Ok(());
             }
         }

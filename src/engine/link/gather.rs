@@ -173,14 +173,16 @@ mod tests {
                 let (mut messages, mut sequences) = (0, Vec::new());
                 for part in [bytes.slice(..first), bytes.slice(first..second), bytes.slice(second..)] {
                     gather.feed(part);
-                    if messages == 0 {
-                        if let Some((_, raw)) = gather.next_message().unwrap() {
-                            messages += 1;
-                            assert_eq!(raw.len(), hello_bytes);
-                        }
+                    if messages == 0
+                        && let Some((_, raw)) = gather.next_message().unwrap()
+                    {
+                        messages += 1;
+                        assert_eq!(raw.len(), hello_bytes);
                     }
-                    while messages > 0 {
-                        let Some(batch) = gather.next_frames().unwrap() else { break };
+                    if messages == 0 {
+                        continue;
+                    }
+                    while let Some(batch) = gather.next_frames().unwrap() {
                         sequences.push(batch.numbers.sequence);
                     }
                 }

@@ -355,7 +355,7 @@ fn strangers_are_bounded_and_change_nothing() {
 fn storm(seed: u64) -> Vec<super::LinkCounters> {
     let mut network = Network::members(seed, 2 + (seed % 2) as u16, TINY);
     let ends = network.ends.len() as u64;
-    network.bend_one_in = if seed % 3 == 0 { 300 } else { 0 };
+    network.bend_one_in = if seed.is_multiple_of(3) { 300 } else { 0 };
     for _ in 0..250 {
         let from = network.chance.between(0, ends) as usize;
         let to = (from + network.chance.between(1, ends) as usize) % ends as usize;

@@ -142,7 +142,8 @@ fn targets_keep_what_stays_and_skip_what_is_stale() {
     assert!(given_up.settling && given_up.target.is_none() && given_up.epoch == row.epoch + 1);
     let again = MetadataCommand::SetTargets { moves: vec![(SlotId(0), given_up.epoch, vec![place(3, 0)])] };
     assert!(cluster.apply(&again).is_err(), "who votes is to be known first");
-    let says = |epoch, voters: &[ReplicaId]| MetadataCommand::Settled { slot: SlotId(0), epoch, voters: voters.to_vec() };
+    let says =
+        |epoch, voters: &[ReplicaId]| MetadataCommand::Settled { slot: SlotId(0), epoch, voters: voters.to_vec() };
     let strange = [ReplicaId::new(place(3, 1), 4_000_000)];
     assert!(cluster.apply(&says(given_up.epoch, &strange)).is_err());
     assert!(cluster.apply(&says(row.epoch, &row.replicas)).is_err(), "a report from before it was given up");

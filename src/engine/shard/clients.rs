@@ -236,7 +236,8 @@ impl Shard {
         submit.ticket = self.submits.ticket(slot);
         submit.fingerprint = self.fingerprint(&submit);
         let leader = self.routes.leader(slot);
-        let direct = self.submits.add(now.instant, origin, submit, leader.map(|(term, _)| term));
+        let room = leader.is_none_or(|(_, place)| self.takes_submit(place, &submit));
+        let direct = self.submits.add(now.instant, origin, submit, (leader.map(|(term, _)| term), room));
         if let (Some(submission), Some((_, place))) = (direct, leader) {
             self.out.frame(place, Frame::Submit(submission));
         }

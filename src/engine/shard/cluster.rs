@@ -9,12 +9,16 @@ use crate::engine::effect::Effects;
 use crate::engine::home::Online;
 use crate::engine::routes::{Learned, Table};
 use crate::engine::session::Phase;
-use crate::format::frame::{Frame, LeaderOf, Leaders, Present, PresentSession, WhoLeads};
+use crate::engine::submits;
+use crate::format::frame::{Frame, LeaderOf, Leaders, Present, PresentSession, Submit, WhoLeads};
 use crate::format::packet::Reason;
 use crate::ids::{NodeId, Place, SessionAddress, SessionId, ShardId, SlotId};
 use crate::time::Now;
 
 use super::{OfflineMode, Shard};
+
+/// What one leader is told: of which slots and terms, and the sessions.
+type Statement = (Vec<(SlotId, u64)>, Vec<PresentSession>);
 
 impl Shard {
     // ---- who leads ----
@@ -159,7 +163,9 @@ impl Shard {
             return;
         };
         let (mut send, mut failed) = (Vec::new(), Vec::new());
-        self.submits.send_again(slot, term, &mut send, &mut failed);
+        let mut room = self.submit_room(place);
+        self.submits.send_again(slot, (term, &mut room), &mut send, &mut failed);
+        self.submit_rooms.insert(place, room);
         for submission in send {
             self.out.frame(place, Frame::Submit(submission));
         }
@@ -171,8 +177,42 @@ impl Shard {
         }
     }
 
+    /// Bytes of messages that may go to a shard in this step. Half of what a link takes: were all that waits sent at once, it could be
+    /// more than a link ever takes, and would reset it again and again.
+    fn submit_room(&self, to: Place) -> usize {
+        if to.node == self.config.place.node {
+            return usize::MAX;
+        }
+        self.submit_rooms.get(&to).copied().unwrap_or_else(|| self.links.room(to) / 2)
+    }
+
+    /// Whether one more message may go to a shard in this step; it is counted.
+    pub(super) fn takes_submit(&mut self, to: Place, submit: &Submit) -> bool {
+        if to.node == self.config.place.node {
+            return true;
+        }
+        let (room, weight) = (self.submit_room(to), submits::weight(submit));
+        let fits = weight <= room;
+        self.submit_rooms.insert(to, if fits { room - weight } else { room });
+        fits
+    }
+
+    /// Messages that were held back for want of room go on.
+    fn send_held(&mut self) {
+        for (slot, term) in self.submits.held().collect::<Vec<_>>() {
+            let Some((_, place)) = self.routes.leader(slot).filter(|(known, _)| *known == term) else { continue };
+            let (mut room, mut send) = (self.submit_room(place), Vec::new());
+            self.submits.send_more(slot, &mut room, &mut send);
+            self.submit_rooms.insert(place, room);
+            for submission in send {
+                self.out.frame(place, Frame::Submit(submission));
+            }
+        }
+    }
+
     /// Looks after what has waited too long for a leader to be known, or for an answer.
     pub(super) fn chase_leaders(&mut self, now: Now, effects: &mut Effects) {
+        self.send_held();
         let stalled: Vec<(SlotId, u64)> = self.submits.stalled().collect();
         let mut unknown: BTreeSet<SlotId> = BTreeSet::new();
         for (slot, sent_term) in stalled {
@@ -251,7 +291,7 @@ impl Shard {
         if slots.is_empty() {
             return;
         }
-        let mut present: BTreeMap<Place, (Vec<(SlotId, u64)>, Vec<PresentSession>)> = BTreeMap::new();
+        let mut present: BTreeMap<Place, Statement> = BTreeMap::new();
         for slot in &slots {
             if let Some((term, place)) = self.routes.leader(*slot) {
                 present.entry(place).or_default().0.push((*slot, term));
@@ -413,7 +453,8 @@ impl Shard {
 
     /// A node is said to be down.
     pub(super) fn handle_node_down(&mut self, node: NodeId) {
-        if node == self.config.place.node || !self.nodes_down.insert(node) {
+        let other = node != self.config.place.node && self.node_shards.contains_key(&node);
+        if !other || !self.nodes_down.insert(node) {
             return;
         }
         let shards = self.node_shards.get(&node).copied().unwrap_or(0);

@@ -81,7 +81,12 @@ impl Shard {
     pub(super) fn slots_waiting(&self) -> usize {
         // A child that is only planned has no keys yet.
         let rows = self.hosted.iter().filter(|hosted| self.routes.table().row(hosted.slot.id()).is_some());
-        let unled = rows.filter(|hosted| self.routes.leader(hosted.slot.id()).is_none());
+        // A voter whose group has no leader knows better than what was said last. One that has yet to be sent its state knows nothing.
+        let unled = rows.filter(|hosted| {
+            let group = hosted.slot.group();
+            let vacant = group.leader().is_none() && group.members().voters.contains(&group.replica());
+            vacant || self.routes.leader(hosted.slot.id()).is_none()
+        });
         unled.count() + usize::from(self.cluster.is_none())
     }
 

@@ -89,7 +89,7 @@ impl Shard {
             if to == self.config.place {
                 self.out.loopback.push_back((to, Frame::Raft(Box::new(message))));
             } else if to.node == self.config.place.node {
-                // A slot that moves from one shard of a node to another: there are no links within a node.
+                // A replica moves between two shards of this node.
                 self.out.frame(to, Frame::Raft(Box::new(message)));
             } else {
                 self.links.send_lossy(to, Frame::Raft(Box::new(message)));
@@ -104,6 +104,7 @@ impl Shard {
             // Over its window a link is reset: both ends hear of it, and what matters is sent again by those whose it is.
             let _ = self.links.send(to, frames);
         }
+        self.submit_rooms.clear();
         let mut wishes = std::mem::take(&mut self.link_wishes);
         self.links.flush(now.instant, &mut wishes);
         for wish in wishes.drain(..) {

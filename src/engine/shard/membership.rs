@@ -130,6 +130,21 @@ impl Office {
 }
 
 impl Shard {
+    pub(super) fn check_office(&self) {
+        let Some(office) = &self.office else { return };
+        let Some(council) = &office.council else {
+            assert!(office.steward.is_none(), "only who has a vote looks after others");
+            assert!(office.joins.is_empty(), "only a member lets others in");
+            return;
+        };
+        council.check_invariants();
+        assert!(office.steward.is_none() || council.led_term().is_some(), "only the leader looks after others");
+        assert!(office.joins.keys().all(|ticket| *ticket <= office.last_ticket), "tickets rise");
+        assert!(office.operators.keys().all(|ticket| *ticket <= office.last_ticket), "tickets rise");
+        let ours = council.group().replica().place();
+        assert_eq!(ours, self.config.place, "the metadata's replica lives where its name says");
+    }
+
     // ---- the beginning ----
 
     /// Nothing on disk and nobody to ask: this node is the first.

@@ -380,7 +380,8 @@ impl Shard {
             let slot = self.routes.slot(submit.channel.key_hash());
             submit.ticket = self.submits.ticket(slot);
             let leader = self.routes.leader(slot);
-            let direct = self.submits.add(since, origin, submit, leader.map(|(term, _)| term));
+            let room = leader.is_none_or(|(_, place)| self.takes_submit(place, &submit));
+            let direct = self.submits.add(since, origin, submit, (leader.map(|(term, _)| term), room));
             if let (Some(submission), Some((_, place))) = (direct, leader) {
                 self.out.frame(place, Frame::Submit(submission));
             }

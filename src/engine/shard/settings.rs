@@ -182,8 +182,6 @@ pub struct ShardView<'a> {
     pub reads_waiting: usize,
     /// False while the disk refuses writes.
     pub writable: bool,
-    /// What it has to do with others.
-    pub cluster: ClusterView,
 }
 
 /// What may be seen of a shard's part in its cluster.

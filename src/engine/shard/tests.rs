@@ -44,7 +44,9 @@ impl Bench {
 
     pub(super) fn with(limits: Limits) -> Bench {
         let now = Now { instant: Instant(1), unix: UnixMillis(1_700_000_000_000) };
-        let shard = Recovery::new(ShardConfig { limits, ..config() }).finish(now, None).expect("nothing on disk is nothing wrong");
+        let shard = Recovery::new(ShardConfig { limits, ..config() })
+            .finish(now, None)
+            .expect("nothing on disk is nothing wrong");
         let mut bench =
             Bench { shard, now, events: Vec::new(), effects: Effects::default(), sent: Vec::new(), others: Vec::new() };
         bench.run();

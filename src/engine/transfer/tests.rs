@@ -69,7 +69,7 @@ fn slot_with(lengths: &[u32], node: u16, place: &mut dyn FnMut(usize, u32) -> Po
     for (n, length) in lengths.iter().enumerate() {
         let mut channel = Channel::default();
         for seq in 1..=*length {
-            channel.append(&message(n, seq), place(n, seq), Fingerprint(u64::from(seq) << 33 | n as u64 + 1), 16);
+            channel.append(&message(n, seq), place(n, seq), Fingerprint((u64::from(seq) << 33) | (n as u64 + 1)), 16);
         }
         channel.announced(length / 2);
         while channel.recent(*length).is_some() {
@@ -218,10 +218,16 @@ impl Bench {
             }
             Frame::SnapshotPart(part) => {
                 let disk = &mut self.disk;
-                took = self.incoming.handle_part(self.now, (from, &part), &self.limits, RUN_BYTES_MAX, &mut |owner, data| {
-                    assert_eq!(owner, replica(2));
-                    disk.append(data)
-                });
+                took = self.incoming.handle_part(
+                    self.now,
+                    (from, &part),
+                    &self.limits,
+                    RUN_BYTES_MAX,
+                    &mut |owner, data| {
+                        assert_eq!(owner, replica(2));
+                        disk.append(data)
+                    },
+                );
                 if let Took::Void((place, taken), _) = &took {
                     assert_eq!(*place, from);
                     self.to_leader.push_back(Frame::SnapshotTaken(*taken));

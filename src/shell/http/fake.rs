@@ -150,13 +150,13 @@ impl Fake {
             journal_pending_bytes: 0,
             journal_segments: (1, 2),
             writable: self.writable,
-            cluster: ClusterView { table_version: 7, members_serving: 3, ..ClusterView::default() },
         };
+        let cluster = ClusterView { table_version: 7, members_serving: 3, ..ClusterView::default() };
         let mut stages = Stages::new();
         stages.record(Stage::Step, 1500);
         ShardSnapshot {
             shard,
-            engine: EngineSnapshot::of(&view),
+            engine: EngineSnapshot::of(&view, cluster),
             shell: ShellCounters::default(),
             stages: stages.summaries(),
             links: vec![(link_row(), Duration::from_millis(1500))],

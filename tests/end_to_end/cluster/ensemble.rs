@@ -26,12 +26,14 @@ pub const SECRET: &str = "a secret of the tests";
 pub struct Ensemble {
     test: String,
     nodes: Vec<Node>,
+    /// Bits of a slot's name.
+    depth: u32,
 }
 
 impl Ensemble {
     /// One node that has founded a cluster.
     pub fn found(test: &str) -> Ensemble {
-        let mut ensemble = Ensemble { test: test.to_owned(), nodes: Vec::new() };
+        let mut ensemble = Ensemble { test: test.to_owned(), nodes: Vec::new(), depth: SLOTS.trailing_zeros() };
         ensemble.join();
         ensemble
     }
@@ -43,7 +45,7 @@ impl Ensemble {
 
     /// The same, each node in a network of its own.
     pub fn form_in(network: &Separate, count: usize) -> Ensemble {
-        let mut ensemble = Ensemble { test: "separate".to_owned(), nodes: Vec::new() };
+        let mut ensemble = Ensemble { test: "separate".to_owned(), nodes: Vec::new(), depth: SLOTS.trailing_zeros() };
         for id in 1..=count {
             let node = Node::prepare_at("separate", network.address(id), network.wrapper(id), &[]);
             let node = Ensemble::told(node, id, &ensemble.cluster_addresses());
@@ -232,10 +234,12 @@ impl Ensemble {
         self.nodes.pop();
     }
 
-    /// Gives every slot's name so many bits, and waits until it is so.
-    pub fn reshape(&mut self, path: &str, depth: u32) {
-        self.ask(path, &json!({ "slots": [], "depth": depth }));
-        self.wait_status("reshaped", |status| status["slots"]["total"] == 1u64 << depth);
+    /// Splits every slot in two, and waits until it is so.
+    pub fn split_all(&mut self) {
+        self.depth += 1;
+        let depth = self.depth;
+        self.ask("/cluster/split", &json!({ "slots": [], "depth": depth }));
+        self.wait_status("split", |status| status["slots"]["total"] == 1u64 << depth);
         self.wait_whole();
     }
 

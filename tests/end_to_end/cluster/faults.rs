@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::alone;
-use super::ensemble::{Ensemble, SLOTS};
+use super::ensemble::Ensemble;
 use super::separate::Separate;
 use super::talkers::{Counts, Talk};
 
@@ -22,14 +22,14 @@ const TIMES: usize = 20;
 /// A fault that is not repeated so often by then is reported with what there is.
 const GIVES_UP_AFTER: Duration = Duration::from_secs(150);
 
-/// Bits of a slot's name.
-const DEPTH: u32 = SLOTS.trailing_zeros();
+/// Splits of one cluster: slots cannot be merged yet, and a cluster begins anew after 16, 32, 64, 128 and 256 of them.
+const SPLITS: usize = 4;
 
 const USERS: usize = 12;
 const PACE: Duration = Duration::from_millis(10);
 
 /// Nothing is late for so long before the next fault.
-const CALM: Duration = Duration::from_millis(500);
+const CALM: Duration = Duration::from_millis(700);
 const CALM_WITHIN: Duration = Duration::from_secs(20);
 
 /// How long a node hangs or is cut off.
@@ -52,15 +52,13 @@ enum Fault {
     Drained,
     /// Every slot is split in two.
     Split,
-    /// They are merged again.
-    Merged,
     /// The node's packets reach no other node; theirs reach it.
     CutOneWay,
     /// No packet passes between the node and the others.
     CutBothWays,
 }
 
-const ALL: [(Fault, &str, &str); 10] = [
+const ALL: [(Fault, &str, &str); 9] = [
     (Fault::Killed, "killed", "node killed (SIGKILL), restarted"),
     (Fault::Hung, "hung", "node hung for 3 s (SIGSTOP); its users wait 1 s, then go elsewhere"),
     (Fault::Restarted, "restarted", "node restarted in order (SIGTERM), as in a rolling restart"),
@@ -68,37 +66,32 @@ const ALL: [(Fault, &str, &str); 10] = [
     (Fault::Joined, "joined", "fourth node joins and takes its share"),
     (Fault::Drained, "drained", "node drained"),
     (Fault::Split, "split", "every slot split in two"),
-    (Fault::Merged, "merged", "every two slots merged"),
-    (Fault::CutOneWay, "cut_one_way", "node cut off from the others one way for 3 s; its users wait 1 s, then go elsewhere"),
+    (
+        Fault::CutOneWay,
+        "cut_one_way",
+        "node cut off from the others one way for 3 s; its users wait 1 s, then go elsewhere",
+    ),
     (Fault::CutBothWays, "cut_both_ways", "node cut off from the others both ways for 3 s; likewise"),
 ];
 
 impl Fault {
     /// What must be before.
     fn prepare(self, cluster: &mut Ensemble, talk: &Talk) {
-        match self {
-            Fault::Drained => {
-                let id = cluster.join();
-                talk.add(cluster.node(id).tcp());
-                cluster.wait_whole();
-            }
-            Fault::Merged => cluster.reshape("/cluster/split", DEPTH + 1),
-            _ => {}
+        if self == Fault::Drained {
+            let id = cluster.join();
+            talk.add(cluster.node(id).tcp());
+            cluster.wait_whole();
         }
     }
 
     /// Makes the cluster what it was.
     fn undo(self, cluster: &mut Ensemble, talk: &Talk) {
-        match self {
-            Fault::Joined | Fault::Drained => {
-                if self == Fault::Joined {
-                    cluster.drain(cluster.addresses().len());
-                }
-                cluster.forget_last();
-                talk.forget_last();
-            }
-            Fault::Split => cluster.reshape("/cluster/merge", DEPTH),
-            _ => {}
+        if self == Fault::Joined {
+            cluster.drain(cluster.addresses().len());
+        }
+        if matches!(self, Fault::Joined | Fault::Drained) {
+            cluster.forget_last();
+            talk.forget_last();
         }
     }
 
@@ -140,8 +133,7 @@ fn strike(fault: Fault, cluster: &mut Ensemble, talk: &Talk, id: usize, network:
             talk.add(cluster.node(id).tcp());
         }
         Fault::Drained => return cluster.drain(cluster.addresses().len()),
-        Fault::Split => cluster.reshape("/cluster/split", DEPTH + 1),
-        Fault::Merged => cluster.reshape("/cluster/merge", DEPTH),
+        Fault::Split => cluster.split_all(),
         Fault::CutOneWay | Fault::CutBothWays => {
             let network = network.expect("looked for before");
             network.cut(id, fault == Fault::CutBothWays);
@@ -160,9 +152,25 @@ struct Measured {
     counts: Counts,
 }
 
-/// One cluster, the same fault again and again; the nodes in turn.
+/// The same fault again and again; the nodes in turn.
 fn measure(fault: Fault, times: usize, network: Option<&Separate>) -> Measured {
     let deadline = Instant::now() + GIVES_UP_AFTER;
+    let mut all = Measured { times: 0, outages: Vec::new(), seen_by: 0, users: 0, counts: Counts::default() };
+    while all.times < times && Instant::now() < deadline {
+        let at_once = if fault == Fault::Split { SPLITS } else { times };
+        let one = measure_one(fault, at_once.min(times - all.times), network, deadline);
+        all.times += one.times;
+        all.seen_by += one.seen_by;
+        all.users += one.users;
+        all.outages.extend(one.outages);
+        all.counts.add(&one.counts);
+    }
+    all.outages.sort_unstable();
+    all
+}
+
+/// One cluster.
+fn measure_one(fault: Fault, times: usize, network: Option<&Separate>, deadline: Instant) -> Measured {
     let mut cluster = match network {
         Some(network) => Ensemble::form_in(network, 3),
         None => Ensemble::form("table", 3),
@@ -171,6 +179,7 @@ fn measure(fault: Fault, times: usize, network: Option<&Separate>) -> Measured {
     let mut moments = Vec::new();
     while moments.len() < times && Instant::now() < deadline {
         fault.prepare(&mut cluster, &talk);
+        talk.spread();
         if !talk.calm_for(CALM, CALM_WITHIN) {
             println!("no calm before repetition {}: is the machine idle?", moments.len() + 1);
         }
@@ -188,8 +197,7 @@ fn measure(fault: Fault, times: usize, network: Option<&Separate>) -> Measured {
         println!("{}\n{}", verdict.sentences.join("\n"), cluster.logs());
     }
     let seen: Vec<Vec<Duration>> = moments.iter().map(|(from, until)| verdict.outages(*from, *until)).collect();
-    let mut outages = seen.concat();
-    outages.sort_unstable();
+    let outages = seen.concat();
     let users = verdict.users() * moments.len();
     Measured { times: moments.len(), seen_by: outages.len(), users, outages, counts: verdict.counts }
 }

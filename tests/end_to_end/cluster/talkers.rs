@@ -44,6 +44,8 @@ struct World {
     pace: Duration,
     stop_sending: AtomicBool,
     finish: AtomicBool,
+    /// How often everybody was sent back to the node where it began.
+    spread: AtomicU64,
     acknowledged: Vec<AtomicU64>,
     received: Vec<AtomicU64>,
     /// When the oldest unanswered SEND was wanted, in µs of the world; none: `u64::MAX`.
@@ -174,8 +176,11 @@ impl Talker {
 
     /// Lives until the world says to finish. Partners begin on different nodes.
     fn live(mut self, world: &World) -> Talker {
-        let mut at = self.number;
+        let (mut at, mut spread) = (self.number, 0);
         while !world.finish.load(Ordering::Relaxed) {
+            if spread != world.spread.load(Ordering::Relaxed) {
+                (at, spread) = (self.number, world.spread.load(Ordering::Relaxed));
+            }
             let address = {
                 let addresses = world.addresses.lock().expect("nobody panics with it");
                 addresses[at % addresses.len()]
@@ -198,12 +203,16 @@ impl Talker {
             other => return Err(io::Error::other(format!("instead of CONNACK: {other:?}"))),
         }
         self.counts.connections += 1;
+        let spread = world.spread.load(Ordering::Relaxed);
         world.does(self.number, format!("is at {address}"));
         self.in_flight.clear();
         self.refused_until = None;
         let again: Vec<u64> = self.unanswered.iter().copied().collect();
         self.send(&mut client, world, &again)?;
         while !world.finish.load(Ordering::Relaxed) {
+            if spread != world.spread.load(Ordering::Relaxed) {
+                return Err(io::Error::other("sent back"));
+            }
             let fresh = self.want_more(world);
             self.send(&mut client, world, &fresh)?;
             self.say_refused_again(&mut client, world)?;
@@ -367,6 +376,7 @@ impl Talk {
             pace,
             stop_sending: AtomicBool::new(false),
             finish: AtomicBool::new(false),
+            spread: AtomicU64::new(0),
             acknowledged: numbers(0),
             received: numbers(0),
             waiting_since_us: numbers(u64::MAX),
@@ -383,6 +393,11 @@ impl Talk {
     /// A further node that users may go to.
     pub fn add(&self, address: SocketAddr) {
         self.world.addresses.lock().expect("nobody panics with it").push(address);
+    }
+
+    /// Sends every user back to the node where it began, so that the next fault meets them as evenly as the first.
+    pub fn spread(&self) {
+        self.world.spread.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The last one that was added is gone for good.

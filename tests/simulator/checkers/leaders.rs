@@ -11,6 +11,8 @@ pub struct Leaders {
     newest: BTreeMap<SlotId, u64>,
     /// How often a slot got a leader of a later term.
     pub changes: u64,
+    /// When the last one did.
+    pub changed_ns: u64,
 }
 
 impl Leaders {

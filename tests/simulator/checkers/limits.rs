@@ -17,7 +17,7 @@ struct Written {
     at_ns: u64,
     times: u8,
     bytes: usize,
-    /// The step that took its RECVACK.
+    /// The step that took its RECVACK, and when the message had been written.
     acked: Option<u64>,
 }
 
@@ -27,6 +27,9 @@ pub struct Window {
     written: BTreeMap<i64, Written>,
     open: usize,
     open_bytes: usize,
+    /// A slot has got another leader lately. What an earlier one has said of where a device is may be under way still, and old:
+    /// a device then gets again what it has acknowledged, and drops it by its id.
+    pub led_anew: bool,
 }
 
 /// What came of a written RECV.
@@ -60,6 +63,10 @@ impl Window {
         known.times += 1;
         // In the step that takes a RECVACK, the repeat may have been due before it.
         if known.acked.is_some_and(|acked| acked < step) {
+            if self.led_anew {
+                known.times = 1;
+                return Ok(Fate::Waits);
+            }
             return Err(format!("id {message_id} was written again after its RECVACK"));
         }
         if u128::from(waited_ns) < limits.redeliver_after.as_nanos() {
