@@ -199,7 +199,7 @@ fn a_split_is_planned_carried_out_and_reported() {
     assert!(cluster.apply(&MetadataCommand::SplitDone { slot: SlotId(0), plan }).is_err(), "once is enough");
     let (low, high) = (&cluster.rows[&SlotId(0)], &cluster.rows[&child]);
     assert_eq!((low.depth, low.epoch, &low.reshape), (3, parent.epoch + 1, &None));
-    assert_eq!((high.depth, high.epoch, high.founded, &high.replicas), (3, 1, true, &replicas));
+    assert_eq!((high.depth, high.epoch, high.founded, &high.replicas), (3, 1, false, &replicas));
     assert_eq!(high.preferred.place(), low.preferred.place());
     let target = high.target.clone().unwrap();
     assert!(target[1].number() > replicas[1].number() && target[0] == replicas[0]);
