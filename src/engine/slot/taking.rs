@@ -1,0 +1,162 @@
+//! Commands on their way into a slot's log: what is asked of it, gathered into entries. Proposes nothing: the slot's turn does.
+
+use super::*;
+
+impl Slot {
+    pub(super) fn pending(&mut self, limits: &Limits) -> &mut Pending {
+        let full = self.pending.back().is_none_or(|last| {
+            last.waiters.len() >= limits.commands_per_proposal_max || last.bytes.len() >= limits.flush_bytes_max / 2
+        });
+        if full {
+            self.pending.push_back(Pending::default());
+        }
+        self.pending.back_mut().expect("one was just pushed")
+    }
+
+    /// True when something waits to be proposed or the group has work.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        (!self.pending.is_empty() && !self.held_back) || self.group.has_work()
+    }
+
+    /// Takes a message in: stored after the group agreed, or passed on at once when it is not to be stored.
+    pub fn handle_submit(&mut self, submission: &Submission, around: &mut Surroundings<'_>) {
+        let submit = &*submission.submit;
+        let asker = Asker { place: submit.place, ticket: submit.ticket, term: submission.term };
+        let transient = submit.flags.contains(HeaderFlags::NO_PERSIST);
+        let message_id = self.message_ids.next(around.now.unix, transient);
+        let fields = MessageFields {
+            message_id,
+            unix_ms: around.now.unix.0,
+            expire_s: submit.expire_s,
+            flags: submit.flags,
+            setting: submit.setting,
+            device_tag: submit.device_tag,
+            from: submit.from.as_str(),
+            to: submit.to.as_str(),
+            client_msg_no: submit.body.client_msg_no(),
+            topic: submit.body.topic(),
+            payload: submit.body.payload(),
+        };
+        if transient {
+            self.pass_on(&fields, submit, asker, around);
+            return;
+        }
+        let known = self.channels_by_key.get(&submit.channel);
+        let announced = known.map_or(0, |index| self.channels[*index as usize].channel.announced_seq());
+        let pending = self.pending(around.limits);
+        command::encode_append_head(&submit.channel, announced, submit.fingerprint, &mut pending.bytes);
+        fields.encode(&mut pending.bytes);
+        pending.waiters.push(Waiter::Append(asker));
+    }
+
+    /// A message that is not stored: to whoever is online.
+    pub(super) fn pass_on(
+        &mut self,
+        fields: &MessageFields<'_>,
+        submit: &Submit,
+        asker: Asker,
+        around: &mut Surroundings<'_>,
+    ) {
+        let mut bytes = Vec::new();
+        fields.encode(&mut bytes);
+        let message = StoredMessage::trusted(Bytes::from(bytes));
+        around.out.counters.messages_transient += 1;
+        let (first, second) = submit.channel.members();
+        for uid in [first, second].into_iter().take(if first == second { 1 } else { 2 }) {
+            let Ok(uid) = Uid::parse(uid) else { continue };
+            let to = around.routes.guess(around.routes.slot(uid.key_hash()));
+            let notice = Notify { uid, channel: submit.channel.clone(), seq: 0, message: Some(message.clone()) };
+            around.out.frame(to, Frame::Notify(notice));
+        }
+        tell(asker, (fields.message_id, 0), Reason::Success, around.out);
+    }
+
+    /// Stores a device's token.
+    pub fn propose_token(
+        &mut self,
+        asker: (Place, u64),
+        device: (&Uid, DeviceFlag, DeviceLevel, &str),
+        limits: &Limits,
+    ) {
+        let (uid, flag, level, token) = device;
+        let pending = self.pending(limits);
+        command::encode_token(uid.as_str(), flag, level, token, &mut pending.bytes);
+        pending.waiters.push(Waiter::Api(asker.0, asker.1));
+    }
+
+    /// Blanks tokens.
+    pub fn propose_quit(&mut self, asker: (Place, u64), uid: &Uid, flag: Option<DeviceFlag>, limits: &Limits) {
+        let pending = self.pending(limits);
+        command::encode_quit(uid.as_str(), flag, &mut pending.bytes);
+        pending.waiters.push(Waiter::Api(asker.0, asker.1));
+    }
+
+    /// A device of a flag that the home has never seen wants in. The group must agree on the flag first, else a crash would make it
+    /// begin once more where the user's furthest device is by then, past messages that were promised to it. The connection is
+    /// registered when that is done.
+    pub fn propose_new_flag(&mut self, register: &Register, limits: &Limits) {
+        let beginning = self.homes.get(&register.uid).map_or(Vec::new(), Home::beginning);
+        let pending = self.pending(limits);
+        command::encode_new_flag(register.uid.as_str(), register.flag, &beginning, &mut pending.bytes);
+        pending.waiters.push(Waiter::Register(Box::new(register.clone())));
+    }
+
+    /// A number for a connection that is accepted now: larger than all that were given by earlier leaders, and by this one.
+    pub fn next_order(&mut self) -> u64 {
+        let term = self.led_term.unwrap_or_default();
+        self.order_last = (self.order_last + 1).max(term << ORDER_TERM_SHIFT);
+        self.order_last
+    }
+
+    /// A connection has this number from an earlier leader, or from the slot that this one was part of.
+    pub fn observe_order(&mut self, order: u64) {
+        self.order_last = self.order_last.max(order);
+    }
+
+    /// A connection that may be waiting for its flag is gone.
+    pub fn cancel_register(&mut self, address: SessionAddress) {
+        let pending = self.pending.iter_mut().map(|pending| &mut pending.waiters);
+        let in_flight = self.in_flight.iter_mut().map(|(_, waiters)| waiters);
+        for waiter in pending.chain(in_flight).flatten() {
+            if matches!(waiter, Waiter::Register(register) if register.address == address) {
+                *waiter = Waiter::Nobody;
+            }
+        }
+    }
+
+    /// A row of a home here has changed and is to be proposed with others before long.
+    pub fn row_dirtied(&mut self, uid: &Uid, channel: &ChannelKey, now: Instant, limits: &Limits) {
+        self.dirty_rows.push((uid.clone(), channel.clone()));
+        self.rows_due.get_or_insert(now + limits.row_flush_after);
+    }
+
+    /// When changed rows must be proposed.
+    #[must_use]
+    pub fn rows_due(&self) -> Option<Instant> {
+        self.rows_due
+    }
+
+    /// A session asks what lags, and what it has reported is not agreed on yet: answered when it is, because a session forgets what the
+    /// answer covers, and the next leader would send that again.
+    pub fn hold_resume(&mut self, resume: Resume) {
+        self.resumes.retain(|held| held.address != resume.address);
+        self.resumes.push(resume);
+    }
+
+    /// Turns changed rows into commands.
+    pub fn flush_rows(&mut self, limits: &Limits) {
+        self.rows_due = None;
+        for (uid, channel) in std::mem::take(&mut self.dirty_rows) {
+            let Some(row) = self.homes.get_mut(&uid).and_then(|home| home.take_dirty(&channel)) else {
+                continue;
+            };
+            let (last_seq, read_seq, cursors) = (row.last_seq, row.read_seq, row.known_cursors().collect());
+            let pending = self.pending(limits);
+            let row =
+                RowCommand { uid: uid.as_str(), kind: channel.kind, id: &channel.id, last_seq, read_seq, cursors };
+            command::encode_row(&row, &mut pending.bytes);
+            pending.waiters.push(Waiter::Row(uid, channel));
+        }
+    }
+}
