@@ -72,8 +72,11 @@ impl Shard {
             assert_eq!(self.routes.table().version(), 0, "no table without a cluster");
             return;
         };
-        assert_eq!(self.routes.table().version(), cluster.version, "the table is that of the cluster");
-        assert_eq!(self.node_shards.len(), cluster.members.len(), "every member's shards are known");
+        assert!(self.routes.table().version() <= cluster.version, "no table is newer than the cluster");
+        assert!(
+            self.node_shards.keys().all(|node| cluster.members.contains_key(node)),
+            "only members' shards are known"
+        );
         let is_member = |node: &NodeId| cluster.members.contains_key(node);
         assert!(self.nodes_down.iter().all(is_member), "only members are thought down");
         let preferred = |row: &crate::engine::metadata::SlotRow| row.replicas.contains(&row.preferred);
