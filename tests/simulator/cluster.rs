@@ -315,7 +315,7 @@ impl World {
 
 /// Leaders are even: of `h` replicas of `r` each, a node leads the floor or the ceiling of `h / r` slots, and so does a shard.
 fn unrest_of_leaders(cluster: &Cluster) -> Option<String> {
-    let Some(per_slot) = cluster.rows.values().map(|row| row.replicas.len()).next() else { return None };
+    let per_slot = cluster.rows.values().map(|row| row.replicas.len()).next()?;
     let mut places: BTreeMap<Place, (usize, usize)> = BTreeMap::new();
     for row in cluster.rows.values() {
         row.replicas.iter().for_each(|replica| places.entry(replica.place()).or_default().0 += 1);
