@@ -17,7 +17,7 @@ use super::journal::Journal;
 use super::metadata::{Cluster, MetadataCommand};
 use super::outbox::Outbox;
 use super::raft_group::{CommittedEntry, GroupState, MemberChange, NotTaken, Proposed, RaftGroup};
-use super::steering::{Sight, Standing, Step};
+use super::steering::{self, Sight, Step};
 use crate::format::frame::{self, Frame, ProposeOutcome};
 use crate::format::raft_message::RaftMessage;
 use crate::ids::{NodeId, Place, ReplicaId, SlotId};
@@ -275,7 +275,7 @@ impl Council {
             self.change(MemberChange::AddLearner(*missing));
             return;
         }
-        let standings = self.standings();
+        let standings = self.group.progress();
         let last_index = self.group.last_index();
         let leader = self.group.replica();
         // Members that are not to vote stay as learners: they are wanted too, only not as voters.
@@ -299,18 +299,6 @@ impl Council {
         let _ = self.group.propose_members(&change);
     }
 
-    fn standings(&self) -> Vec<Standing> {
-        let progress = self.group.progress().into_iter();
-        progress
-            .map(|p| Standing {
-                replica: p.replica,
-                matched: p.matched,
-                active: p.active,
-                snapshot: p.snapshot_pending,
-            })
-            .collect()
-    }
-
     /// The node is about to stop: another one leads.
     pub fn hand_over(&mut self) {
         if let Some(heir) = self.heir().filter(|_| self.led_term.is_some()) {
@@ -321,16 +309,7 @@ impl Council {
     /// Who could lead instead.
     #[must_use]
     pub fn heir(&self) -> Option<ReplicaId> {
-        let standings = self.standings();
-        let sight = Sight {
-            leader: self.group.replica(),
-            members: self.group.members(),
-            wanted: &[],
-            preferred: self.group.replica(),
-            standings: &standings,
-            last_index: self.group.last_index(),
-        };
-        sight.heir()
+        steering::heir(&self.group, self.group.replica())
     }
 
     /// Snapshots that raft wants sent: the state is small and goes with the message.

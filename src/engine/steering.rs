@@ -11,21 +11,9 @@
 
 use std::collections::BTreeSet;
 
+use super::raft_group::{RaftGroup, ReplicaProgress};
 use crate::format::raft_message::GroupMembers;
 use crate::ids::ReplicaId;
-
-/// How one replica of the group stands, as its leader knows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing {
-    /// Which.
-    pub replica: ReplicaId,
-    /// The last entry it surely has.
-    pub matched: u64,
-    /// Heard of lately.
-    pub active: bool,
-    /// It is being sent a snapshot.
-    pub snapshot: bool,
-}
 
 /// What the leader sees.
 #[derive(Clone, Copy, Debug)]
@@ -39,7 +27,7 @@ pub struct Sight<'a> {
     /// Who should lead when everything is as wanted.
     pub preferred: ReplicaId,
     /// The others, as far as heard of.
-    pub standings: &'a [Standing],
+    pub standings: &'a [ReplicaProgress],
     /// The log's last entry.
     pub last_index: u64,
 }
@@ -65,7 +53,7 @@ pub enum Step {
 const CAUGHT_UP_ENTRIES: u64 = 256;
 
 impl Sight<'_> {
-    fn standing(&self, replica: ReplicaId) -> Option<&Standing> {
+    fn standing(&self, replica: ReplicaId) -> Option<&ReplicaProgress> {
         self.standings.iter().find(|standing| standing.replica == replica)
     }
 
@@ -75,7 +63,7 @@ impl Sight<'_> {
                 // One that has nothing at all has not caught up with a young group either: it may need a snapshot, and as a voter it
                 // would keep the group from agreeing on anything meanwhile.
                 let near = standing.matched > 0 && standing.matched + CAUGHT_UP_ENTRIES >= self.last_index;
-                standing.active && !standing.snapshot && near
+                standing.active && !standing.snapshot_pending && near
             })
     }
 
@@ -123,13 +111,20 @@ impl Sight<'_> {
         if elsewhere && self.has_caught_up(self.preferred) { Step::HandOver(self.preferred) } else { Step::Rest }
     }
 
-    /// Whom to hand over to before this node stops: the preferred one if it has caught up, else the one that is furthest.
-    #[must_use]
-    pub fn heir(&self) -> Option<ReplicaId> {
+    fn heir(&self) -> Option<ReplicaId> {
         let voters = self.standings.iter().filter(|s| s.active && self.members.voters.contains(&s.replica));
-        let fit = |standing: &Standing| self.preferred == standing.replica && self.has_caught_up(standing.replica);
+        let fit =
+            |standing: &ReplicaProgress| self.preferred == standing.replica && self.has_caught_up(standing.replica);
         voters.max_by_key(|standing| (fit(standing), standing.matched)).map(|standing| standing.replica)
     }
+}
+
+/// Whom a leader hands over to before its node stops: the preferred replica if it has caught up, else the one that is furthest.
+#[must_use]
+pub fn heir(group: &RaftGroup, preferred: ReplicaId) -> Option<ReplicaId> {
+    let standings = group.progress();
+    let (leader, members, last_index) = (group.replica(), group.members(), group.last_index());
+    Sight { leader, members, wanted: &[], preferred, standings: &standings, last_index }.heir()
 }
 
 #[cfg(test)]
@@ -161,12 +156,17 @@ mod tests {
         fn run(&mut self, wanted: &[u16], preferred: u16) {
             let wanted = replicas(wanted);
             for _ in 0..20 {
-                let standings: Vec<Standing> = self
+                let standings: Vec<ReplicaProgress> = self
                     .members
                     .voters
                     .iter()
                     .chain(&self.members.learners)
-                    .map(|replica| Standing { replica: *replica, matched: 100, active: true, snapshot: false })
+                    .map(|replica| ReplicaProgress {
+                        replica: *replica,
+                        matched: 100,
+                        active: true,
+                        snapshot_pending: false,
+                    })
                     .collect();
                 let sight = Sight {
                     leader: self.leader,
@@ -217,8 +217,9 @@ mod tests {
     fn it_waits_for_who_lags_and_never_hands_over_to_the_silent() {
         let members = GroupMembers { voters: replicas(&[1, 2, 3]), ..GroupMembers::default() };
         let wanted = replicas(&[1, 2, 3]);
-        let standing = |matched, active| Standing { replica: replica(2), matched, active, snapshot: false };
-        let step = |standing: Standing| {
+        let standing =
+            |matched, active| ReplicaProgress { replica: replica(2), matched, active, snapshot_pending: false };
+        let step = |standing: ReplicaProgress| {
             let standings = [standing];
             let (leader, preferred) = (replica(1), replica(2));
             let sight = Sight {

@@ -298,7 +298,6 @@ impl Shard {
             }
         }
         let mut asking = Vec::new();
-        let table = Arc::clone(self.routes.table());
         let ids: Vec<SessionId> = self.sessions.iter().flatten().map(|session| session.id).collect();
         for id in ids {
             self.fetch_again(now, id, &slots, &table);

@@ -7,7 +7,7 @@ use crate::engine::metadata::{Cluster, SlotRow};
 use crate::engine::raft_group::{GroupState, MemberChange, RaftGroup};
 use crate::engine::routes::Table;
 use crate::engine::slot::{Slot, SlotState};
-use crate::engine::steering::{Sight, Standing, Step};
+use crate::engine::steering::{self, Sight, Step};
 use crate::format::frame::{Frame, SlotReport, SlotReports, WhoLeads};
 use crate::format::raft_message::GroupMembers;
 use crate::ids::{NodeId, Place, ReplicaId, ShardId, SlotId};
@@ -174,13 +174,9 @@ impl Shard {
         }
         let until = *self.leave_until.get_or_insert(now.instant + self.config.limits.leave_patience);
         let led = self.hosted.iter().filter(|hosted| hosted.slot.leads());
-        let others = led.filter(|hosted| hosted.slot.group().members().voters.len() > 1);
-        let mut heirs = others.map(|hosted| {
-            let group = hosted.slot.group();
-            let voters = &group.members().voters;
-            standings_of(group).iter().any(|standing| standing.active && voters.contains(&standing.replica))
-        });
-        let waits = heirs.any(|heir| heir) || self.council_must_be_left();
+        let mut groups = led.map(|hosted| hosted.slot.group());
+        let heirs = groups.any(|group| steering::heir(group, group.replica()).is_some());
+        let waits = heirs || self.council_must_be_left();
         self.left = !waits || now.instant >= until;
     }
 
@@ -189,7 +185,7 @@ impl Shard {
             return;
         }
         let group = self.hosted[place].slot.group();
-        let standings: Vec<Standing> = standings_of(group);
+        let standings = group.progress();
         // Without a target the voters stay who they are: a move that was given up may have ended already, and whoever it removed has
         // forgotten its log.
         // A split comes first, and it is for those that the row names.
@@ -203,7 +199,11 @@ impl Shard {
             standings: &standings,
             last_index: group.last_index(),
         };
-        let step = if self.stopping { sight.heir().map_or(Step::Rest, Step::HandOver) } else { sight.step() };
+        let step = if self.stopping {
+            steering::heir(group, row.preferred).map_or(Step::Rest, Step::HandOver)
+        } else {
+            sight.step()
+        };
         let change = match step {
             Step::Rest | Step::Wait => return,
             Step::AddLearner(replica) => MemberChange::AddLearner(replica),
@@ -261,14 +261,6 @@ impl Shard {
             bytes: hosted.slot.messages() * 200,
         })
     }
-}
-
-/// How the replicas of a group stand, as its leader knows.
-pub(super) fn standings_of(group: &RaftGroup) -> Vec<Standing> {
-    let progress = group.progress().into_iter();
-    progress
-        .map(|p| Standing { replica: p.replica, matched: p.matched, active: p.active, snapshot: p.snapshot_pending })
-        .collect()
 }
 
 /// The group is as it should be and led by who should lead it: nothing to look at, which is so nearly always.

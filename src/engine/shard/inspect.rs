@@ -37,7 +37,7 @@ impl Shard {
     /// Who votes in the metadata group, as this node's replica knows.
     #[must_use]
     pub fn metadata_voters(&self) -> &[ReplicaId] {
-        let council = self.office.as_ref().and_then(|office| office.council.as_ref());
+        let council = super::membership::council_of(&self.office);
         council.map_or(&[], |council| &council.group().members().voters)
     }
 

@@ -129,6 +129,16 @@ impl Office {
     }
 }
 
+/// The metadata's replica, where this shard has one.
+pub(super) fn council_of(office: &Option<Office>) -> Option<&Council> {
+    office.as_ref()?.council.as_ref()
+}
+
+/// The same, to be changed. Of the field alone, so that the journal and what is to be said can be lent to it.
+fn council_mut(office: &mut Option<Office>) -> Option<&mut Council> {
+    office.as_mut()?.council.as_mut()
+}
+
 impl Shard {
     pub(super) fn check_office(&self) {
         let Some(office) = &self.office else { return };
@@ -192,7 +202,7 @@ impl Shard {
 
     fn propose_metadata(&mut self, command: &MetadataCommand, ticket: Option<u64>) {
         let asker = ticket.map(|ticket| (self.config.place, ticket));
-        let Some(council) = self.office.as_mut().and_then(|office| office.council.as_mut()) else { return };
+        let Some(council) = council_mut(&mut self.office) else { return };
         council.propose(command.encode(), asker, &mut self.out);
     }
 
@@ -359,7 +369,7 @@ impl Shard {
 
     /// True when this node's replica of the metadata group leads, and somebody else could.
     pub(super) fn council_must_be_left(&self) -> bool {
-        let council = self.office.as_ref().and_then(|office| office.council.as_ref());
+        let council = council_of(&self.office);
         council.is_some_and(|council| council.led_term().is_some() && council.heir().is_some())
     }
 
@@ -377,7 +387,7 @@ impl Shard {
 
     /// The metadata's leader may be gone.
     pub(super) fn council_hurry(&mut self, peer: Place) {
-        if let Some(council) = self.office.as_mut().and_then(|office| office.council.as_mut())
+        if let Some(council) = council_mut(&mut self.office)
             && council.leader() == Some(peer)
         {
             council.hurry(peer.node);
@@ -386,20 +396,20 @@ impl Shard {
 
     /// The metadata group's clock.
     pub(super) fn tick_council(&mut self) {
-        if let Some(council) = self.office.as_mut().and_then(|office| office.council.as_mut()) {
+        if let Some(council) = council_mut(&mut self.office) {
             council.tick();
         }
     }
 
     /// The metadata group's entries are durable up to here.
     pub(super) fn council_durable(&mut self, flush: u64) {
-        if let Some(council) = self.office.as_mut().and_then(|office| office.council.as_mut()) {
+        if let Some(council) = council_mut(&mut self.office) {
             council.handle_durable(flush, &mut self.raft_out);
         }
     }
 
     pub(super) fn council_has_work(&self) -> bool {
-        let council = self.office.as_ref().and_then(|office| office.council.as_ref());
+        let council = council_of(&self.office);
         council.is_some_and(|council| council.has_work() || council.is_publishable(self.journal.durable_flush()))
     }
 
@@ -582,7 +592,7 @@ impl Shard {
             return;
         }
         let asker = Some((propose.place, propose.ticket));
-        match self.office.as_mut().and_then(|office| office.council.as_mut()) {
+        match council_mut(&mut self.office) {
             Some(council) => council.propose(propose.command.to_vec(), asker, &mut self.out),
             None => {
                 let proposed = Proposed { ticket: propose.ticket, outcome: ProposeOutcome::NotLeader };

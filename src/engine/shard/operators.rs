@@ -123,7 +123,7 @@ impl Shard {
 
     /// `progress` is the metadata leader's; without it nothing is said of who is alive.
     fn status(&self, cluster: &Cluster, progress: Option<Progress>, (from, max): (SlotId, u16)) -> ClusterStatus {
-        let council = self.office.as_ref().and_then(|office| office.council.as_ref());
+        let council = super::membership::council_of(&self.office);
         let voters = council.map_or(&[][..], |council| &council.group().members().voters);
         let complete = progress.is_some();
         let moves = progress.as_ref().map_or(&[][..], |progress| &progress.moves);
