@@ -125,6 +125,7 @@ pub struct LimitSettings {
     pub recent_bytes: ByteSize,
     pub replay_bytes: ByteSize,
     pub api_requests: usize,
+    pub profile_one_in: u32,
 }
 
 /// Section `[log]`.
@@ -182,6 +183,7 @@ impl Default for Config {
                 recent_bytes: ByteSize(limits.recent_bytes_max as u64),
                 replay_bytes: ByteSize(limits.replay_bytes_max),
                 api_requests: limits.api_requests_max,
+                profile_one_in: limits.marked_one_in,
             },
             log: Log { level: "info".to_owned(), format: LogFormat::Auto },
         }
@@ -276,6 +278,7 @@ settings! {
     limits.recent_bytes, "1MiB to 1TiB", "Memory of one shard for recent message bodies; older ones are read from disk.", |v| (1 << 20..=1 << 40).contains(&v.0);
     limits.replay_bytes, "16MiB to 1TiB", "Journal bytes of one shard that a start may have to replay: what a checkpoint is made for.", |v| (16 << 20..=1 << 40).contains(&v.0);
     limits.api_requests, "1 to 1000000", "API requests under way on one shard. Beyond it HTTP answers 503.", |v| (1..=1_000_000).contains(v);
+    limits.profile_one_in, "0 to 1000000; 0 is none", "Of so many messages one is followed through its stages for `jindou profile`. With 0 nothing is timed at all.", |v| *v <= 1_000_000;
     log.level, "off, error, warn, info, debug, trace; by module: warn,jindou::shell=debug", "What is logged to standard error. RUST_LOG wins over it.", |v| value::is_log_filter(v);
     log.format, "\"auto\", \"plain\" or \"colour\"", "`auto` colours the log when it goes to a terminal.", |_| true;
 }
@@ -493,6 +496,7 @@ impl Config {
             recent_bytes_max: usize::try_from(set.recent_bytes.0).unwrap_or(usize::MAX),
             replay_bytes_max: set.replay_bytes.0,
             api_requests_max: set.api_requests,
+            marked_one_in: set.profile_one_in,
             ..Limits::PRODUCTION
         }
     }

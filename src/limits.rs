@@ -148,6 +148,8 @@ pub struct Limits {
     pub drain_sessions_per_second: u32,
     /// API requests under way on one shard. At it: HTTP 503.
     pub api_requests_max: usize,
+    /// Of so many messages one is followed through its stages. 0: none is, and nothing is timed.
+    pub marked_one_in: u32,
 }
 
 impl Limits {
@@ -208,6 +210,7 @@ impl Limits {
         repair_messages_max: 16,
         drain_sessions_per_second: 500,
         api_requests_max: 4096,
+        marked_one_in: 64,
     };
 
     /// What the simulator runs with: everything small enough that each bound is met within seconds.
@@ -267,6 +270,7 @@ impl Limits {
         repair_messages_max: 2,
         drain_sessions_per_second: 5,
         api_requests_max: 4,
+        marked_one_in: 2,
     };
 
     /// How the bounds must relate; asserted for both instances when the crate is compiled.

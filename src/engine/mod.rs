@@ -14,6 +14,7 @@ pub mod gossip;
 pub mod home;
 pub mod journal;
 pub mod link;
+pub mod marks;
 pub mod message_ids;
 pub mod metadata;
 pub mod outbox;

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use super::counters::Counters;
 use super::effect::{Effect, Effects};
 use super::event::ApiAnswer;
+use super::marks::Marks;
 use crate::format::frame::Frame;
 use crate::ids::Place;
 
@@ -18,6 +19,8 @@ pub struct Outbox {
     pub loopback: VecDeque<(Place, Frame)>,
     /// Totals.
     pub counters: Counters,
+    /// Where some messages were, and when.
+    pub marks: Marks,
     elsewhere: Vec<(Place, Vec<Frame>)>,
     /// Of those, what is for other nodes; between flush and take.
     remote: Vec<(Place, Vec<Frame>)>,
@@ -27,11 +30,12 @@ pub struct Outbox {
 impl Outbox {
     /// An empty one.
     #[must_use]
-    pub fn new(here: Place) -> Outbox {
+    pub fn new(here: Place, marks: Marks) -> Outbox {
         Outbox {
             here,
             loopback: VecDeque::new(),
             counters: Counters::default(),
+            marks,
             elsewhere: Vec::new(),
             remote: Vec::new(),
             answers: Vec::new(),

@@ -631,6 +631,12 @@ impl RaftGroup {
         }
     }
 
+    /// Entries up to here are on this replica's disk.
+    #[must_use]
+    pub fn durable_index(&self) -> u64 {
+        self.node.raft.raft_log.persisted
+    }
+
     /// Remembers on disk that everything applied is agreed on, for a state that a restart must not show older than it was seen. Returns
     /// the flush that carries it.
     pub fn write_commit(&mut self, journal: &mut Journal) -> u64 {

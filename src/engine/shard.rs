@@ -30,11 +30,13 @@ use std::sync::Arc;
 
 use super::asks::Asks;
 use super::chance::{Chance, MapState};
+use super::counters::Counters;
 use super::delivery::Push;
 use super::effect::{Effect, Effects, ServerPacket};
 use super::event::{Event, EventBatch};
 use super::journal::{Journal, Position};
 use super::link::{LinkWish, Links};
+use super::marks::{Marks, TooManyWatches};
 use super::metadata::Cluster;
 use super::outbox::Outbox;
 use super::reads::Reads;
@@ -229,7 +231,7 @@ impl Shard {
             repairs: Repairs::default(),
             transfers: Transfers::new(config.boot),
             nursery: Nursery::default(),
-            out: Outbox::new(config.place),
+            out: Outbox::new(config.place, Marks::new(config.limits.marked_one_in)),
             pushes: Vec::new(),
             recvs: Vec::new(),
             api_open: 0,
@@ -318,7 +320,7 @@ impl Shard {
         self.restless = false;
         for round in 0..ROUNDS_MAX {
             self.take_loopback(now, effects);
-            self.settle_sessions(effects);
+            self.settle_sessions(now, effects);
             self.turn_slots(now);
             self.turn_council(now, effects);
             self.follow_leaderships(now, effects);
@@ -332,7 +334,7 @@ impl Shard {
                 && !self.council_has_work();
             if at_rest {
                 self.journal.flush(now.instant, effects);
-                if !self.take_durable() {
+                if !self.take_durable(now) {
                     return;
                 }
             } else if round + 1 == ROUNDS_MAX {
@@ -434,6 +436,26 @@ impl Shard {
             self.transfers_deadline(),
         ];
         Some(others.into_iter().flatten().fold(fixed, Instant::min))
+    }
+
+    /// Where some messages were, and when.
+    #[must_use]
+    pub fn marks(&self) -> &Marks {
+        &self.out.marks
+    }
+
+    /// Marks every message of a user until then.
+    ///
+    /// # Errors
+    /// Too many are watched already.
+    pub fn watch(&mut self, now: Instant, uid: Uid, until: Instant) -> Result<(), TooManyWatches> {
+        self.out.marks.watch(now, uid, until)
+    }
+
+    /// Its totals.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.out.counters
     }
 
     /// What others may see.

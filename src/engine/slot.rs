@@ -22,6 +22,7 @@ use super::command::{self, Command, Commands, RowCommand};
 use super::event::ApiAnswer;
 use super::home::{Home, Noticed, Row};
 use super::journal::Journal;
+use super::marks::{Flights, Marked, Point};
 use super::message_ids::MessageIds;
 use super::outbox::Outbox;
 use super::raft_group::{CommittedEntry, GroupState, MemberChange, NotTaken, Proposed, RaftGroup};
@@ -153,6 +154,8 @@ pub struct Slot {
     message_ids: MessageIds,
     pending: VecDeque<Pending>,
     in_flight: VecDeque<(Proposed, Vec<Waiter>)>,
+    /// Their times.
+    flights: Flights,
     dirty_rows: Vec<(Uid, ChannelKey)>,
     rows_due: Option<Instant>,
     unannounced: Vec<u32>,
@@ -208,6 +211,7 @@ impl Slot {
             message_ids: MessageIds::new(id),
             pending: VecDeque::new(),
             in_flight: VecDeque::new(),
+            flights: Flights::default(),
             dirty_rows: Vec::new(),
             rows_due: None,
             unannounced: Vec::new(),
@@ -355,6 +359,7 @@ impl Slot {
             match self.group.propose(pending.bytes) {
                 Ok(proposed) => {
                     around.out.counters.proposals += 1;
+                    self.flights.proposed(proposed.index, around.now.instant);
                     self.in_flight.push_back((proposed, pending.waiters));
                 }
                 Err(NotTaken::Later(bytes)) => {
@@ -399,6 +404,7 @@ impl Slot {
 
     /// Whatever waits for this slot's group here will not hear from it: what is in the log may be agreed on yet or not.
     fn cease_leading(&mut self, around: &mut Surroundings<'_>) {
+        self.flights.forget();
         let pending = std::mem::take(&mut self.pending).into_iter().map(|pending| pending.waiters);
         let in_flight = std::mem::take(&mut self.in_flight).into_iter().map(|(_, waiters)| waiters);
         for waiters in pending.chain(in_flight).collect::<Vec<_>>() {
@@ -422,8 +428,9 @@ impl Slot {
     }
 
     /// The journal is durable up to here.
-    pub fn handle_durable(&mut self, flush: u64) {
+    pub fn handle_durable(&mut self, flush: u64, now: Instant) {
         self.group.handle_durable(flush, &mut self.raft_messages);
+        self.flights.durable(self.group.durable_index(), now);
     }
 
     /// One beat of raft's clock.
@@ -489,6 +496,7 @@ impl Slot {
     fn apply(&mut self, entry: &CommittedEntry, around: &mut Surroundings<'_>) {
         let committed = Committed(());
         let mut waiters = self.waiters_of(entry, around).into_iter();
+        let times = self.flights.applied(entry.index);
         for parsed in Commands::new(&entry.data) {
             let command = parsed.expect("an entry whose checksum holds is one we have encoded");
             let waiter = waiters.next().unwrap_or(Waiter::Nobody);
@@ -502,6 +510,7 @@ impl Slot {
                 Command::Append { kind, id, announced, fingerprint, at, message } => {
                     let position = Position { offset: entry.position.offset + at, ..entry.position };
                     let asker = if let Waiter::Append(asker) = waiter { Some(asker) } else { None };
+                    self.mark_applied(&message, times, around);
                     let what = (message, position, Fingerprint(fingerprint));
                     self.apply_append(&committed, (kind, id), announced, what, asker, around);
                 }
@@ -545,6 +554,28 @@ impl Slot {
         Vec::new()
     }
 
+    /// A message was agreed on: when it came this far.
+    fn mark_applied(
+        &mut self,
+        message: &StoredMessage,
+        times: Option<(Instant, Option<Instant>)>,
+        around: &mut Surroundings<'_>,
+    ) {
+        let (now, message, marks) = (around.now.instant, marked(message), &mut around.out.marks);
+        if !marks.wants(now, message) {
+            return;
+        }
+        let Some((proposed, durable)) = times else {
+            marks.push(now, Point::Applied, message.message_id);
+            return;
+        };
+        marks.push(proposed, Point::Proposed, message.message_id);
+        if let Some(durable) = durable {
+            marks.push(durable, Point::Durable, message.message_id);
+        }
+        marks.push(now, Point::Committed, message.message_id);
+    }
+
     fn apply_append(
         &mut self,
         committed: &Committed,
@@ -565,6 +596,8 @@ impl Slot {
                 self.messages += 1;
                 around.out.counters.messages_stored += 1;
                 around.recent.push(self.id, index, message.bytes().len(), position);
+                let marked = marked(&message);
+                around.out.marks.name(around.now.instant, marked, seq, message.payload().len());
                 submitted(committed, asker, (message.message_id(), seq), around.out);
                 if self.led_term.is_some() {
                     self.announce(index, Some(message), around);
@@ -667,6 +700,12 @@ impl Slot {
             "only a leader knows who is online"
         );
     }
+}
+
+/// For marks: which message, and whose.
+#[must_use]
+pub fn marked(message: &StoredMessage) -> Marked<'_> {
+    Marked { message_id: message.message_id(), from: message.from(), to: message.to() }
 }
 
 /// The message is stored: says so to whoever waits.

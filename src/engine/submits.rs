@@ -208,6 +208,15 @@ impl Submits {
         Answer::Final(origin)
     }
 
+    /// What an answer is about, if it is still waited for, and since when.
+    #[must_use]
+    pub fn asked(&self, ticket: u64) -> Option<(&Submit, Instant)> {
+        let desk = self.desks.get(&Submits::slot_of(ticket))?;
+        let at = desk.waiting.binary_search_by_key(&ticket, |waiting| waiting.ticket).ok()?;
+        let waiting = desk.waiting.get(at)?;
+        Some((waiting.submit.as_deref()?, waiting.since))
+    }
+
     /// Slots whose messages wait for a leader to be found: never sent, or sent to one that does not lead.
     pub fn stalled(&self) -> impl Iterator<Item = (SlotId, u64)> + '_ {
         let stuck = self.desks.iter().filter(|(_, desk)| !desk.waiting.is_empty());

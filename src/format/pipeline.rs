@@ -196,6 +196,12 @@ impl ServerPipeline {
         self.version
     }
 
+    /// True when payloads are enciphered as soon as keys are agreed on.
+    #[must_use]
+    pub fn enciphers(&self) -> bool {
+        !self.plain
+    }
+
     /// Bytes held because a packet is cut.
     #[must_use]
     pub fn held_bytes(&self) -> usize {

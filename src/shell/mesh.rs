@@ -21,15 +21,16 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering, fence};
+use std::time::Duration;
 
 use crate::engine::event::{ApiAnswer, ApiRequest};
 use crate::engine::metadata::Cluster;
 use crate::format::frame::Frame;
-use crate::ids::{Place, ShardId};
+use crate::ids::{Place, ShardId, Uid};
 
 use super::clock::Clock;
 use super::gateway::HandOver;
-use super::stages::ShardSnapshot;
+use super::stages::{ShardProfile, ShardSnapshot};
 
 /// Batches one inbox holds. A shard sends each other shard at most one batch per turn, so this is some turns of every
 /// shard of a large node. When it is full a shard keeps its batch and merges the next turn's frames into it; a plain
@@ -64,6 +65,22 @@ pub enum MeshMessage {
     Snapshot {
         /// Where to.
         reply: flume::Sender<Box<ShardSnapshot>>,
+    },
+    /// The same with histograms, long turns and marks from serial number `after` on.
+    Profile {
+        /// See [`crate::engine::marks::Marks::since`].
+        after: u64,
+        /// Where to.
+        reply: flume::Sender<Box<ShardProfile>>,
+    },
+    /// Every message of a user is to be marked for so long.
+    Watch {
+        /// Whose.
+        uid: Uid,
+        /// How long from now.
+        span: Duration,
+        /// False when too many are watched.
+        reply: flume::Sender<bool>,
     },
     /// The cluster as the node's first shard knows it now. Only the newest counts.
     Cluster(Arc<Cluster>),

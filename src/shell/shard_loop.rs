@@ -36,7 +36,8 @@ use super::gateway::{Gateway, Listener};
 use super::link_sockets::{ClusterSockets, LinkSockets};
 use super::mesh::{MeshEndpoint, MeshMessage, NotSent, Outbox};
 use super::metronome::BEAT;
-use super::stages::{EngineSnapshot, ShardSnapshot, ShellCounters, Stage, Stages};
+use super::stages::{EngineSnapshot, ShardProfile, ShardSnapshot, ShellCounters, Stage, Stages};
+use super::turns::{LongTurns, TurnPicture, Work};
 use disk_desk::{Alarm, DiskDesk};
 
 mod disk_desk;
@@ -155,6 +156,7 @@ async fn serve(
     let alarm = Rc::new(Alarm::default());
     let bell = glommio::spawn_local(listen_to_bell(mesh.doorbell.raw(), Rc::clone(&alarm)));
     let here = config.engine.place;
+    let timed = config.engine.limits.marked_one_in > 0;
     let mut shard_loop = Loop {
         clock: config.clock,
         here,
@@ -171,7 +173,9 @@ async fn serve(
         alarm,
         tickets: HashMap::new(),
         last_ticket: 0,
-        stages: Stages::new(),
+        stages: Stages::new(timed),
+        long_turns: LongTurns::default(),
+        turn_picture: TurnPicture::default(),
         counters: ShellCounters::default(),
         events: EventBatch::new(),
         effects: Effects::default(),
@@ -217,6 +221,9 @@ struct Loop {
     tickets: HashMap<u64, flume::Sender<ApiAnswer>>,
     last_ticket: u64,
     stages: Stages,
+    long_turns: LongTurns,
+    /// Of the turn under way.
+    turn_picture: TurnPicture,
     counters: ShellCounters,
     events: EventBatch,
     effects: Effects,
@@ -285,13 +292,31 @@ impl Loop {
         }
         let stepping = self.clock.nanos();
         self.gateway.note_step(stepping);
+        let (before, events) = (Work::so_far(self.shard.counters()), self.events.len());
         self.shard.step(now, &mut self.events, &mut self.effects);
         let stepped = self.clock.nanos();
         self.stages.record(Stage::Step, stepped - stepping);
+        self.turn_picture = TurnPicture {
+            began_nanos: began,
+            gather_nanos: stepping - began,
+            step_nanos: stepped - stepping,
+            events,
+            effects: self.effects.list.len(),
+            work: Work::so_far(self.shard.counters()).since(before),
+            ..TurnPicture::default()
+        };
         self.carry_out(stepped);
         self.gateway.settle();
         self.flush_mesh();
-        self.stages.record(Stage::Turn, self.clock.nanos() - began);
+        self.end_turn(began);
+    }
+
+    fn end_turn(&mut self, began: u64) {
+        if self.stages.timed() {
+            let whole_nanos = self.clock.nanos() - began;
+            self.stages.record(Stage::Turn, whole_nanos);
+            self.long_turns.note(TurnPicture { whole_nanos, ..self.turn_picture });
+        }
     }
 
     fn take_messages(&mut self) {
@@ -321,6 +346,13 @@ impl Loop {
                 }
                 MeshMessage::Snapshot { reply } => {
                     let _ = reply.try_send(Box::new(self.snapshot()));
+                }
+                MeshMessage::Profile { after, reply } => {
+                    let _ = reply.try_send(Box::new(self.profile(after)));
+                }
+                MeshMessage::Watch { uid, span, reply } => {
+                    let now = Clock::instant(self.clock.nanos());
+                    let _ = reply.try_send(self.shard.watch(now, uid, now + span).is_ok());
                 }
                 MeshMessage::Cluster(cluster) => self.events.push(Event::Cluster(cluster)),
                 MeshMessage::Serve { reply } => {
@@ -365,11 +397,17 @@ impl Loop {
                         self.counters.frames_without_link += frames.len() as u64;
                     }
                 }
-                Effect::JournalWrite(write) => self.disk.write(write, now_nanos),
+                Effect::JournalWrite(write) => {
+                    self.turn_picture.journal_bytes += write.bytes.len();
+                    self.disk.write(write, now_nanos);
+                }
                 Effect::JournalSegment { segment } => self.disk.prepare_segment(segment),
                 Effect::JournalTrim { first } => self.disk.trim(first),
                 Effect::Read { ticket, segment, offset, length } => self.disk.read(ticket, segment, offset, length),
-                Effect::Checkpoint { slot, bytes } => self.disk.checkpoint(slot, bytes),
+                Effect::Checkpoint { slot, bytes } => {
+                    self.turn_picture.checkpoint_bytes += bytes.len();
+                    self.disk.checkpoint(slot, bytes);
+                }
                 Effect::Answer { ticket, answer } => {
                     if let Some(reply) = self.tickets.remove(&ticket) {
                         let _ = reply.try_send(answer);
@@ -493,6 +531,21 @@ impl Loop {
     fn link_rows(&self) -> Vec<(LinkRow, Duration)> {
         let now = Clock::instant(self.clock.nanos());
         self.shard.link_rows().into_iter().map(|row| (row, now.since(row.since))).collect()
+    }
+
+    fn profile(&mut self, after: u64) -> ShardProfile {
+        let (marks, marks_next) = self.shard.marks().since(after);
+        let now = self.clock.nanos();
+        ShardProfile {
+            snapshot: self.snapshot(),
+            buckets: self.stages.buckets(),
+            turns: self.long_turns.kept(),
+            marks,
+            marks_next,
+            named: self.shard.marks().named(),
+            now: (now, Clock::instant(now)),
+            cpu: Clock::thread_cpu(),
+        }
     }
 
     fn snapshot(&mut self) -> ShardSnapshot {

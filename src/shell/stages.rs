@@ -10,8 +10,12 @@ use hdrhistogram::Histogram;
 
 use crate::engine::counters::Counters;
 use crate::engine::link::LinkRow;
+use crate::engine::marks::{Mark, Named};
 use crate::engine::shard::{ClusterView, ShardView};
 use crate::ids::ShardId;
+use crate::time::Instant;
+
+use super::turns::TurnPicture;
 
 /// A timed part of a message's way through one shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +25,8 @@ pub enum Stage {
     Read,
     /// All bytes read in one turn to packets, deciphered.
     Decode,
+    /// Of that, what connections with a cipher took: one read's bytes to packets.
+    Decipher,
     /// One step of the engine.
     Step,
     /// A journal write: from the wish to the disk's answer.
@@ -29,8 +35,10 @@ pub enum Stage {
     Commit,
     /// A batch's way through the mesh, from flush to drain; measured by the receiver with the sender's stamp.
     MeshHop,
-    /// Packets of one turn to bytes, enciphered.
+    /// Packets of one turn to bytes, enciphered; the other wishes of the turn are carried out in here.
     Encode,
+    /// Of that, one RECV to bytes and enciphered, sampled at most once per turn.
+    Encipher,
     /// A send, sampled at most once per turn: from its first packet being encoded to its completion.
     Write,
     /// From the bytes of a SEND to its SENDACK encoded, sampled at most once per turn.
@@ -41,14 +49,16 @@ pub enum Stage {
 
 impl Stage {
     /// All, in the order of their values.
-    pub const ALL: [Stage; 10] = [
+    pub const ALL: [Stage; 12] = [
         Stage::Read,
         Stage::Decode,
+        Stage::Decipher,
         Stage::Step,
         Stage::JournalWait,
         Stage::Commit,
         Stage::MeshHop,
         Stage::Encode,
+        Stage::Encipher,
         Stage::Write,
         Stage::WholePath,
         Stage::Turn,
@@ -60,11 +70,13 @@ impl Stage {
         match self {
             Stage::Read => "read",
             Stage::Decode => "decode",
+            Stage::Decipher => "decipher",
             Stage::Step => "step",
             Stage::JournalWait => "journal_wait",
             Stage::Commit => "commit",
             Stage::MeshHop => "mesh_hop",
             Stage::Encode => "encode",
+            Stage::Encipher => "encipher",
             Stage::Write => "write",
             Stage::WholePath => "whole_path",
             Stage::Turn => "turn",
@@ -81,20 +93,16 @@ const SIGNIFICANT_DIGITS: u8 = 2;
 /// The histograms of one shard. Fixed size: recording never allocates.
 #[derive(Debug)]
 pub struct Stages {
+    /// Nothing is measured when it is false.
+    timed: bool,
     histograms: Vec<Histogram<u32>>,
     sums_nanos: [u64; Stage::ALL.len()],
 }
 
-impl Default for Stages {
-    fn default() -> Stages {
-        Stages::new()
-    }
-}
-
 impl Stages {
-    /// Nothing recorded.
+    /// Nothing recorded; and nothing will be when not `timed`.
     #[must_use]
-    pub fn new() -> Stages {
+    pub fn new(timed: bool) -> Stages {
         let histograms = Stage::ALL
             .iter()
             .map(|_| {
@@ -102,13 +110,32 @@ impl Stages {
                     .expect("the bounds are constants that the crate accepts")
             })
             .collect();
-        Stages { histograms, sums_nanos: [0; Stage::ALL.len()] }
+        Stages { timed, histograms, sums_nanos: [0; Stage::ALL.len()] }
+    }
+
+    /// False: readings of the clock that serve nothing else can be left out.
+    #[must_use]
+    pub fn timed(&self) -> bool {
+        self.timed
     }
 
     /// One measurement.
     pub fn record(&mut self, stage: Stage, nanos: u64) {
+        if !self.timed {
+            return;
+        }
         self.sums_nanos[stage as usize] += nanos;
         self.histograms[stage as usize].saturating_record(nanos);
+    }
+
+    /// Everything recorded: by stage the nanoseconds (upper ends of buckets) and how often each was seen.
+    #[must_use]
+    pub fn buckets(&self) -> Vec<(Stage, Vec<(u64, u64)>)> {
+        let seen = |stage: Stage| {
+            let recorded = self.histograms[stage as usize].iter_recorded();
+            recorded.map(|bucket| (bucket.value_iterated_to(), bucket.count_since_last_iteration())).collect()
+        };
+        Stage::ALL.iter().map(|&stage| (stage, seen(stage))).collect()
     }
 
     /// Percentiles of every stage.
@@ -274,6 +301,27 @@ impl EngineSnapshot {
     }
 }
 
+/// What [`ShardSnapshot`] leaves out because it is large: for `jindou profile`, `trace` and `top`.
+#[derive(Clone, Debug)]
+pub struct ShardProfile {
+    /// The numbers.
+    pub snapshot: ShardSnapshot,
+    /// Every stage's histogram.
+    pub buckets: Vec<(Stage, Vec<(u64, u64)>)>,
+    /// The longest turn of each of the last seconds.
+    pub turns: Vec<TurnPicture>,
+    /// Where messages were, from the serial number that was asked for.
+    pub marks: Vec<Mark>,
+    /// Serial number behind the last of those.
+    pub marks_next: u64,
+    /// Watched users' messages.
+    pub named: Vec<Named>,
+    /// The node's clock now, in nanoseconds, and the engine's form of it.
+    pub now: (u64, Instant),
+    /// Processor time of the shard's thread since it began.
+    pub cpu: Duration,
+}
+
 /// One shard's numbers at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShardSnapshot {
@@ -295,7 +343,7 @@ mod tests {
 
     #[test]
     fn percentiles_come_back_within_one_percent() {
-        let mut stages = Stages::new();
+        let mut stages = Stages::new(true);
         for n in 1..=1000u64 {
             stages.record(Stage::Step, n * 1000);
         }
@@ -310,6 +358,20 @@ mod tests {
         }
         let turn = summaries[Stage::Turn as usize];
         assert!(turn.count == 1 && turn.max >= Duration::from_secs(59), "too long counts as the longest");
+    }
+
+    #[test]
+    fn buckets_hold_everything_that_was_recorded() {
+        let mut stages = Stages::new(true);
+        for nanos in [1000, 1000, 500_000] {
+            stages.record(Stage::Step, nanos);
+        }
+        let (stage, seen) = stages.buckets().swap_remove(Stage::Step as usize);
+        assert_eq!((stage, seen.iter().map(|(_, count)| count).sum::<u64>(), seen.len()), (Stage::Step, 3, 2));
+        assert!(seen[0].0 >= 1000 && seen[0].0 < 1020 && seen[0].1 == 2, "{seen:?}");
+        let mut silent = Stages::new(false);
+        silent.record(Stage::Step, 1000);
+        assert!(silent.buckets().iter().all(|(_, seen)| seen.is_empty()) && !silent.timed());
     }
 
     #[test]

@@ -4,7 +4,9 @@ use crate::engine::channel::Fingerprint;
 use crate::engine::delivery::Push;
 use crate::engine::effect::{Effect, Effects, ServerPacket};
 use crate::engine::event::{ClientPacket, ConnectPacket, Opened, SendPacket, SubPacket};
+use crate::engine::marks::{Marked, Point};
 use crate::engine::session::{Overdue, Phase, Route, SendVerdict, Session};
+use crate::engine::slot;
 use crate::format::frame::{Fetch, Frame, Origin, Received, Register, Resume, Submit, Unregister};
 use crate::format::packet::{HeaderFlags, Reason};
 use crate::ids::{ChannelKey, SessionAddress, SessionId, SlotId, Uid};
@@ -327,10 +329,22 @@ impl Shard {
 
     fn handle_recvack(&mut self, now: Now, id: SessionId, message_id: i64) {
         self.out.counters.recvacks += 1;
+        if self.out.marks.may_want(message_id) {
+            self.mark_acknowledged(now, id, message_id);
+        }
         let limits = self.config.limits;
         self.push_with(id, |delivery, out| {
             delivery.handle_recvack(now.instant, message_id, &limits, out);
         });
+    }
+
+    fn mark_acknowledged(&mut self, now: Now, id: SessionId, message_id: i64) {
+        let Some(uid) = self.session(id).and_then(Session::live).map(|identity| identity.uid.clone()) else {
+            return;
+        };
+        // Only a recipient acknowledges.
+        let marked = Marked { message_id, from: "", to: uid.as_str() };
+        self.out.marks.mark(now.instant, Point::Acknowledged, marked);
     }
 
     pub(super) fn handle_backlogged(&mut self, now: Now, id: SessionId, full: bool) {
@@ -390,7 +404,7 @@ impl Shard {
     }
 
     /// Ends a round for the sessions that had something to do.
-    pub(super) fn settle_sessions(&mut self, effects: &mut Effects) {
+    pub(super) fn settle_sessions(&mut self, now: Now, effects: &mut Effects) {
         for index in std::mem::take(&mut self.dirty_sessions) {
             let Some(id) = self.sessions.get(index as usize).and_then(|s| s.as_ref()).map(|s| s.id) else {
                 continue;
@@ -404,6 +418,9 @@ impl Shard {
             self.carry_out_pushes(id);
         }
         for (session, packet) in self.recvs.drain(..) {
+            if let ServerPacket::Recv { message, .. } = &packet {
+                self.out.marks.mark(now.instant, Point::Delivered, slot::marked(message));
+            }
             effects.push(Effect::Send { session, packet });
         }
     }

@@ -6,6 +6,7 @@ use crate::engine::devices::{self, Conflict};
 use crate::engine::effect::{Effect, Effects, ServerPacket};
 use crate::engine::event::ApiAnswer;
 use crate::engine::home::Online;
+use crate::engine::marks::{Marked, Point};
 use crate::engine::session::Phase;
 use crate::engine::slot::{self, Asker};
 use crate::engine::submits::Answer;
@@ -23,7 +24,7 @@ impl Shard {
     pub(super) fn handle_frame(&mut self, now: Now, from: Place, frame: Frame, effects: &mut Effects) {
         match frame {
             Frame::Submit(submission) => self.handle_submit(now, &submission),
-            Frame::Submitted(submitted) => self.handle_submitted(submitted, effects),
+            Frame::Submitted(submitted) => self.handle_submitted(now, submitted, effects),
             Frame::Notify(notify) => self.handle_notify(now, from, &notify),
             Frame::Notified(notified) => {
                 if let Some(place) = self.leading_of(notified.channel.key_hash()) {
@@ -92,7 +93,8 @@ impl Shard {
         self.with_slot(place, now, |slot, _, around| slot.handle_submit(submission, around));
     }
 
-    fn handle_submitted(&mut self, submitted: Submitted, effects: &mut Effects) {
+    fn handle_submitted(&mut self, now: Now, submitted: Submitted, effects: &mut Effects) {
+        self.mark_answered(now, &submitted);
         let Answer::Final(origin) = self.submits.answer(&submitted) else {
             if submitted.reason == Submitted::MOVED {
                 self.move_submits();
@@ -101,6 +103,20 @@ impl Shard {
         };
         let Submitted { message_id, message_seq, reason, .. } = submitted;
         self.answer_origin(origin, (message_id, message_seq, reason), effects);
+    }
+
+    /// The sender's shard hears what became of a message, and says when it had taken it.
+    fn mark_answered(&mut self, now: Now, submitted: &Submitted) {
+        if !self.out.marks.may_want(submitted.message_id) {
+            return;
+        }
+        let Some((submit, since)) = self.submits.asked(submitted.ticket) else { return };
+        let message_id = submitted.message_id;
+        let marked = Marked { message_id, from: submit.from.as_str(), to: submit.to.as_str() };
+        if message_id != 0 && self.out.marks.wants(now.instant, marked) {
+            self.out.marks.push(since, Point::Taken, message_id);
+            self.out.marks.push(now.instant, Point::Answered, message_id);
+        }
     }
 
     /// Says to whoever waits what became of a message.
@@ -132,6 +148,9 @@ impl Shard {
             self.tell_leader(slot, from);
             return;
         };
+        if let Some(message) = &notify.message {
+            self.out.marks.mark(now.instant, Point::Noticed, slot::marked(message));
+        }
         self.with_slot(place, now, |slot, _, around| slot.handle_notify(notify, around));
         let Some(home) = self.hosted[place].slot.home(&notify.uid) else {
             return;

@@ -79,11 +79,11 @@ impl Shard {
             Err(_) => self.out.counters.journal_faults += 1,
         }
         self.journal.handle_written(now.instant, flush, bytes, result);
-        self.take_durable();
+        self.take_durable(now);
     }
 
     /// Tells the groups whose entries are durable now. True when there was one.
-    pub(super) fn take_durable(&mut self) -> bool {
+    pub(super) fn take_durable(&mut self, now: Now) -> bool {
         let durable = self.journal.durable_flush();
         let mut any = false;
         while let Some((flush, slot)) = self.awaiting.front().copied() {
@@ -98,7 +98,7 @@ impl Shard {
                 continue;
             };
             let hosted = &mut self.hosted[place];
-            hosted.slot.handle_durable(durable);
+            hosted.slot.handle_durable(durable, now.instant);
             if !hosted.dirty {
                 hosted.dirty = true;
                 self.dirty_slots.push(place as u32);

@@ -33,7 +33,7 @@ impl Bench {
         let mut slot = Slot::restore(SlotId(0), state, map_state, 0, Chance::new([4; 32], 0)).unwrap();
         slot.set_depth(0);
         let routes = Routes::new(Arc::new(Table::alone(NodeId(1), 1, 0)));
-        Bench { slot, out: Outbox::new(PLACE), recent: Recent::new(1 << 20), routes, index: 1 }
+        Bench { slot, out: Outbox::new(PLACE, Marks::new(0)), recent: Recent::new(1 << 20), routes, index: 1 }
     }
 
     fn apply(&mut self, data: Vec<u8>) {

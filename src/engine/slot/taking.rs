@@ -25,6 +25,8 @@ impl Slot {
         let asker = Asker { place: submit.place, ticket: submit.ticket, term: submission.term };
         let transient = submit.flags.contains(HeaderFlags::NO_PERSIST);
         let message_id = self.message_ids.next(around.now.unix, transient);
+        let marked = Marked { message_id, from: submit.from.as_str(), to: submit.to.as_str() };
+        around.out.marks.mark(around.now.instant, Point::Arrived, marked);
         let fields = MessageFields {
             message_id,
             unix_ms: around.now.unix.0,

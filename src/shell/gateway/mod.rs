@@ -68,6 +68,8 @@ pub struct Gateway {
     /// Connections ready to travel.
     departures: Vec<(ShardId, Box<HandOver>)>,
     write_sample: Option<(Token, u64)>,
+    /// The next RECV that is enciphered is timed with this.
+    recv_sample: Option<Clock>,
 }
 
 /// What the ring's reports are worked on with; apart from the ring, which is busy reporting.
@@ -137,6 +139,7 @@ impl Gateway {
             fresh: Vec::new(),
             departures: Vec::new(),
             write_sample: None,
+            recv_sample: None,
         })
     }
 
@@ -164,13 +167,22 @@ impl Gateway {
         events.append(&mut self.desk.held_back);
         let desk = &mut self.desk;
         let write_sample = &mut self.write_sample;
-        let mut decode_nanos = 0;
+        let (timed, mut decode_nanos) = (stages.timed(), 0);
+        self.recv_sample = timed.then_some(clock);
         let handled = self.ring.turn(&mut |event| {
             match event {
                 RingEvent::Received { token, bytes } => {
+                    if !timed {
+                        desk.received(token, bytes, events, began);
+                        return events.len() < desk.limits.events_max;
+                    }
                     let decoding = clock.nanos();
-                    desk.received(token, bytes, events, began);
-                    decode_nanos += clock.nanos() - decoding;
+                    let enciphered = desk.received(token, bytes, events, began);
+                    let took = clock.nanos() - decoding;
+                    decode_nanos += took;
+                    if enciphered {
+                        stages.record(Timed::Decipher, took);
+                    }
                 }
                 RingEvent::Sent { token } => {
                     if let Some((_, since)) = write_sample.take_if(|(sampled, _)| *sampled == token) {
@@ -188,7 +200,7 @@ impl Gateway {
             }
             events.len() < desk.limits.events_max
         });
-        if handled {
+        if handled && timed {
             stages.record(Timed::Read, (clock.nanos() - began).saturating_sub(decode_nanos));
         }
         if decode_nanos > 0 {
@@ -296,7 +308,13 @@ impl Gateway {
                 self.ring.close(token);
             }
         } else {
+            let sampled = matches!(packet, ServerPacket::Recv { .. }) && connection.pipeline.enciphers();
+            let sample = if sampled { self.recv_sample.take() } else { None };
+            let began = sample.map(|clock| (clock, clock.nanos()));
             encode(&connection.pipeline, packet, scratch, out);
+            if let Some((clock, began)) = began {
+                stages.record(Timed::Encipher, clock.nanos() - began);
+            }
         }
         if self.write_sample.is_none_or(|(_, since)| now_nanos > since + SAMPLE_NANOS_MAX) {
             self.write_sample = Some((token, now_nanos));
@@ -449,14 +467,14 @@ impl Desk {
         }
     }
 
-    /// Turns bytes into events.
-    fn received(&mut self, token: Token, bytes: &[u8], events: &mut Vec<Event>, read_nanos: u64) {
-        let Some(Some(connection)) = self.connections.get_mut(token.index as usize) else { return };
+    /// Turns bytes into events. True when they were enciphered.
+    fn received(&mut self, token: Token, bytes: &[u8], events: &mut Vec<Event>, read_nanos: u64) -> bool {
+        let Some(Some(connection)) = self.connections.get_mut(token.index as usize) else { return false };
         match connection.stage {
-            Stage::Deaf => return,
+            Stage::Deaf => return false,
             Stage::Leaving(_) => {
                 connection.early.get_or_insert_default().bytes.extend_from_slice(bytes);
-                return;
+                return false;
             }
             Stage::Fresh => self.read_fresh.push(token),
             Stage::Settled => {}
@@ -492,5 +510,6 @@ impl Desk {
                 FaultKind::Malformed => events.push(Event::Malformed { session, what: fault.what }),
             }
         }
+        pipeline.enciphers()
     }
 }

@@ -48,7 +48,7 @@ impl Rig {
             address
         };
         let (tcp, websocket) = (listen(Transport::Tcp), listen(Transport::WebSocket));
-        let (clock, stages) = (Clock::start(), Stages::new());
+        let (clock, stages) = (Clock::start(), Stages::new(true));
         Rig { gateway, clock, stages, events: Vec::new(), tcp, websocket, _bell: bell }
     }
 

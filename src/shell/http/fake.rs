@@ -152,7 +152,7 @@ impl Fake {
             writable: self.writable,
         };
         let cluster = ClusterView { table_version: 7, members_serving: 3, ..ClusterView::default() };
-        let mut stages = Stages::new();
+        let mut stages = Stages::new(true);
         stages.record(Stage::Step, 1500);
         ShardSnapshot {
             shard,
