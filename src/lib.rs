@@ -16,3 +16,5 @@ pub mod shell;
 pub mod chat;
 
 pub mod operator;
+
+pub mod profile;

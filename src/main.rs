@@ -12,6 +12,7 @@ use clap::{Args, Parser, Subcommand};
 use jindou::chat::{self, ChatOptions};
 use jindou::config::{self, Config, LogFormat};
 use jindou::operator::{self, OperatorOptions, Order};
+use jindou::profile::{self, ProfileOptions, Question};
 use jindou::shell::node;
 use tracing_subscriber::EnvFilter;
 
@@ -76,6 +77,66 @@ enum Command {
     ///
     /// Exit codes: 0 done, 1 refused, 2 wrong arguments, 3 no answer or nobody leads, 4 not done when --within was over.
     Cluster(ClusterArguments),
+    /// Shows where the time goes in nodes that run: the parts of each shard's turns, of messages' ways, who owns the tail.
+    #[command(after_help = "Example: jindou profile --seconds 10 --api http://10.0.0.1:5001")]
+    Profile {
+        #[command(flatten)]
+        nodes: NodesArguments,
+        /// Looks so long.
+        #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
+        seconds: u64,
+        /// Again and again.
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Follows the next messages of one user through shards and nodes, point by point.
+    #[command(
+        after_help = "Example: jindou trace --uid alice --next 5\n\nExit codes: as of `jindou cluster`; 4 when fewer came."
+    )]
+    Trace {
+        #[command(flatten)]
+        nodes: NodesArguments,
+        /// Whose messages, sent or received.
+        #[arg(long)]
+        uid: String,
+        /// How many.
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=100))]
+        next: u16,
+        /// At most so long.
+        #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
+        within: u64,
+    },
+    /// Shows what every shard does now: messages, sessions, CPU, slots led, journal, links.
+    #[command(after_help = "Example: jindou top --every 2")]
+    Top {
+        #[command(flatten)]
+        nodes: NodesArguments,
+        /// Between two pictures.
+        #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=60))]
+        every: u64,
+        /// One picture.
+        #[arg(long)]
+        once: bool,
+    },
+}
+
+#[derive(Args)]
+struct NodesArguments {
+    /// The HTTP API of a node.
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:5001")]
+    api: String,
+    /// What `http.token` says there.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    token: String,
+    /// This node only, not the others of its cluster.
+    #[arg(long)]
+    alone: bool,
+}
+
+impl NodesArguments {
+    fn ask(self, question: Question) -> ProfileOptions {
+        ProfileOptions { api: self.api, token: self.token, all: !self.alone, question }
+    }
 }
 
 #[derive(Args)]
@@ -343,6 +404,16 @@ fn main() -> ExitCode {
                 Err(error) => fail(&error.to_string(), error.exit_code()),
             };
         }
+        Some(Command::Profile { nodes, seconds, watch }) => {
+            return answer(nodes.ask(Question::Profile { span: Duration::from_secs(seconds), watch }));
+        }
+        Some(Command::Trace { nodes, uid, next, within }) => {
+            let (next, within) = (usize::from(next), Duration::from_secs(within));
+            return answer(nodes.ask(Question::Trace { uid, next, within }));
+        }
+        Some(Command::Top { nodes, every, once }) => {
+            return answer(nodes.ask(Question::Top { every: Duration::from_secs(every), once }));
+        }
         None => {}
     }
     let config = arguments.settings().and_then(|flags| {
@@ -360,6 +431,13 @@ fn main() -> ExitCode {
     match node::run(&config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error.to_string(), 1),
+    }
+}
+
+fn answer(options: ProfileOptions) -> ExitCode {
+    match profile::run(&options, &mut std::io::stdout().lock()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error.to_string(), error.exit_code()),
     }
 }
 

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use call::Door;
 
 mod call;
-mod picture;
+pub(crate) mod picture;
 #[cfg(test)]
 mod tests;
 
@@ -146,7 +146,7 @@ impl OperatorError {
         }
     }
 
-    fn of_output(error: io::Error) -> OperatorError {
+    pub(crate) fn of_output(error: io::Error) -> OperatorError {
         OperatorError::Output(format!("cannot write: {error}"))
     }
 }
@@ -168,8 +168,7 @@ impl std::fmt::Display for OperatorError {
 /// # Errors
 /// What to say, and with which code to end.
 pub fn run(options: &OperatorOptions, out: &mut impl Write) -> Result<(), OperatorError> {
-    let door = Door::parse(&options.api, &options.token).map_err(OperatorError::Usage)?;
-    let desk = Desk { door };
+    let desk = Desk::open(&options.api, &options.token)?;
     match &options.order {
         Order::Status { watch: true, json, slots } => desk.watch(*json, *slots, out),
         Order::Status { json, slots, .. } => {
@@ -194,12 +193,19 @@ fn say(out: &mut impl Write, line: &str) -> Result<(), OperatorError> {
 /// A call's path and body.
 type Wish = (&'static str, Value);
 
-struct Desk {
+/// Asks one node.
+pub(crate) struct Desk {
     door: Door,
 }
 
 impl Desk {
-    fn ask(&self, path: &str, body: Option<&str>) -> Result<Value, OperatorError> {
+    /// At this API; nothing is dialed yet.
+    pub(crate) fn open(api: &str, token: &str) -> Result<Desk, OperatorError> {
+        Ok(Desk { door: Door::parse(api, token).map_err(OperatorError::Usage)? })
+    }
+
+    /// One question; without a body it is a GET.
+    pub(crate) fn ask(&self, path: &str, body: Option<&str>) -> Result<Value, OperatorError> {
         let door = &self.door;
         let (status, text) = door
             .call(path, body)

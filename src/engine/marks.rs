@@ -163,8 +163,7 @@ impl Marks {
     /// Whether anything is to be said about a message.
     #[must_use]
     pub fn wants(&self, at: Instant, message: Marked<'_>) -> bool {
-        self.samples(message.message_id)
-            || (!self.watches.is_empty() && self.watches(at, message.from, message.to))
+        self.samples(message.message_id) || (!self.watches.is_empty() && self.watches(at, message.from, message.to))
     }
 
     /// False: nothing is to be said about a message of this id, whosever it is.

@@ -1,11 +1,11 @@
-//! A cluster's status as tables for people, at most a hundred columns wide. It reads the API's JSON and shows `?` for what is missing.
+//! A cluster's status as tables for people, at most 120 columns wide. It reads the API's JSON and shows `?` for what is missing.
 
 use std::fmt::Write;
 
 use serde_json::Value;
 
 /// Columns of a terminal that is not narrow.
-const COLUMNS: usize = 100;
+const COLUMNS: usize = 120;
 
 /// Everything, the slot table too when its rows are there.
 pub(super) fn whole(data: &Value) -> String {
@@ -171,7 +171,7 @@ fn slots_table(slots: &[Value]) -> String {
 }
 
 /// Columns as wide as their widest cell, two spaces between; numbers to the right.
-fn table<const N: usize>(rows: &[[String; N]], right: &[usize]) -> String {
+pub(crate) fn table<const N: usize>(rows: &[[String; N]], right: &[usize]) -> String {
     let mut widths = [0; N];
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
@@ -196,7 +196,8 @@ fn table<const N: usize>(rows: &[[String; N]], right: &[usize]) -> String {
     text
 }
 
-fn line(text: &mut String, words: &str) {
+/// A line of a page.
+pub(crate) fn line(text: &mut String, words: &str) {
     text.push_str(&clipped(words.trim_end()));
     text.push('\n');
 }

@@ -35,7 +35,11 @@ impl Clock {
         let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         // SAFETY: writes one timespec that is ours.
         let failed = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) } != 0;
-        if failed { std::time::Duration::ZERO } else { std::time::Duration::new(time.tv_sec as u64, time.tv_nsec as u32) }
+        if failed {
+            std::time::Duration::ZERO
+        } else {
+            std::time::Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+        }
     }
 
     /// The engine's form of a reading of [`Clock::nanos`].

@@ -21,6 +21,6 @@ pub mod seed;
 pub mod shard_loop;
 pub mod socket_ring;
 pub mod stages;
-pub mod turns;
 #[cfg(test)]
 mod test_client;
+pub mod turns;

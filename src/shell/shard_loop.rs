@@ -430,7 +430,7 @@ impl Loop {
             }
         }
         self.effects.list = effects;
-        if sent {
+        if sent && self.stages.timed() {
             self.stages.record(Stage::Encode, self.clock.nanos() - now_nanos);
         }
     }
@@ -537,6 +537,7 @@ impl Loop {
         let (marks, marks_next) = self.shard.marks().since(after);
         let now = self.clock.nanos();
         ShardProfile {
+            place: self.here,
             snapshot: self.snapshot(),
             buckets: self.stages.buckets(),
             turns: self.long_turns.kept(),

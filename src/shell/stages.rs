@@ -12,7 +12,7 @@ use crate::engine::counters::Counters;
 use crate::engine::link::LinkRow;
 use crate::engine::marks::{Mark, Named};
 use crate::engine::shard::{ClusterView, ShardView};
-use crate::ids::ShardId;
+use crate::ids::{Place, ShardId};
 use crate::time::Instant;
 
 use super::turns::TurnPicture;
@@ -304,6 +304,8 @@ impl EngineSnapshot {
 /// What [`ShardSnapshot`] leaves out because it is large: for `jindou profile`, `trace` and `top`.
 #[derive(Clone, Debug)]
 pub struct ShardProfile {
+    /// Whose.
+    pub place: Place,
     /// The numbers.
     pub snapshot: ShardSnapshot,
     /// Every stage's histogram.

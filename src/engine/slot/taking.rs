@@ -64,6 +64,7 @@ impl Slot {
         fields.encode(&mut bytes);
         let message = StoredMessage::trusted(Bytes::from(bytes));
         around.out.counters.messages_transient += 1;
+        around.out.marks.name(around.now.instant, marked(&message), 0, fields.payload.len());
         let (first, second) = submit.channel.members();
         for uid in [first, second].into_iter().take(if first == second { 1 } else { 2 }) {
             let Ok(uid) = Uid::parse(uid) else { continue };

@@ -96,9 +96,10 @@ fn engine_metrics(snapshots: &[ShardSnapshot], page: &mut Page) {
     }
 }
 
-type Gauge = (&'static str, &'static str, fn(&EngineSnapshot) -> u64);
+pub(super) type Gauge = (&'static str, &'static str, fn(&EngineSnapshot) -> u64);
 
-const GAUGES: [Gauge; 19] = [
+/// Present values that every shard has.
+pub(super) const GAUGES: [Gauge; 19] = [
     ("sessions", "Connections in whatever state.", |e| e.sessions as u64),
     ("sessions_live", "Connections that passed CONNECT.", |e| e.sessions_live as u64),
     ("slots_led", "Slots led here.", |e| e.slots_led as u64),

@@ -10,6 +10,7 @@ mod history;
 mod messages;
 mod metrics;
 mod operators;
+mod profile;
 mod routes;
 mod shapes;
 mod shard_door;
@@ -120,6 +121,8 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .route("/cluster/split", post(operators::split))
         .route("/cluster/merge", post(operators::merge))
         .route("/cluster/transfer", post(operators::transfer))
+        .route("/profile", get(profile::profile))
+        .route("/profile/watch", post(profile::watch))
         .route_layer(from_fn_with_state(api.clone(), check_token));
     let open = Router::new()
         .route("/healthz", get(routes::healthz))

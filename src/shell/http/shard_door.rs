@@ -110,20 +110,26 @@ impl Api {
 
     /// Every shard's numbers, without those that do not show them in time.
     pub(super) async fn snapshots(&self) -> Vec<ShardSnapshot> {
+        let shown = self.ask_shards(|_, reply| MeshMessage::Snapshot { reply }).await;
+        shown.into_iter().map(|snapshot| *snapshot).collect()
+    }
+
+    /// Asks every shard that is ready, and leaves out those that do not answer in time.
+    pub(super) async fn ask_shards<T>(&self, message: impl Fn(ShardId, flume::Sender<T>) -> MeshMessage) -> Vec<T> {
         let asked: Vec<_> = self
             .shards()
             .filter(|shard| self.node.is_ready(*shard))
             .filter_map(|shard| {
                 let (reply, answer) = flume::bounded(1);
-                let sent = self.mesh.send(shard, MeshMessage::Snapshot { reply });
+                let sent = self.mesh.send(shard, message(shard, reply));
                 sent.is_ok().then_some(answer)
             })
             .collect();
         let deadline = tokio::time::Instant::now() + SHARD_SHOWS_WITHIN;
         let mut shown = Vec::with_capacity(asked.len());
         for answer in asked {
-            if let Ok(Ok(snapshot)) = tokio::time::timeout_at(deadline, answer.recv_async()).await {
-                shown.push(*snapshot);
+            if let Ok(Ok(answer)) = tokio::time::timeout_at(deadline, answer.recv_async()).await {
+                shown.push(answer);
             }
         }
         shown
