@@ -16,7 +16,7 @@ const BO: usize = 1;
 const PHONE: u8 = 0;
 
 /// All of them by name.
-pub const ALL: [(&str, Script); 18] = [
+pub const ALL: [(&str, Script); 19] = [
     ("three-nodes-form-and-talk", three_nodes_form_and_talk),
     ("five-nodes-lose-two", five_nodes_lose_two),
     ("leader-killed-under-load", leader_killed_under_load),
@@ -35,6 +35,7 @@ pub const ALL: [(&str, Script); 18] = [
     ("a-master-elsewhere-ends-the-others", a_master_elsewhere_ends_the_others),
     ("a-device-changes-its-node", a_device_changes_its_node),
     ("a-lonely-node-refuses", a_lonely_node_refuses),
+    ("many-catch-up-over-one-link", many_catch_up_over_one_link),
 ];
 
 impl Stage {
@@ -373,5 +374,32 @@ fn a_lonely_node_refuses(stage: &mut Stage) -> Done {
     stage.world.client_closes(bo, 0);
     stage.connect(bo)?;
     stage.sees(bo, sent)?;
+    stage.conclude()
+}
+
+/// What the devices of one shard fetch at the same time is more than its link takes.
+fn many_catch_up_over_one_link(stage: &mut Stage) -> Done {
+    stage.cluster(3, 0);
+    stage.world.plan.shards = 1;
+    stage.begin(&["ana", "bo"])?;
+    stage.whole()?;
+    let leader = stage.leader(BO);
+    let away = (leader + 1) % 3;
+    let ana = stage.phone_at(ANA, leader)?;
+    for flag in [PHONE, PHONE, 1, 2] {
+        let device = stage.device(BO, flag);
+        stage.world.devices[device].address = away;
+        stage.connect(device)?;
+    }
+    let greeting = stage.send(ana, BO);
+    stage.answered(ana)?;
+    stage.sees(ana + 1, greeting)?;
+    stage.outage(Outage::Isolated(away), 1_500);
+    let sent: Vec<Number> = (0..12).map(|_| stage.world.send(ana, BO, Kind::Stored, 3_000, None)).collect();
+    stage.answered(ana)?;
+    stage.all_arrive(&sent.iter().map(|number| (ana + 1, *number)).collect::<Vec<_>>())?;
+    stage.expect("some had to ask again", |world| {
+        world.nodes[leader].hosts[0].shard.view().counters.fetches_put_off > 0
+    })?;
     stage.conclude()
 }
