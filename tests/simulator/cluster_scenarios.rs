@@ -377,27 +377,32 @@ fn a_lonely_node_refuses(stage: &mut Stage) -> Done {
     stage.conclude()
 }
 
-/// What the devices of one shard fetch at the same time is more than its link takes.
+/// What the devices of one shard fetch at the same time is more than its link takes, which is also far.
 fn many_catch_up_over_one_link(stage: &mut Stage) -> Done {
+    const DISTANT_US: (u64, u64) = (5_000, 6_000);
     stage.cluster(3, 0);
-    stage.world.plan.shards = 1;
-    stage.begin(&["ana", "bo"])?;
+    (stage.world.plan.shards, stage.world.plan.slot_depth) = (1, 0);
+    stage.world.links.plan.us = DISTANT_US;
+    stage.begin(&["ana", "bo", "cem", "dia"])?;
     stage.whole()?;
     let leader = stage.leader(BO);
     let away = (leader + 1) % 3;
     let ana = stage.phone_at(ANA, leader)?;
-    for flag in [PHONE, PHONE, 1, 2] {
-        let device = stage.device(BO, flag);
+    let mut there = Vec::new();
+    for (user, flag) in (1..4).flat_map(|user| (0..3).map(move |flag| (user, flag))) {
+        let device = stage.device(user, flag);
         stage.world.devices[device].address = away;
         stage.connect(device)?;
+        there.push((user, device));
     }
-    let greeting = stage.send(ana, BO);
-    stage.answered(ana)?;
-    stage.sees(ana + 1, greeting)?;
     stage.outage(Outage::Isolated(away), 1_500);
-    let sent: Vec<Number> = (0..12).map(|_| stage.world.send(ana, BO, Kind::Stored, 3_000, None)).collect();
+    let mut sent = Vec::new();
+    for (user, device) in there {
+        let number = stage.world.send(ana, user, Kind::Stored, 3_000, None);
+        sent.push((device, number));
+    }
     stage.answered(ana)?;
-    stage.all_arrive(&sent.iter().map(|number| (ana + 1, *number)).collect::<Vec<_>>())?;
+    stage.all_arrive(&sent)?;
     stage.expect("some had to ask again", |world| {
         world.nodes[leader].hosts[0].shard.view().counters.fetches_put_off > 0
     })?;

@@ -296,7 +296,7 @@ impl Plan {
 }
 
 /// A good network, and nothing goes wrong.
-fn quiet_cluster() -> ClusterPlan {
+pub fn quiet_cluster() -> ClusterPlan {
     ClusterPlan {
         replicas: 3,
         spares: 0,
