@@ -6,7 +6,7 @@ use super::*;
 use crate::engine::chance::Chance;
 use crate::engine::raft_group::GroupState;
 use crate::engine::routes::Table;
-use crate::engine::slot::SlotState;
+use crate::engine::slot::{Reshaped, SlotState};
 use crate::format::message::MessageFields;
 use crate::format::packet::{HeaderFlags, Setting};
 use crate::format::record::Position;
@@ -29,7 +29,7 @@ impl Bench {
     fn new() -> Bench {
         let map_state = Chance::new([3; 32], 0).map_state();
         let group = GroupState::begin(ReplicaId::new(PLACE, 1), &[]);
-        let state = SlotState { group, message_ids_last: 7, channels: Vec::new(), homes: Vec::new() };
+        let state = SlotState { group, message_ids_last: 7, reshaped: Reshaped::default(), channels: Vec::new(), homes: Vec::new() };
         let mut slot = Slot::restore(SlotId(0), state, map_state, 0, Chance::new([4; 32], 0)).unwrap();
         slot.set_depth(0);
         let routes = Routes::new(Arc::new(Table::alone(NodeId(1), 1, 0)));
@@ -72,7 +72,7 @@ impl Bench {
     fn split(&mut self, depth: u8) -> Vec<Half> {
         let mut data = Vec::new();
         let replicas = vec![ReplicaId::new(PLACE, 9)];
-        command::encode_split(&SplitCommand { plan: 3, depth, child: SlotId(1 << depth), replicas }, &mut data);
+        command::encode_split(&SplitCommand { plan: 3 + u64::from(depth), depth, child: SlotId(1 << depth), replicas }, &mut data);
         self.apply(data);
         self.slot.check_invariants();
         self.slot.take_halves()
