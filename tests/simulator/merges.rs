@@ -174,6 +174,10 @@ fn merge_and_kill(stage: &mut Stage, nodes: &[usize], after_ms: u64) -> Done {
     let alive: Vec<usize> = (0..3).filter(|node| !nodes.contains(node)).collect();
     let devices = stage.gathering(if alive.is_empty() { &[0, 1, 2] } else { &alive })?;
     let mut sent = stage.talk(&devices, 10, 10)?;
+    if alive.is_empty() {
+        // What was not answered may be lost with whoever was to answer.
+        stage.all_see(&std::mem::take(&mut sent))?;
+    }
     let before = slots(&stage.world);
     stage.world.merge(None);
     stage.until("the merges begin", |world| {
@@ -182,10 +186,6 @@ fn merge_and_kill(stage: &mut Stage, nodes: &[usize], after_ms: u64) -> Done {
         slots(world) < before || rows().any(|row| row.reshape.as_ref().is_some_and(begun))
     })?;
     stage.wait(after_ms)?;
-    if alive.is_empty() {
-        // What was not answered may be lost with whoever was to answer.
-        stage.all_see(&std::mem::take(&mut sent))?;
-    }
     for node in nodes {
         stage.world.crash_node_for(*node, Machine::Refuses, Duration::from_secs(3));
     }

@@ -123,6 +123,10 @@ impl Cluster {
     }
 
     pub(super) fn merge_done(&mut self, low: SlotId, plan: u64) -> Result<bool, Refusal> {
+        let reported = self.rows.get(&low).and_then(|row| row.reshape.as_ref());
+        if matches!(reported, Some(Reshape::Digest { plan: done, .. }) if *done == plan) {
+            return Ok(false);
+        }
         let (high, gathered) = self.absorbing(low, plan)?;
         if !gathered {
             return refuse(format!("slot {low}'s leader is wrong: its merge has not begun"));
@@ -141,11 +145,13 @@ impl Cluster {
     pub(super) fn merge_digested(&mut self, slot: SlotId, plan: u64, replica: ReplicaId) -> Result<bool, Refusal> {
         let Some(row) = self.rows.get_mut(&slot) else { return no_slot(slot) };
         match &row.reshape {
-            Some(Reshape::Digest { plan: planned, waits, .. }) if *planned == plan && waits.contains(&replica) => {
+            Some(Reshape::Digest { plan: planned, waits, .. }) if *planned == plan => {
+                let waited = waits.contains(&replica);
                 row.digest_without(|waits| *waits == replica);
-                Ok(true)
+                Ok(waited)
             }
-            _ => not_planned(slot, plan),
+            // Said again, because the table that says so was late.
+            _ => Ok(false),
         }
     }
 

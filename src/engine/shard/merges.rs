@@ -199,6 +199,8 @@ impl Shard {
     fn follow_absorbed(&mut self, place: usize, now: Now) {
         let (slot, depth) = (self.hosted[place].slot.id(), self.hosted[place].slot.depth());
         self.hosted[place].depth = depth;
+        // Retention may have given up segments since the portion was copied.
+        self.hosted[place].slot.drop_below(self.journal.segments().0);
         self.merges.proposed.remove(&slot);
         self.out.counters.merges += 1;
         self.transfers.outgoing.abandon_slot(slot, None);
@@ -265,13 +267,14 @@ impl Shard {
             assert!(slot.stalled().is_none() || self.merges.stalled.contains(&slot.id()), "who waits is in the list");
             assert!(slot.stalled().is_none() || slot.led_term().is_none(), "a leader never waits for its neighbour");
             assert_eq!(hosted.depth, slot.depth(), "a slot's depth is known");
-            if reshaped.frozen.is_none() {
-                continue;
+            let Some(since) = reshaped.frozen else { continue };
+            assert!(slot.depth() > 0 && slot.id().sibling(slot.depth()) < slot.id(), "only an upper sibling is frozen");
+            let low = self.place_of(slot.id().at(slot.depth() - 1)).map(|place| &self.hosted[place].slot);
+            if let Some(low) = low.filter(|low| low.depth() < slot.depth() && low.reshaped().plan >= reshaped.plan) {
+                // Whoever connects to the lower one comes after everybody who was here.
+                let lifted = low.group().applied_term() + low.reshaped().term_lift;
+                assert!(lifted > since, "terms go on rising over a merge");
             }
-            // What was taken in twice would be said twice.
-            let low = slot.id().at(slot.depth() - 1);
-            let taken = self.place_of(low).map(|place| self.hosted[place].slot.reshaped().plan);
-            assert!(taken.is_none() || low != slot.id(), "only an upper sibling is frozen");
         }
     }
 }

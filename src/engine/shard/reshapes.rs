@@ -112,7 +112,7 @@ pub(super) fn names(cluster: &Cluster, slot: SlotId, replica: ReplicaId) -> bool
 impl Shard {
     // ---- whose key it is ----
 
-    /// The slot led here that a key belongs to. The groups may be ahead of the table by a split.
+    /// The slot led here that a key belongs to. The groups may be ahead of the table by a split or merge.
     pub(super) fn leading_of(&self, key: KeyHash) -> Option<usize> {
         let slot = self.routes.slot(key);
         let owner = |place: &usize| self.hosted[*place].slot.owns(key);
@@ -120,8 +120,8 @@ impl Shard {
         if usual.as_ref().is_some_and(owner) {
             return usual;
         }
-        let deeper = (1..=SLOT_DEPTH_MAX).filter_map(|depth| self.leading(key.slot(depth)));
-        deeper.filter(|place| self.hosted[*place].slot.id() != slot).find(owner)
+        let others = (0..=SLOT_DEPTH_MAX).filter_map(|depth| self.leading(key.slot(depth)));
+        others.filter(|place| self.hosted[*place].slot.id() != slot).find(owner)
     }
 
     /// What is asked is about keys of this slot only.

@@ -195,7 +195,7 @@ impl Shard {
         }
         let channels = self.hosted[place].slot.channels();
         // On the other side of a split or merge channels have other numbers: nothing of what is here helps.
-        let channels = if self.hosted[place].depth == offer.depth { channels } else { &[] };
+        let channels = if self.hosted[place].slot.reshaped().plan == offer.plan { channels } else { &[] };
         let own: Vec<u32> = channels.iter().map(|entry| entry.channel.last_seq()).collect();
         let want = self.transfers.incoming.handle_offer(now.instant, offer, &own, &self.config.limits);
         self.out.frame(from, Frame::SnapshotWant(want));
@@ -240,7 +240,8 @@ impl Shard {
         let map_state = self.map_state;
         let mut read = state::read(&state, map_state).map_err(blame)?;
         let depth = read.depth;
-        let entries = if depth == self.hosted[place].depth { self.hosted[place].slot.channels() } else { &[] };
+        let same = read.reshaped.plan == self.hosted[place].slot.reshaped().plan;
+        let entries = if same { self.hosted[place].slot.channels() } else { &[] };
         let own = |index: usize| entries.get(index).map(|entry| (&entry.key, &entry.channel));
         let incoming = &self.transfers.incoming;
         let channels = incoming.assemble(slot, &mut read, &own, &self.config.limits).map_err(blame)?;

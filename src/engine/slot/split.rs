@@ -169,4 +169,4 @@ pub(super) fn send_elsewhere(waiter: Waiter, around: &mut Surroundings<'_>) {
 
 #[cfg(test)]
 #[path = "split_tests.rs"]
-mod tests;
+pub(super) mod tests;

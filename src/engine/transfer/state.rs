@@ -25,8 +25,8 @@ const HEAD_BYTES: usize = 4;
 pub struct Frozen {
     /// See the file's head.
     pub state: Bytes,
-    /// Bits of the hash that name the slot in it.
-    pub depth: u8,
+    /// The last plan of a split or merge in it.
+    pub plan: u64,
     /// First readable and last seq by channel index; first is one past last where nothing can be read.
     pub ranges: Vec<(u32, u32)>,
 }
@@ -75,7 +75,7 @@ pub fn freeze(slot: &Slot, depth: u8) -> Frozen {
     }
     let crc = crc32fast::hash(&out[HEAD_BYTES..]);
     out[..HEAD_BYTES].copy_from_slice(&crc.to_le_bytes());
-    Frozen { state: Bytes::from(out), depth, ranges }
+    Frozen { state: Bytes::from(out), plan: slot.reshaped().plan, ranges }
 }
 
 /// A channel as its group knows it.
