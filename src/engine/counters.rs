@@ -94,6 +94,8 @@ counters! {
     raft_stray,
     /// Slots that became two here.
     splits,
+    /// Slots that took their siblings in here.
+    merges,
     /// Sessions let go because their node is to be emptied.
     sessions_drained,
     /// Times a slot began to be led here: elections won.

@@ -31,6 +31,7 @@ mod gateway;
 mod ledger;
 mod link_tests;
 mod links;
+mod merges;
 mod network;
 mod node;
 mod operator;
@@ -368,6 +369,6 @@ fn self_tests() -> impl Iterator<Item = Piece> {
 
 /// Name and script.
 fn all_scenarios() -> impl Iterator<Item = (&'static str, stage::Script)> {
-    let several = cluster_scenarios::ALL.into_iter().chain(replica_scenarios::ALL).chain(splits::ALL);
+    let several = cluster_scenarios::ALL.into_iter().chain(replica_scenarios::ALL).chain(splits::ALL).chain(merges::ALL);
     scenarios::ALL.into_iter().chain(several)
 }

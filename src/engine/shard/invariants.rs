@@ -13,6 +13,7 @@ impl Shard {
         self.check_memory();
         self.journal.check_invariants();
         self.check_transfers();
+        self.check_merges();
         self.submits.check_invariants();
         self.asks.check_invariants();
         self.routes.check_invariants();
