@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use jindou::engine::counters::Counters;
 
 /// What the usual seeds must meet at least once.
-const MUST_HAPPEN: [&str; 35] = [
+const MUST_HAPPEN: [&str; 39] = [
     "checkpoints",
     "connects_refused",
     "counted crashes",
@@ -18,7 +18,11 @@ const MUST_HAPPEN: [&str; 35] = [
     "counted orderly stops",
     "counted read errors",
     "counted torn writes",
+    "deliveries_checked",
     "deliveries_deferred",
+    "deliveries_stale",
+    "deliveries_straight",
+    "deliveries_strayed",
     "fetches_disk",
     "fetches_recent",
     "frames_received",

@@ -41,6 +41,7 @@ mod self_test;
 mod shard_host;
 mod splits;
 mod stage;
+mod straight;
 mod trace;
 mod trial;
 mod wire;
@@ -258,7 +259,8 @@ fn run_everything(arguments: &Arguments, totals: &mut Totals) {
 /// Name, script, and whether it needs several nodes.
 fn all_scenarios() -> impl Iterator<Item = (&'static str, stage::Script, bool)> {
     let one = scenarios::ALL.into_iter().map(|(name, script)| (name, script, false));
-    let several = cluster_scenarios::ALL.into_iter().chain(replica_scenarios::ALL).chain(splits::ALL);
+    let several =
+        cluster_scenarios::ALL.into_iter().chain(replica_scenarios::ALL).chain(splits::ALL).chain(straight::ALL);
     one.chain(several.map(|(name, script)| (name, script, true)))
 }
 
