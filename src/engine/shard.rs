@@ -12,6 +12,7 @@
 mod api;
 mod clients;
 mod cluster;
+mod deliveries;
 mod frames;
 mod hosting;
 mod inspect;

@@ -439,6 +439,7 @@ impl Shard {
 
     /// A gateway shard is another process now, or what was on its way to it is lost: its sessions are gone until it names them.
     pub(super) fn forget_gateway(&mut self, gateway: Place) {
+        self.forget_routes(gateway);
         for hosted in self.hosted.iter_mut().filter(|hosted| hosted.slot.leads()) {
             hosted.slot.forget_gateway(gateway);
         }
