@@ -6,9 +6,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
@@ -323,6 +324,26 @@ fn wrong_words_are_refused_in_one_line() {
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.code() == Some(2) && said.contains(wanted), "{script} {words:?}: {said}");
         assert_eq!(said.lines().count(), 1, "{said}");
+    }
+}
+
+/// The bounds are the third ratio from either end of twelve, the first of six: those that hold the true median in 95 of 100 cases.
+#[test]
+fn an_effect_is_claimed_only_when_both_bounds_say_so() {
+    for (ratios, wanted) in [
+        ("90 80 70 60 95 84", "x0.82, between x0.60 and x0.95: less with it"),
+        ("90 80 70 60 101 84", "x0.82, between x0.60 and x1.01: no effect seen"),
+        ("90 80 70 60 95", "x0.80, between x0.60 and x0.95: too few pairs to tell"),
+        ("101 102 103 105 105 106 107 108 109 110 99 98", "x1.05, between x1.01 and x1.08: more with it"),
+        ("101 102 103 103 105 106 107 108 109 97 99 98", "x1.03, between x0.99 and x1.07: no effect seen"),
+    ] {
+        let pairs: Vec<String> = ratios.split(' ').map(|ratio| format!("100 {ratio}\n")).collect();
+        let mut command = Command::new(Path::new(REPOSITORY).join("tuning/measure"));
+        let mut child =
+            command.arg("--judge").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("bash is here");
+        child.stdin.take().expect("it was piped").write_all(pairs.concat().as_bytes()).expect("it reads");
+        let output = child.wait_with_output().expect("it ends by itself");
+        assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), wanted);
     }
 }
 
