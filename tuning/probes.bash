@@ -8,6 +8,7 @@ why_absent() {
     case $1 in
         governor | energy) echo "no frequency control here: the hypervisor or the firmware decides" ;;
         turbo) echo "no boost switch here: the hypervisor or the firmware decides" ;;
+        preempt | base_slice) echo "debugfs is not mounted (mount -t debugfs debugfs /sys/kernel/debug), or this kernel keeps it closed" ;;
         halt_poll) echo "not a guest with the haltpoll driver" ;;
         io_uring_disabled) echo "this kernel (before 6.6) cannot forbid it by a sysctl" ;;
         conntrack) echo "no connection tracking is loaded, which is best" ;;

@@ -167,11 +167,11 @@ contents() {
     CONTENTS="${lines[*]}"
 }
 
-# The value in a file under the root: of choices the one in brackets, of masks the digits that count.
+# The value in a file under the root: of choices the one in brackets or parentheses, of masks the digits that count.
 value_of() {
     contents "$1" || return 1
     local value=$CONTENTS
-    if [[ $value =~ \[([^]]+)\] ]]; then value=${BASH_REMATCH[1]}; fi
+    if [[ $value =~ \[([^]]+)\] || $value =~ \(([^\)]+)\) ]]; then value=${BASH_REMATCH[1]}; fi
     trimmed "$value"
     VALUE=$TRIMMED
     case $1 in
