@@ -227,6 +227,9 @@ fn check_sees_what_is_there_and_changes_nothing() {
     }
     assert!(said.lines().last().is_some_and(|line| line.starts_with(&format!("{} knobs: ", verdicts.len()))), "{said}");
     assert_eq!(machine.everything(), before, "check only reads");
+    machine.write("proc/901/comm", "irqbalance");
+    let (code, said) = machine.run("check", &["nic_irq"]);
+    assert!(code == 1 && said.contains("tuning/apply nic_irq; irqbalance runs"), "{said}");
     let (code, said) = machine.run("check", &["kernel", "mtu"]);
     assert_eq!((code, said.lines().filter(|line| line.starts_with("  ")).count()), (0, 4), "{said}");
 }

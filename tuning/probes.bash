@@ -219,6 +219,7 @@ targets_of_irqs() {
         fi
     done
     [ ${#T_PATH[@]} -gt 0 ] || ABSENT="no interrupt of it can be told to be a queue's"
+    if runs irqbalance; then HINT="; irqbalance runs and would move them again: systemctl disable --now irqbalance"; fi
 }
 
 targets_nic_irq() {
@@ -334,9 +335,8 @@ probe_rtt() {
 
 # States that take long to wake from are to be switched off.
 targets_c_states() {
-    local core state latency
+    local core state latency shallow=
     WANTED="none deeper than 10 us"
-    TOLD=
     for core in "${SHARD_CORES[@]}"; do
         for state in "$ROOT/sys/devices/system/cpu/cpu$core/cpuidle/state"*; do
             [ -e "$state/disable" ] || continue
@@ -344,12 +344,11 @@ targets_c_states() {
             if is_number "$latency" && ((latency > 10)); then
                 target "${state#"$ROOT"}/disable" "= 1"
             else
-                TOLD="shallow states only"
+                shallow=yes
             fi
         done
     done
-    if [ ${#T_PATH[@]} -eq 0 ] && [ -n "$TOLD" ]; then ABSENT="every state here wakes within 10 us"; fi
-    TOLD=
+    if [ ${#T_PATH[@]} -eq 0 ] && [ -n "$shallow" ]; then ABSENT="every state here wakes within 10 us"; fi
 }
 
 targets_turbo() {
@@ -445,14 +444,25 @@ probe_numa_disk() {
 
 # --- clock and memory
 
-probe_clock_sync() {
-    local path name
+# Which of these programs runs; in RUNS.
+runs() {
+    local path name wanted
+    RUNS=
     for path in "$ROOT"/proc/[0-9]*/comm; do
         { read -r name <"$path"; } 2>/dev/null || continue
-        case $name in
-            chronyd | ntpd | systemd-timesyn | ptp4l | phc2sys) verdict ok "$name runs"; return ;;
-        esac
+        for wanted in "$@"; do
+            if [ "$name" = "$wanted" ]; then RUNS=$name; fi
+        done
     done
+    [ -n "$RUNS" ]
+}
+
+probe_clock_sync() {
+    # The kernel keeps fifteen letters of a name.
+    if runs chronyd ntpd systemd-timesyn ptp4l phc2sys; then
+        verdict ok "$RUNS runs"
+        return
+    fi
     if [ -z "$ROOT" ] && [ "$(timedatectl show -p NTPSynchronized --value 2>/dev/null)" = yes ]; then
         verdict ok "in step, systemd says"
         return

@@ -282,7 +282,7 @@ find_targets() {
 # One knob: see the head of this file.
 look() {
     local name=$1 where=${WHERE[$1]}
-    VERDICT='' NOW='' SAY='' T_PATH=() T_WANT=()
+    VERDICT='' NOW='' SAY='' HINT='' T_PATH=() T_WANT=()
     filled_in "${WANT[$name]}"
     case $where in
         probe:*)
@@ -294,11 +294,9 @@ look() {
             look_at_files "$name"
             ;;
     esac
-    if [ -z "$SAY" ]; then
-        case $VERDICT in
-            change | note | cannot) SAY=${REMEDY[$name]} ;;
-        esac
-    fi
+    case $VERDICT in
+        change | note | cannot) SAY=${SAY:-${REMEDY[$name]}}$HINT ;;
+    esac
 }
 
 look_at_files() {
@@ -317,11 +315,10 @@ look_at_files() {
     if [ ${#T_PATH[@]} -eq 0 ]; then
         verdict unsupported - "$ABSENT"
     elif [ "$wrong" -eq 0 ]; then
-        verdict ok "$seen" "${TOLD:-}"
+        verdict ok "$seen"
     elif [ "${NEED[$name]}" = may ]; then
         verdict note "$seen" "may help, measure it: tuning/apply $name, tuning/measure $name"
     else
         verdict change "$seen" "tuning/apply $name"
     fi
-    TOLD=
 }

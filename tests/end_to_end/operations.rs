@@ -118,6 +118,15 @@ fn sigterm_flushes_and_ends_with_zero() {
 }
 
 #[test]
+fn the_probe_says_what_the_machine_gives() {
+    let node = Node::prepare("probe", &[]);
+    let output = ends(binary().args(["probe", "--milliseconds", "20", "--data"]).arg(node.folder()), SOON);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && said.starts_with("io_uring ok\n"), "{said}");
+    assert!(said.contains("\nfdatasync ok writes="), "{said}");
+}
+
+#[test]
 fn whoever_starts_it_hears_when_it_is_ready_and_when_it_stops() {
     let node = Node::prepare("notify", &[]);
     let name = format!("jindou-notify-{}", std::process::id());
