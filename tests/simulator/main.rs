@@ -370,6 +370,11 @@ fn self_tests() -> impl Iterator<Item = Piece> {
 
 /// Name and script.
 fn all_scenarios() -> impl Iterator<Item = (&'static str, stage::Script)> {
-    let several = cluster_scenarios::ALL.into_iter().chain(replica_scenarios::ALL).chain(splits::ALL).chain(merges::ALL).chain(straight::ALL);
+    let several = cluster_scenarios::ALL
+        .into_iter()
+        .chain(replica_scenarios::ALL)
+        .chain(splits::ALL)
+        .chain(merges::ALL)
+        .chain(straight::ALL);
     scenarios::ALL.into_iter().chain(several)
 }
