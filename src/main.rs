@@ -13,7 +13,7 @@ use jindou::chat::{self, ChatOptions};
 use jindou::config::{self, Config, LogFormat};
 use jindou::operator::{self, OperatorOptions, Order};
 use jindou::profile::{self, ProfileOptions, Question};
-use jindou::shell::node;
+use jindou::shell::{node, probe};
 use tracing_subscriber::EnvFilter;
 
 /// Message bodies live long and die in order, which makes the system allocator walk cold memory at every turn: with
@@ -118,6 +118,9 @@ enum Command {
         #[arg(long)]
         once: bool,
     },
+    /// Tries out what this machine gives a node: a socket ring, and the journal's writes in a directory. Changes nothing.
+    #[command(after_help = "Example: jindou probe --data /var/lib/jindou --milliseconds 1000")]
+    Probe(ProbeArguments),
 }
 
 #[derive(Args)]
@@ -137,6 +140,16 @@ impl NodesArguments {
     fn ask(self, question: Question) -> ProfileOptions {
         ProfileOptions { api: self.api, token: self.token, all: !self.alone, question }
     }
+}
+
+#[derive(Args)]
+struct ProbeArguments {
+    /// Where a file of 16 MiB is written over, and removed.
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    data: PathBuf,
+    /// For so long.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(10..=60_000))]
+    milliseconds: u64,
 }
 
 #[derive(Args)]
@@ -413,6 +426,13 @@ fn main() -> ExitCode {
         }
         Some(Command::Top { nodes, every, once }) => {
             return answer(nodes.ask(Question::Top { every: Duration::from_secs(every), once }));
+        }
+        Some(Command::Probe(given)) => {
+            let span = Duration::from_millis(given.milliseconds);
+            return match probe::run(&given.data, span, &mut std::io::stdout().lock()) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(&error.to_string(), 1),
+            };
         }
         None => {}
     }

@@ -33,7 +33,7 @@ pub(super) fn profile(before: &[NodeLook], now: &[NodeLook], ways: &Ways) -> Str
     let pairs = shards(before, now);
     head(&mut text, before, now, &pairs);
     text.push_str("\nTURNS OF EACH SHARD'S LOOP (every one is timed)\n");
-    let mut rows = vec![["SHARD", "STAGE", "COUNT", "P50", "P99", "P99.9", "MAX", "OF ITS TIME"].map(str::to_owned)];
+    let mut rows = vec![["SHARD", "STAGE", "COUNT", "P50", "P99", "P99.9", "MAX", "OF WALL TIME"].map(str::to_owned)];
     for (at, before, now, nanos) in &pairs {
         for stage in TURN_STAGES {
             let buckets = now.recorded(before, stage);
@@ -86,7 +86,7 @@ fn head(text: &mut String, before: &[NodeLook], now: &[NodeLook], pairs: &[Pair<
     line(
         text,
         &format!(
-            "{}, {}, {:.1} s: {:.0} SENDs/s, {:.0} RECVs/s, {:.0} stored/s; the shards' own CPU: {:.0} % of a core{}",
+            "{}, {}, {:.1} s: {:.0} SENDs/s, {:.0} RECVs/s, {:.0} stored/s; shards' CPU {:.0} % of a core{}",
             plural(now.len(), "node"),
             plural(pairs.len(), "shard"),
             nanos as f64 / 1e9,
@@ -267,7 +267,7 @@ mod tests {
         for wanted in [
             "1 node, 1 shard, 2.0 s: 100 SENDs/s",
             "50 % of a core, 5.0 ms per SEND",
-            "n4/0   step     100  10.0 us  10.0 us  10.0 us  10.0 us        0.1 %",
+            "n4/0   step     100  10.0 us  10.0 us  10.0 us  10.0 us         0.1 %",
             "journal wait",
             "n4/0: 3.0 ms (taking in 0 ns, step 2.0 ms, carrying out 0 ns): 12 SENDs",
             "n4/0: reads waiting 3",

@@ -94,8 +94,14 @@ impl Ways {
         wholes.truncate(wholes.len().div_ceil(100));
         let from_nanos = wholes.last()?.0;
         let mut shares: BTreeMap<(&'static str, At), u64> = BTreeMap::new();
-        for span in wholes.iter().flat_map(|(_, marks)| spans_of(marks)).filter(|span| WAY.contains(&span.name)) {
-            *shares.entry((span.name, span.at)).or_default() += span.nanos;
+        for (_, marks) in &wholes {
+            let spans = spans_of(marks);
+            for name in WAY {
+                // Of several homes and devices the first: with it the message was there.
+                if let Some(span) = spans.iter().filter(|span| span.name == name).min_by_key(|span| span.nanos) {
+                    *shares.entry((name, span.at)).or_default() += span.nanos;
+                }
+            }
         }
         let sum: u64 = wholes.iter().map(|(nanos, _)| nanos).sum();
         let share = |((name, at), nanos): ((&'static str, At), u64)| (name, at, nanos as f64 / sum.max(1) as f64);
@@ -133,7 +139,9 @@ fn spans_of(marks: &[Seen]) -> Vec<Span> {
     }
     let noticed = point("noticed");
     for delivered in marks.iter().filter(|seen| seen.point == "delivered") {
-        push("deliver", noticed, Some(delivered));
+        // What the channel's leader sends straight to a session does not wait for the home.
+        let by_home = noticed.filter(|noticed| noticed.unix_ns <= delivered.unix_ns);
+        push("deliver", by_home.or(known), Some(delivered));
         let taken =
             |seen: &&Seen| seen.point == "acknowledged" && seen.at == delivered.at && seen.unix_ns >= delivered.unix_ns;
         push("device", Some(delivered), marks.iter().filter(taken).min_by_key(|seen| seen.unix_ns));
