@@ -46,10 +46,10 @@ const MUST_HAPPEN: &[&str] = &[
 
 /// What must besides with several nodes.
 const MUST_HAPPEN_IN_CLUSTERS: &[&str] = &[
+    "fetches_put_off",
     "frames_unwelcome",
     "hand_overs",
     "leaderships",
-    "link batches that came twice",
     "link frames sent again",
     "link resets",
     "link silences",
@@ -123,7 +123,6 @@ impl Coverage {
 
     /// Adds what a shard's links have counted.
     pub fn add_links(&mut self, links: &LinkCounters) {
-        self.add("link batches that came twice", links.batches_duplicate);
         self.add("link frames sent again", links.frames_resent);
         self.add("link lossy frames dropped", links.lossy_dropped);
         self.add("link resets", links.resets);
