@@ -58,6 +58,14 @@ counters! {
     recvacks,
     /// Messages that did not fit a session's window and were left in the log.
     deliveries_deferred,
+    /// Messages sent by their channel's leader straight to a session, not by way of the home.
+    deliveries_straight,
+    /// Of those, such as came to a session that did not follow the channel and were passed on to its home.
+    deliveries_strayed,
+    /// Times a home was told that messages had gone straight, but its sessions were others by then: it sent for itself.
+    deliveries_stale,
+    /// Times a home, looking again after messages had gone straight, told a session that had not yet taken them all.
+    deliveries_checked,
     /// Fetches served from memory.
     fetches_recent,
     /// Fetches that read the disk.
@@ -94,6 +102,8 @@ counters! {
     raft_stray,
     /// Slots that became two here.
     splits,
+    /// Slots that took their siblings in here.
+    merges,
     /// Sessions let go because their node is to be emptied.
     sessions_drained,
     /// Times a slot began to be led here: elections won.

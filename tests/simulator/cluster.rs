@@ -112,7 +112,12 @@ impl World {
             for replica in target.shard.replicas() {
                 let forged = self.sabotage == Some(Sabotage::OtherReplica) && self.saboteur.one_in(50);
                 let logs = replica.logs() ^ u64::from(forged);
-                agreed = agreed.and(self.checkers.replicas.holds(place, replica.slot(), replica.applied(), logs));
+                agreed = agreed.and(self.checkers.replicas.holds(
+                    place,
+                    (replica.slot(), replica.plan()),
+                    replica.applied(),
+                    logs,
+                ));
             }
         }
         if self.checkers.leaders.changes != changes {
@@ -252,7 +257,7 @@ impl World {
         let wanted = usize::from(newest.replicas_wanted).min(serving);
         for (slot, row) in &newest.rows {
             if row.reshape.is_some() {
-                return Some(format!("slot {slot} is to become two"));
+                return Some(format!("slot {slot} is to become two or one: {:?}", row.reshape));
             }
             if row.target.is_some() || row.replicas.len() != wanted {
                 let standings = self.standings_of(*slot);

@@ -46,6 +46,10 @@ const MUST_HAPPEN: &[&str] = &[
 
 /// What must besides with several nodes.
 const MUST_HAPPEN_IN_CLUSTERS: &[&str] = &[
+    "deliveries_checked",
+    "deliveries_stale",
+    "deliveries_straight",
+    "deliveries_strayed",
     "fetches_put_off",
     "frames_unwelcome",
     "hand_overs",

@@ -31,6 +31,7 @@ mod gateway;
 mod ledger;
 mod link_tests;
 mod links;
+mod merges;
 mod network;
 mod node;
 mod operator;
@@ -44,6 +45,7 @@ mod self_test;
 mod shard_host;
 mod splits;
 mod stage;
+mod straight;
 mod trace;
 mod trial;
 mod wire;
@@ -368,6 +370,11 @@ fn self_tests() -> impl Iterator<Item = Piece> {
 
 /// Name and script.
 fn all_scenarios() -> impl Iterator<Item = (&'static str, stage::Script)> {
-    let several = cluster_scenarios::ALL.into_iter().chain(replica_scenarios::ALL).chain(splits::ALL);
+    let several = cluster_scenarios::ALL
+        .into_iter()
+        .chain(replica_scenarios::ALL)
+        .chain(splits::ALL)
+        .chain(merges::ALL)
+        .chain(straight::ALL);
     scenarios::ALL.into_iter().chain(several)
 }

@@ -384,12 +384,16 @@ impl World {
         }
     }
 
-    fn send_mesh(&mut self, host: HostRef, to: Place, frames: Vec<Frame>) {
+    fn send_mesh(&mut self, host: HostRef, to: Place, mut frames: Vec<Frame>) {
+        assert!(!frames.is_empty(), "an empty batch of frames");
+        self.lose_straight(&mut frames);
+        if frames.is_empty() {
+            return;
+        }
         let node = &mut self.nodes[host.node];
         let from = Place { node: node.id, shard: ShardId(host.shard as u16) };
         assert_eq!(to.node, node.id, "what is for another node travels over a link");
         assert_ne!(to, from, "frames to the own shard do not leave it");
-        assert!(!frames.is_empty(), "an empty batch of frames");
         let frames = if self.plan.network.frames_as_bytes { through_bytes(frames) } else { frames };
         let target = HostRef { node: host.node, shard: usize::from(to.shard.0) };
         let (low, high) = self.plan.network.mesh_us;

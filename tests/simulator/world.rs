@@ -170,6 +170,8 @@ pub struct World {
     pub scripted: bool,
     /// RECVs that devices have taken.
     pub receipts: u64,
+    /// What goes straight from a leader to a session on the same node is lost.
+    pub loses_straight: bool,
     /// History may have been lost on purpose (damage that was reported).
     pub damaged: bool,
     trouble: Trouble,
@@ -204,6 +206,7 @@ impl World {
             healed: false,
             scripted: false,
             receipts: 0,
+            loses_straight: false,
             damaged: false,
             trouble: Trouble::default(),
             queue: BinaryHeap::new(),

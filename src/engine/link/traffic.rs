@@ -21,6 +21,12 @@ impl Links {
         of_node.into_iter().any(|(_, link)| self.now.since(link.heard) < lately)
     }
 
+    /// There is a link, and nothing passes over it now.
+    #[must_use]
+    pub fn is_broken(&self, to: Place) -> bool {
+        self.links.get(&to).is_some_and(|link| link.state != LinkState::Up)
+    }
+
     /// Everything whole that a link's socket has brought.
     pub(super) fn take_batches(&mut self, conn: LinkConn) {
         while let Some(connection) = self.connections.get_mut(&conn) {

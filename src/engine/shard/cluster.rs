@@ -87,7 +87,9 @@ impl Shard {
     pub(super) fn follow_leaderships(&mut self, now: Now, effects: &mut Effects) {
         let mut known = Vec::new();
         for (slot, led) in std::mem::take(&mut self.leadership_changes) {
-            let Some(term) = led else { continue };
+            // Of a slot that a sibling takes in, nobody is to know.
+            let frozen = self.place_of(slot).is_some_and(|place| self.hosted[place].slot.is_frozen());
+            let Some(term) = led.filter(|_| !frozen) else { continue };
             let gateways: Vec<Place> = self.gateways().collect();
             if let Some(place) = self.place_of(slot) {
                 let until = now.instant + self.config.limits.rollcall_patience;
@@ -114,7 +116,8 @@ impl Shard {
     /// Says to one node what is led here: its process is a new one, or it was thought to be down.
     pub(super) fn announce_to_node(&mut self, node: NodeId) {
         let here = self.config.place;
-        let led = self.hosted.iter().filter_map(|hosted| hosted.slot.led_term().map(|term| (hosted.slot.id(), term)));
+        let told = self.hosted.iter().filter(|hosted| !hosted.slot.is_frozen());
+        let led = told.filter_map(|hosted| hosted.slot.led_term().map(|term| (hosted.slot.id(), term)));
         let known: Vec<LeaderOf> = led.map(|(slot, term)| LeaderOf { slot, term, place: Some(here) }).collect();
         let partner = self.partner_on(node);
         self.announce_leaders(&known, partner, true);
@@ -145,7 +148,7 @@ impl Shard {
     }
 
     /// Every shard that may have sessions, this one included.
-    fn gateways(&self) -> impl Iterator<Item = Place> + '_ {
+    pub(super) fn gateways(&self) -> impl Iterator<Item = Place> + '_ {
         let here = self.config.place;
         let own = (0..self.config.shard_count).map(move |shard| Place { shard: ShardId(shard), ..here });
         let nodes =
@@ -436,6 +439,7 @@ impl Shard {
 
     /// A gateway shard is another process now, or what was on its way to it is lost: its sessions are gone until it names them.
     pub(super) fn forget_gateway(&mut self, gateway: Place) {
+        self.forget_routes(gateway);
         for hosted in self.hosted.iter_mut().filter(|hosted| hosted.slot.leads()) {
             hosted.slot.forget_gateway(gateway);
         }

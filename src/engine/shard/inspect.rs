@@ -16,9 +16,9 @@ pub struct ReplicaView<'a> {
 }
 
 impl Shard {
-    /// Slots that are led here, each with the term.
+    /// Slots that are led here, each with the term. Those that siblings have taken in, or are about to, are nobody's any more.
     pub fn led(&self) -> impl Iterator<Item = (SlotId, u64)> + '_ {
-        let led = self.hosted.iter().filter(|hosted| hosted.slot.leads());
+        let led = self.hosted.iter().filter(|hosted| hosted.slot.leads() && !hosted.slot.is_frozen());
         led.map(|hosted| (hosted.slot.id(), hosted.slot.group().term()))
     }
 
@@ -87,6 +87,12 @@ impl ReplicaView<'_> {
     #[must_use]
     pub fn depth(&self) -> u8 {
         self.slot.depth()
+    }
+
+    /// The last plan of a split or merge that it has carried out. Who once had its slot's number had another.
+    #[must_use]
+    pub fn plan(&self) -> u64 {
+        self.slot.reshaped().plan
     }
 
     /// Something that it holds and that belongs to another slot: there is nothing of the kind.
