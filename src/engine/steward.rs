@@ -325,12 +325,8 @@ impl Steward {
         let moves = plan.moves.into_iter().filter(|one| !lost.contains(&one.slot)).map(|one| (one.slot, one.to));
         let mut moves: BTreeMap<SlotId, Vec<Place>> = moves.collect();
         gather(cluster, &mut moves);
-        self.planned = Some(Planned {
-            basis,
-            version: cluster.version,
-            moves,
-            prefer: plan.prefer.into_iter().collect(),
-        });
+        self.planned =
+            Some(Planned { basis, version: cluster.version, moves, prefer: plan.prefer.into_iter().collect() });
     }
 
     /// Replicas of a row that can be counted on.
@@ -441,7 +437,9 @@ impl Steward {
         let planned = self.planned.as_ref().filter(|planned| planned.moves.is_empty())?;
         let mut choices = Vec::new();
         for (slot, place) in &planned.prefer {
-            let Some(row) = cluster.rows.get(slot).filter(|row| row.target.is_none() && !row.is_busy()) else { continue };
+            let Some(row) = cluster.rows.get(slot).filter(|row| row.target.is_none() && !row.is_busy()) else {
+                continue;
+            };
             let replica = row.replicas.iter().find(|replica| replica.place() == *place);
             if let Some(replica) =
                 replica.filter(|replica| **replica != row.preferred && self.is_alive(place.node, now))

@@ -112,7 +112,12 @@ impl World {
             for replica in target.shard.replicas() {
                 let forged = self.sabotage == Some(Sabotage::OtherReplica) && self.saboteur.one_in(50);
                 let logs = replica.logs() ^ u64::from(forged);
-                agreed = agreed.and(self.checkers.replicas.holds(place, (replica.slot(), replica.plan()), replica.applied(), logs));
+                agreed = agreed.and(self.checkers.replicas.holds(
+                    place,
+                    (replica.slot(), replica.plan()),
+                    replica.applied(),
+                    logs,
+                ));
             }
         }
         if self.checkers.leaders.changes != changes {

@@ -259,7 +259,8 @@ fn run_everything(arguments: &Arguments, totals: &mut Totals) {
 /// Name, script, and whether it needs several nodes.
 fn all_scenarios() -> impl Iterator<Item = (&'static str, stage::Script, bool)> {
     let one = scenarios::ALL.into_iter().map(|(name, script)| (name, script, false));
-    let several = cluster_scenarios::ALL.into_iter().chain(replica_scenarios::ALL).chain(splits::ALL).chain(merges::ALL);
+    let several =
+        cluster_scenarios::ALL.into_iter().chain(replica_scenarios::ALL).chain(splits::ALL).chain(merges::ALL);
     one.chain(several.map(|(name, script)| (name, script, true)))
 }
 

@@ -131,11 +131,9 @@ impl MetadataCommand {
             },
             13 => MetadataCommand::MergeBegin { slots: input.list(|input| Ok((input.slot()?, input.number()?)))? },
             14 => MetadataCommand::MergeDone { slot: input.slot()?, plan: input.number()? },
-            15 => MetadataCommand::MergeDigested {
-                slot: input.slot()?,
-                plan: input.number()?,
-                replica: input.replica()?,
-            },
+            15 => {
+                MetadataCommand::MergeDigested { slot: input.slot()?, plan: input.number()?, replica: input.replica()? }
+            }
             _ => return Err(TAG),
         };
         input.end()?;

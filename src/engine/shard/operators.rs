@@ -273,7 +273,9 @@ fn slot_status(slot: SlotId, row: &SlotRow, leader: Option<Place>, moves: &[Move
     let moving = moves.binary_search_by_key(&slot, |one| one.slot).ok().map(|at| &moves[at]);
     let stage = match (&row.reshape, moving) {
         (Some(Reshape::Split { child, .. }), _) => format!("splits: slot {child} begins"),
-        (Some(Reshape::Absorb { sibling, gathered: false, .. }), None) => format!("waits for slot {sibling} to come beside it"),
+        (Some(Reshape::Absorb { sibling, gathered: false, .. }), None) => {
+            format!("waits for slot {sibling} to come beside it")
+        }
         (Some(Reshape::Yield { sibling, gathered: false, .. }), None) => format!("is to come beside slot {sibling}"),
         (Some(Reshape::Absorb { gathered: false, .. } | Reshape::Yield { gathered: false, .. }), Some(moving)) => {
             format!("is to merge; {}", moving.stage)

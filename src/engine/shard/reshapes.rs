@@ -347,7 +347,8 @@ impl Shard {
     pub(super) fn follow_table(&mut self, before: &Table) {
         let table = Arc::clone(self.routes.table());
         let unchanged = |slot: SlotId, depth: u8| before.row(slot).is_some_and(|row| row.depth == depth);
-        let same = table.slot_count() == before.slot_count() && table.iter().all(|(slot, row)| unchanged(slot, row.depth));
+        let same =
+            table.slot_count() == before.slot_count() && table.iter().all(|(slot, row)| unchanged(slot, row.depth));
         if same || before.slot_count() == 0 {
             return;
         }

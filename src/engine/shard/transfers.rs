@@ -248,7 +248,13 @@ impl Shard {
         let replay_segment = self.journal.written_segment();
         let group = self.hosted[place].slot.group_mut().prepare_install(head, &mut self.journal).ok_or(None)?;
         let announced = self.journal.position();
-        let state = SlotState { group, message_ids_last: read.message_ids_last, reshaped: read.reshaped, channels, homes: read.homes };
+        let state = SlotState {
+            group,
+            message_ids_last: read.message_ids_last,
+            reshaped: read.reshaped,
+            channels,
+            homes: read.homes,
+        };
         let (tail_max, chance) = (self.config.limits.log_tail_bytes_max, chance_of(&self.config, slot));
         let mut whole = match Slot::restore(slot, state, map_state, tail_max, chance) {
             Ok(whole) => whole,

@@ -30,7 +30,13 @@ impl Bench {
     pub fn new() -> Bench {
         let map_state = Chance::new([3; 32], 0).map_state();
         let group = GroupState::begin(ReplicaId::new(PLACE, 1), &[]);
-        let state = SlotState { group, message_ids_last: 7, reshaped: Reshaped::default(), channels: Vec::new(), homes: Vec::new() };
+        let state = SlotState {
+            group,
+            message_ids_last: 7,
+            reshaped: Reshaped::default(),
+            channels: Vec::new(),
+            homes: Vec::new(),
+        };
         let mut slot = Slot::restore(SlotId(0), state, map_state, 0, Chance::new([4; 32], 0)).unwrap();
         slot.set_depth(0);
         let routes = Routes::new(Arc::new(Table::alone(NodeId(1), 1, 0)));
@@ -73,7 +79,10 @@ impl Bench {
     pub fn split(&mut self, depth: u8) -> Vec<Half> {
         let mut data = Vec::new();
         let replicas = vec![ReplicaId::new(PLACE, 9)];
-        command::encode_split(&SplitCommand { plan: 3 + u64::from(depth), depth, child: SlotId(1 << depth), replicas }, &mut data);
+        command::encode_split(
+            &SplitCommand { plan: 3 + u64::from(depth), depth, child: SlotId(1 << depth), replicas },
+            &mut data,
+        );
         self.apply(data);
         self.slot.check_invariants();
         self.slot.take_halves()

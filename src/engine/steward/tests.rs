@@ -6,8 +6,12 @@ use crate::engine::metadata::NewMember;
 use crate::format::frame::Addresses;
 
 /// Few at a time, so that bounds are met by small clusters.
-const FEW: StewardLimits =
-    StewardLimits { moves_under_way_max: 8, moves_into_node_max: 2, merges_under_way_max: 3, ..StewardLimits::PRODUCTION };
+const FEW: StewardLimits = StewardLimits {
+    moves_under_way_max: 8,
+    moves_into_node_max: 2,
+    merges_under_way_max: 3,
+    ..StewardLimits::PRODUCTION
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 

@@ -292,7 +292,13 @@ impl Bench {
         let channels = self.incoming.assemble(SLOT, &mut read, &own, &self.limits).expect("the same group");
         if written {
             let group = GroupState::begin(replica(2), &[replica(2)]);
-            let state = SlotState { group, message_ids_last: read.message_ids_last, reshaped: read.reshaped, channels, homes: read.homes };
+            let state = SlotState {
+                group,
+                message_ids_last: read.message_ids_last,
+                reshaped: read.reshaped,
+                channels,
+                homes: read.homes,
+            };
             self.replica = Slot::restore(SLOT, state, map_state, 0, Chance::new([1; 32], 2)).expect("sound");
         }
         let (_, taken) = self.incoming.installed(SLOT, written).expect("it was being installed");

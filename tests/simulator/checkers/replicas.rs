@@ -16,13 +16,7 @@ pub struct Replicas {
 impl Replicas {
     /// A replica has applied an entry and holds logs with this number. A slot that was merged away and has split off again is another group: it
     /// comes from another plan.
-    pub fn holds(
-        &mut self,
-        place: Place,
-        (slot, plan): (SlotId, u64),
-        applied: u64,
-        logs: u64,
-    ) -> Result<(), String> {
+    pub fn holds(&mut self, place: Place, (slot, plan): (SlotId, u64), applied: u64, logs: u64) -> Result<(), String> {
         let (known, first) = *self.held.entry((slot, plan, applied)).or_insert((logs, place));
         self.compared += u64::from(first != place);
         if known == logs {
