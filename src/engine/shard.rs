@@ -12,6 +12,7 @@
 mod api;
 mod clients;
 mod cluster;
+mod deliveries;
 mod frames;
 mod hosting;
 mod inspect;
@@ -157,6 +158,8 @@ pub struct Shard {
     node_shards: BTreeMap<NodeId, u16>,
     /// Those that are said to be down.
     nodes_down: BTreeSet<NodeId>,
+    /// Those that gossip believes to be down, and that are heard all the same.
+    nodes_doubted: BTreeSet<NodeId>,
     row_slots: VecDeque<u32>,
     dirty_sessions: Vec<u32>,
     recent: Recent,
@@ -228,6 +231,7 @@ impl Shard {
             raft_out: Vec::new(),
             node_shards: BTreeMap::new(),
             nodes_down: BTreeSet::new(),
+            nodes_doubted: BTreeSet::new(),
             row_slots: VecDeque::new(),
             dirty_sessions: Vec::new(),
             recent: Recent::new(config.limits.recent_bytes_max),

@@ -10,6 +10,7 @@
 
 mod merge;
 mod split;
+mod straight;
 mod taking;
 mod telling;
 
@@ -21,12 +22,13 @@ use super::chance::{Chance, MapState, SeededMap};
 use super::channel::{Appended, Channel, Fingerprint};
 use super::command::{self, Command, Commands, RowCommand};
 use super::event::ApiAnswer;
-use super::home::{Home, Noticed, Row};
+use super::home::{Home, Noticed, Online, Row, Watch};
 use super::journal::Journal;
 use super::message_ids::MessageIds;
 use super::outbox::Outbox;
 use super::raft_group::{CommittedEntry, GroupState, MemberChange, NotTaken, Proposed, RaftGroup};
 use super::recent::Recent;
+use super::route_cache::{Member, RouteCache};
 use super::routes::Routes;
 use crate::format::frame::{
     Answered, Frame, Notified, Notify, Register, Registered, Resume, Submission, Submit, Submitted,
@@ -164,6 +166,14 @@ pub struct Slot {
     dirty_rows: Vec<(Uid, ChannelKey)>,
     rows_due: Option<Instant>,
     unannounced: Vec<u32>,
+    /// Where members' sessions are.
+    route_cache: RouteCache,
+    /// Whose homes are to hear at the end of the turn what went straight.
+    notices: Vec<Member>,
+    /// Rows of homes here whose messages went straight, and when to look whether they have come.
+    watched: VecDeque<(Instant, Uid, ChannelKey)>,
+    /// The last name given to who is online of a home here.
+    marks: u32,
     led_term: Option<u64>,
     leadership_changed: bool,
     /// The largest that a connection was accepted with, as far as it is known here.
@@ -225,6 +235,10 @@ impl Slot {
             dirty_rows: Vec::new(),
             rows_due: None,
             unannounced: Vec::new(),
+            route_cache: RouteCache::new(map_state),
+            notices: Vec::new(),
+            watched: VecDeque::new(),
+            marks: 0,
             led_term: None,
             leadership_changed: false,
             order_last: 0,
@@ -401,6 +415,7 @@ impl Slot {
             waits_for = self.group.drain(journal, &mut committed, &mut self.raft_messages).or(waits_for);
         }
         self.committed = committed;
+        self.send_notices(around);
         around.raft_out.append(&mut self.raft_messages);
         self.follow_leadership(around);
         waits_for
@@ -436,6 +451,8 @@ impl Slot {
         }
         self.dirty_rows.clear();
         self.resumes.clear();
+        self.route_cache.clear();
+        self.watched.clear();
         self.rows_due = None;
         for index in std::mem::take(&mut self.unannounced) {
             self.channels[index as usize].listed = false;
@@ -674,7 +691,14 @@ impl Slot {
     }
 
     /// Asserts what must hold between steps.
-    pub fn check_invariants(&self) {
+    pub fn check_invariants(&self, limits: &Limits) {
+        self.route_cache.check_invariants(limits);
+        assert!(self.watched.len() <= limits.watched_rows_max, "too many rows are watched");
+        assert!(self.notices.is_empty(), "homes hear in the same turn what went straight");
+        assert!(
+            self.leads() || (self.route_cache.is_empty() && self.watched.is_empty()),
+            "only a leader sends straight"
+        );
         assert_eq!(self.channels.len(), self.channels_by_key.len());
         for entry in &self.channels {
             entry.channel.check_invariants();

@@ -65,6 +65,16 @@ impl StewardLimits {
         choices_max: 256,
         waits_max: 64,
     };
+
+    /// What the simulator runs with: everything comes one after the other.
+    pub const TINY: StewardLimits = StewardLimits {
+        moves_under_way_max: 2,
+        moves_into_node_max: 1,
+        commands_max: 2,
+        choices_max: 1,
+        waits_max: 2,
+        ..StewardLimits::PRODUCTION
+    };
 }
 
 /// What was heard from a node.

@@ -63,12 +63,12 @@ impl World {
         if let Order::Join(node) = order {
             self.start_node(node);
             self.trouble_strikes();
-            return self.coverage.add("counted joins", 1);
+            return self.coverage.add("seen orders to join", 1);
         }
         if let Order::Split | Order::SplitOne(_) = order {
             let which = if let Order::SplitOne(slot) = order { Some(slot) } else { None };
             self.split(which);
-            return self.coverage.add("counted orders to split", 1);
+            return self.coverage.add("seen orders to split", 1);
         }
         if let Order::Merge | Order::MergeOne(_) = order {
             let which = if let Order::MergeOne(pair) = order { Some(pair) } else { None };
@@ -80,7 +80,7 @@ impl World {
                 self.trouble_strikes();
                 self.propose(&command);
             }
-            None => self.coverage.add("counted orders that no command exists for", 1),
+            None => self.coverage.add("seen orders that no command exists for", 1),
         }
     }
 

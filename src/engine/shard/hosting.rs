@@ -29,6 +29,7 @@ impl Shard {
             cluster.members.keys().filter(|node| !self.node_shards.contains_key(node)).copied().collect();
         self.node_shards = members.clone().map(|(node, member)| (*node, member.shards)).collect();
         self.nodes_down.retain(|node| cluster.members.contains_key(node));
+        self.nodes_doubted.retain(|node| cluster.members.contains_key(node));
         self.tell_links(&cluster);
         self.cluster = Some(cluster);
         let own = self.config.place.node;
@@ -214,6 +215,7 @@ impl Shard {
             Step::HandOver(heir) => {
                 if self.stopping || now.instant >= self.hosted[place].hand_over_at {
                     self.hosted[place].hand_over_at = now.instant + self.config.limits.hand_over_every;
+                    self.out.counters.hand_overs += 1;
                     self.with_slot(place, now, |slot, _, _| slot.hand_over(heir));
                 }
                 return;

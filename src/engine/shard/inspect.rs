@@ -7,7 +7,7 @@ use super::{ClusterView, Shard};
 use crate::engine::link::{LinkRow, LinkState};
 use crate::engine::metadata::MemberState;
 use crate::engine::slot::Slot;
-use crate::ids::{ChannelKey, KeyHash, ReplicaId, SlotId};
+use crate::ids::{ChannelKey, KeyHash, Place, ReplicaId, SlotId};
 
 /// One replica.
 #[derive(Clone, Copy)]
@@ -103,6 +103,12 @@ impl ReplicaView<'_> {
         let homes = self.slot.sorted_homes().into_iter().filter(|(uid, _)| elsewhere(uid.key_hash()));
         let channels = channels.map(|entry| format!("channel {}", entry.key.id));
         channels.chain(homes.map(|(uid, _)| format!("the home of {uid}"))).next()
+    }
+
+    /// Where the leader is that it follows, or that it is itself.
+    #[must_use]
+    pub fn follows(&self) -> Option<Place> {
+        self.slot.group().leader().map(ReplicaId::place)
     }
 
     /// The last entry that is in its state.

@@ -216,7 +216,9 @@ impl Shard {
     fn welcome(&mut self, place: usize, sibling: SlotId, now: Now) {
         let beside = self.leading(sibling).map(|place| &self.hosted[place]);
         let known = beside.filter(|hosted| hosted.rollcall.is_complete(now.instant));
-        let Some(everybody) = known.map(|hosted| hosted.slot.everybody_online()) else {
+        let Some((everybody, watched)) =
+            known.map(|hosted| (hosted.slot.everybody_online(), hosted.slot.watched_rows()))
+        else {
             let gateways: Vec<Place> = self.gateways().collect();
             let until = now.instant + self.config.limits.rollcall_patience;
             return self.hosted[place].rollcall.begin(gateways.into_iter(), until);
@@ -228,6 +230,7 @@ impl Shard {
                 slot.home_or_new(&uid).register(online);
             }
         }
+        self.with_slot(place, now, |slot, _, around| slot.go_on_watching(watched, around));
     }
 
     // ---- afterwards ----

@@ -28,6 +28,7 @@ impl Shard {
             self.chase_at = now.instant + self.config.limits.chase_every;
             self.chase_leaders(now, effects);
             self.steer_groups(now);
+            self.look_again(now);
             self.let_sessions_go(now, effects);
             let everything = now.instant >= self.report_at;
             if everything {

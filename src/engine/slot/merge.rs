@@ -155,6 +155,8 @@ impl Slot {
         self.reshaped.plan = merge.plan;
         self.reshaped.frozen = Some(self.lifted(term));
         self.merge_news = Some(MergeNews::Froze);
+        self.send_notices(around);
+        self.route_cache.clear();
         self.resumes.clear();
         self.dirty_rows.clear();
         self.rows_due = None;

@@ -84,6 +84,8 @@ impl Slot {
         self.depth += 1;
         self.reshaped.plan = split.plan;
         let term = self.lifted(term);
+        self.send_notices(around);
+        self.route_cache.clear();
         let (channels, numbers) = self.split_channels();
         around.recent.renumber(self.id, |channel| numbers[channel as usize]);
         for mut check in std::mem::take(&mut self.repeats) {
