@@ -472,6 +472,20 @@ impl Home {
         self.rows.insert(channel, row);
     }
 
+    /// What the group has agreed on of it, as a checkpoint would bring it back.
+    #[must_use]
+    pub fn agreed_copy(&self, map_state: MapState) -> Home {
+        let mut copy = Home::new(map_state);
+        copy.devices.clone_from(&self.devices);
+        copy.flags.clone_from(&self.flags);
+        for (channel, row) in self.agreed_rows() {
+            let settled = row.settled_seq;
+            let cursors: Vec<_> = row.agreed_cursors().map(|(flag, seq)| (flag, seq.min(settled))).collect();
+            copy.restore_row(channel.clone(), Row::agreed_on(settled, row.read_seq.min(settled), &cursors));
+        }
+        copy
+    }
+
     /// Asserts what must hold between steps.
     pub fn check_invariants(&self) {
         for row in self.rows.values() {

@@ -681,8 +681,8 @@ pub struct SnapshotOffer {
     pub transfer: u64,
     /// Messages, at most, that will be sent.
     pub messages: u64,
-    /// Bits of the hash that name the slot in that state: a split numbers its channels anew.
-    pub depth: u8,
+    /// The last plan of a split or merge in that state: each numbers the slot's channels anew.
+    pub plan: u64,
 }
 
 /// What of a snapshot is there already.

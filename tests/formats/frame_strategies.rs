@@ -278,8 +278,8 @@ fn raft_message() -> Any<RaftMessage> {
 fn raft_frame() -> Any<Frame> {
     prop_oneof![
         3 => raft_message().prop_map(|message| Frame::Raft(Box::new(message))),
-        1 => (raft_message(), any::<(u64, u64, u8)>()).prop_map(|(message, (transfer, messages, depth))| {
-            Frame::SnapshotOffer(Box::new(SnapshotOffer { message, transfer, messages, depth }))
+        1 => (raft_message(), any::<(u64, u64, u64)>()).prop_map(|(message, (transfer, messages, plan))| {
+            Frame::SnapshotOffer(Box::new(SnapshotOffer { message, transfer, messages, plan }))
         }),
         1 => (any::<(u64, bool)>(), slot(), replica(), vec(any::<u32>(), 0..9)).prop_map(
             |((transfer, accepted), slot, from, have)| {

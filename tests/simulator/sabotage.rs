@@ -6,7 +6,7 @@ use std::time::Duration;
 use jindou::engine::shard::{Durability, OfflineMode};
 
 use crate::checkers::Promise;
-use crate::faults::{FaultPlan, OutageKinds, Plan};
+use crate::faults::{FaultPlan, Plan, quiet_cluster};
 
 /// What is broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,8 +173,9 @@ impl Sabotage {
             }
             Sabotage::StayCut => {
                 plan.faults = FaultPlan::default();
-                plan.cluster.outage_every = Duration::from_millis(500);
-                plan.cluster.kinds = OutageKinds { isolate: true, ..OutageKinds::default() };
+                plan.cluster = quiet_cluster();
+                // Long enough for the cluster to have formed.
+                plan.safety = Duration::from_secs(15);
             }
             _ => {}
         }

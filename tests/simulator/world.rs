@@ -243,6 +243,9 @@ impl World {
     /// Something happened to a shard; its turn follows soon.
     pub fn happen(&mut self, host: HostRef, event: Event) {
         let Some(target) = self.nodes[host.node].hosts.get_mut(host.shard) else { return };
+        if target.inbox.is_empty() {
+            target.waits_since_ns = self.now_ns;
+        }
         target.inbox.push_back(event);
         let pause_ns = self.chances.network.between(1_000, 20_000);
         self.turn_at(host, self.now_ns + pause_ns);

@@ -383,6 +383,13 @@ impl Shard {
     ) {
         let fetched =
             Fetched { session: fetch.address.session, channel: fetch.channel.clone(), messages, next_seq, last_seq };
-        self.out.frame(fetch.address.place, Frame::Fetched(fetched));
+        let frame = Frame::Fetched(fetched);
+        // When many sessions of a shard catch up at once, what they fetch may be more than its link takes. Who gets nothing asks again
+        // after its patience.
+        if self.takes_bytes(fetch.address.place, frame.weight()) {
+            self.out.frame(fetch.address.place, frame);
+        } else {
+            self.out.counters.fetches_put_off += 1;
+        }
     }
 }

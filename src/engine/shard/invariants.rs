@@ -13,6 +13,7 @@ impl Shard {
         self.check_memory();
         self.journal.check_invariants();
         self.check_transfers();
+        self.check_merges();
         self.submits.check_invariants();
         self.asks.check_invariants();
         self.routes.check_invariants();
@@ -80,6 +81,7 @@ impl Shard {
         );
         let is_member = |node: &NodeId| cluster.members.contains_key(node);
         assert!(self.nodes_down.iter().all(is_member), "only members are thought down");
+        assert!(self.nodes_doubted.iter().all(is_member), "only members are doubted");
         let preferred = |row: &crate::engine::metadata::SlotRow| row.replicas.contains(&row.preferred);
         assert!(cluster.rows.values().all(preferred), "who should lead votes");
         let exists = |place: Place| cluster.members.get(&place.node).is_none_or(|member| place.shard.0 < member.shards);

@@ -136,6 +136,26 @@ impl Slot {
         assert!(self.leads() || idle, "only a leader sends straight, or leaves it to another");
     }
 
+    /// Rows that wait to be looked at again, for whoever takes this slot in.
+    #[must_use]
+    pub fn watched_rows(&self) -> Vec<(Instant, Uid, ChannelKey)> {
+        self.watched.iter().cloned().collect()
+    }
+
+    /// These homes are here now, and so is looking again at their rows. What there is no room for is looked at now.
+    pub fn go_on_watching(&mut self, rows: Vec<(Instant, Uid, ChannelKey)>, around: &mut Surroundings<'_>) {
+        for (due, uid, channel) in rows {
+            let room = self.watched.len() < around.limits.watched_rows_max;
+            let Some(home) = self.homes.get_mut(&uid) else { continue };
+            match home.watch(&channel, room) {
+                Watch::Begun => self.watched.push_back((due, uid, channel)),
+                Watch::UnderWay => {}
+                Watch::NoRoom => self.look_at_row(&uid, &channel, around),
+            }
+        }
+        self.watched.make_contiguous().sort_by_key(|(due, ..)| *due);
+    }
+
     /// Rows wait to be looked at again.
     #[must_use]
     pub fn watches(&self) -> bool {
@@ -147,22 +167,28 @@ impl Slot {
     pub fn look_again(&mut self, around: &mut Surroundings<'_>) {
         while self.watched.front().is_some_and(|(due, ..)| *due <= around.now.instant) {
             let Some((_, uid, channel)) = self.watched.pop_front() else { break };
-            let Some(home) = self.homes.get_mut(&uid) else { continue };
-            home.unwatch(&channel);
-            let Some(row) = home.row(&channel) else { continue };
-            let here = around.out.here;
-            for online in home.online().iter().filter(|online| online.address.place.node != here.node) {
-                // What one session has taken says nothing of another one of its family.
-                let shared = home.online().iter().filter(|other| other.flag == online.flag).count() > 1;
-                let cursor = row.cursor(online.flag);
-                if cursor >= row.last_seq && !shared {
-                    continue;
-                }
-                around.out.counters.deliveries_checked += 1;
-                let (session, channel, seq) = (online.address.session, channel.clone(), row.last_seq);
-                let deliver = Deliver { session, channel, seq, cursor: Some(cursor), message: None };
-                around.out.frame(online.address.place, Frame::Deliver(deliver));
+            if let Some(home) = self.homes.get_mut(&uid) {
+                home.unwatch(&channel);
+                self.look_at_row(&uid, &channel, around);
             }
+        }
+    }
+
+    fn look_at_row(&self, uid: &Uid, channel: &ChannelKey, around: &mut Surroundings<'_>) {
+        let Some(home) = self.homes.get(uid) else { return };
+        let Some(row) = home.row(channel) else { return };
+        let here = around.out.here;
+        for online in home.online().iter().filter(|online| online.address.place.node != here.node) {
+            // What one session has taken says nothing of another one of its family.
+            let shared = home.online().iter().filter(|other| other.flag == online.flag).count() > 1;
+            let cursor = row.cursor(online.flag);
+            if cursor >= row.last_seq && !shared {
+                continue;
+            }
+            around.out.counters.deliveries_checked += 1;
+            let (session, channel, seq) = (online.address.session, channel.clone(), row.last_seq);
+            let deliver = Deliver { session, channel, seq, cursor: Some(cursor), message: None };
+            around.out.frame(online.address.place, Frame::Deliver(deliver));
         }
     }
 }

@@ -25,7 +25,8 @@ impl Bench {
     fn new() -> Bench {
         let map_state = Chance::new([3; 32], 0).map_state();
         let group = GroupState::begin(ReplicaId::new(HOME, 1), &[]);
-        let state = SlotState { group, message_ids_last: 7, channels: Vec::new(), homes: Vec::new() };
+        let (channels, homes) = (Vec::new(), Vec::new());
+        let state = SlotState { group, message_ids_last: 7, reshaped: Reshaped::default(), channels, homes };
         let mut slot = Slot::restore(SlotId(0), state, map_state, 0, Chance::new([4; 32], 0)).unwrap();
         slot.begin_marks();
         let (uid, other) = (Uid::parse("bo").unwrap(), Uid::parse("ana").unwrap());

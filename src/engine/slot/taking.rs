@@ -17,7 +17,7 @@ impl Slot {
     /// True when something waits to be proposed or the group has work.
     #[must_use]
     pub fn has_work(&self) -> bool {
-        (!self.pending.is_empty() && !self.held_back) || self.group.has_work()
+        (!self.pending.is_empty() && !self.held_back) || self.group.has_work() || self.portion.is_some()
     }
 
     /// Takes a message in: stored after the group agreed, or passed on at once when it is not to be stored.
@@ -107,7 +107,7 @@ impl Slot {
 
     /// A number for a connection that is accepted now: larger than all that were given by earlier leaders, and by this one.
     pub fn next_order(&mut self) -> u64 {
-        let term = self.led_term.unwrap_or_default();
+        let term = self.lifted(self.led_term.unwrap_or_default());
         self.order_last = (self.order_last + 1).max(term << ORDER_TERM_SHIFT);
         self.order_last
     }

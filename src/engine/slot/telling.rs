@@ -58,6 +58,9 @@ impl Slot {
 
     /// The slot leads now: channels that may have been cut short in announcing are announced again.
     pub(super) fn begin_leading(&mut self) {
+        if self.is_frozen() {
+            return;
+        }
         self.begin_marks();
         for (index, entry) in self.channels.iter_mut().enumerate() {
             entry.confirmed = [entry.channel.announced_seq(); 2];
