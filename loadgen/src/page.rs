@@ -101,7 +101,10 @@ fn curve(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
 /// Only what was measured for a whole while: in the last moments of a drain a rate means nothing.
 fn over_time(run: &RunRecord, value: impl Fn(&crate::record::Second) -> f64) -> Vec<(f64, f64)> {
     let seconds = run.time_line.iter().filter(|second| second.seconds >= 0.2);
-    seconds.map(|second| (second.at_s, value(second))).filter(|(_, value)| *value > 0.0).collect()
+    seconds
+        .map(|second| (second.at_s + second.seconds / 2.0, value(second)))
+        .filter(|(_, value)| *value > 0.0)
+        .collect()
 }
 
 fn of_server(server: &ServerRecord, out: &mut String) {

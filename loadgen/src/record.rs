@@ -248,7 +248,7 @@ impl Record {
             made_at: crate::machine::utc_now(),
             loadgen: env!("CARGO_PKG_VERSION").to_owned(),
             machine,
-            command: std::env::args().collect::<Vec<_>>().join(" "),
+            command: command_line(),
             servers,
         }
     }
@@ -279,6 +279,15 @@ impl Record {
         let text = serde_json::to_string_pretty(self).map_err(|fault| fault.to_string())?;
         fs::write(path, text + "\n").map_err(|fault| format!("{}: {fault}", path.display()))
     }
+}
+
+/// The program without its folder, and its arguments.
+fn command_line() -> String {
+    let mut arguments: Vec<String> = std::env::args().collect();
+    if let Some(program) = arguments.first_mut() {
+        *program = program.rsplit('/').next().unwrap_or_default().to_owned();
+    }
+    arguments.join(" ")
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! One device of one user: its connection, what it has under way, when it is to come back. Pure but for the connection it holds.
 //!
 //! ```text
-//!            connect              handshake             leave: no new sends      nothing unanswered
+//!            connect              handshake             leave: nothing new       all sent, answered
 //!  Away ───────────► Connecting ───────────► Open ─────────────────────► Leaving ───────────────────► Away
 //!    ▲                    │ broken             │ broken                      │ broken
 //!    └────────────────────┴────────────────────┴─────────────────────────────┘   (what was unanswered has an unknown outcome)
@@ -76,19 +76,19 @@ impl Session {
         }
     }
 
-    /// True when a message may be sent now.
+    /// True when a message may be sent now. One that leaves still sends what was due before.
     pub fn has_room(&self) -> bool {
-        self.state == State::Open && self.flights.has_room()
+        matches!(self.state, State::Open | State::Leaving { .. }) && self.flights.has_room()
+    }
+
+    /// True when it was asked to leave and nothing is left to do.
+    pub fn has_left_nothing(&self) -> bool {
+        self.flights.count == 0 && self.waiting.is_empty()
     }
 
     /// True when it is away because it was asked to, or about to be.
     pub fn is_leaving(&self) -> bool {
         matches!(self.state, State::Leaving { .. } | State::Away { planned: true })
-    }
-
-    /// How many sends are unanswered.
-    pub fn in_flight(&self) -> usize {
-        self.flights.count
     }
 }
 

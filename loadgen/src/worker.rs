@@ -321,7 +321,8 @@ impl Worker {
                 continue;
             }
             let started = self.shared.started_ns().is_some() && now < self.traffic.measured_to_ns();
-            if !closed || !started || self.draining || self.quota == Some(0) {
+            let leaves = self.sessions[index].is_leaving();
+            if !closed || !started || leaves || self.draining || self.quota == Some(0) {
                 return;
             }
             let Some(stream) = self.traffic.pick(self.sessions[index].user) else { return };
@@ -425,7 +426,7 @@ impl Worker {
     fn close_if_left(&mut self, index: usize) -> Result<(), String> {
         let session = &mut self.sessions[index];
         let State::Leaving { away_ns } = session.state else { return Ok(()) };
-        if session.in_flight() > 0 {
+        if !session.has_left_nothing() {
             return Ok(());
         }
         if let Some(wire) = &mut session.wire {

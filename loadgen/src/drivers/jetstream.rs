@@ -1,5 +1,6 @@
 //! NATS JetStream: one stream for the run, one durable push consumer for each device, explicit acknowledgements. A send is answered by the
-//! stream itself, at a reply subject that carries its number.
+//! stream itself, at a reply subject that carries its number. What was pushed to a connection that closed comes again after three seconds
+//! (the default of thirty would count it as lost).
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -55,7 +56,7 @@ impl JetStream {
         let stream = stream_of(prefix);
         let config = format!(
             "{{\"stream_name\":\"{stream}\",\"config\":{{\"durable_name\":\"{consumer}\",\"deliver_subject\":\"_DELIVER.{consumer}\",\
-             \"filter_subject\":\"loadgen.{prefix}.{user}\",\"ack_policy\":\"explicit\",\"deliver_policy\":\"all\",\
+             \"filter_subject\":\"loadgen.{prefix}.{user}\",\"ack_policy\":\"explicit\",\"ack_wait\":3000000000,\"deliver_policy\":\"all\",\
              \"replay_policy\":\"instant\"}}}}"
         );
         let subject = ["$JS.API.CONSUMER.DURABLE.CREATE.", &stream, ".", consumer];
