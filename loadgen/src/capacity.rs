@@ -138,7 +138,11 @@ pub fn find(options: &RunOptions, how: &Search, output: &Output) -> Result<Endin
     })?;
     let (rate, p99) = (found.rate, how.p99);
     let ending = match (&last_held, found.at_least) {
-        (None, _) => {
+        (None, true) => {
+            println!("\ncapacity         cannot be told: the generator was the bottleneck at every rate");
+            Ending::Undecided
+        }
+        (None, false) => {
             println!("\ncapacity         none: {:.0} msg/s is too much already", how.from);
             Ending::Bad
         }

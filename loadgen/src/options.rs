@@ -467,6 +467,31 @@ mod tests {
     }
 
     #[test]
+    fn the_profiles_that_are_shipped_are_right() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("profiles");
+        let mut seen = 0;
+        for entry in std::fs::read_dir(folder).expect("it is there") {
+            let path = entry.expect("it can be read").path();
+            if path.ends_with("versus.toml") {
+                continue; // Its own module reads it.
+            }
+            let options: RunOptions = read_toml(&path).unwrap_or_else(|why| panic!("{why}"));
+            options.setup().unwrap_or_else(|why| panic!("{}: {why}", path.display()));
+            seen += 1;
+        }
+        assert!(seen >= 4, "{seen} profiles");
+    }
+
+    #[test]
+    fn a_wrong_profile_is_said_with_file_and_line() {
+        let path = std::env::temp_dir().join(format!("loadgen-profile-{}.toml", std::process::id()));
+        std::fs::write(&path, "users = 8\nsecond = 3\n").expect("the temporary folder can be written");
+        let fault = RunOptions::default().with_profile(Some(&path)).expect_err("there is no such key");
+        std::fs::remove_file(&path).expect("it is there");
+        assert!(fault.contains("line 2") && fault.contains("second") && !fault.contains('\n'), "{fault}");
+    }
+
+    #[test]
     fn going_away_is_as_often_as_the_share_says() {
         let setup = options("users = 100\noffline = \"0.2:5\"").setup().expect("it is right");
         assert_eq!(setup.churn, Some(Churn { per_second: 4.0, away: Duration::from_secs(5) }));

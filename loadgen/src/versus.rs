@@ -173,6 +173,60 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_profile_that_is_shipped_is_right() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("profiles/versus.toml");
+        let plan: Plan = read_toml(&path).unwrap_or_else(|why| panic!("{why}"));
+        for server in &plan.server {
+            let without_file = Server { pid_file: None, ..server.clone() };
+            for work in &plan.work {
+                let mut options = without_file.options(&plan, work, Path::new("")).expect("no file is read");
+                options.cores = None; // This machine may have but one.
+                options.setup().unwrap_or_else(|why| panic!("{}: {why}", server.name));
+            }
+        }
+        assert!(plan.server.len() >= 4 && plan.work.len() >= 2);
+    }
+
+    #[test]
+    fn ratios_are_to_the_first_server_and_of_good_runs_only() {
+        let server = |name: &str, rates: &[(f64, Kind)]| {
+            let run = |(rate, kind): &(f64, Kind)| {
+                let text = RUN
+                    .replace("RATE", &rate.to_string())
+                    .replace("NONE", NONE)
+                    .replace("KIND", &format!("{kind:?}").to_lowercase());
+                serde_json::from_str(&text).expect("it has every field")
+            };
+            ServerRecord {
+                name: name.to_owned(),
+                work: String::new(),
+                note: String::new(),
+                target: String::new(),
+                protocol: String::new(),
+                options: std::collections::BTreeMap::new(),
+                runs: rates.iter().map(run).collect(),
+            }
+        };
+        let one =
+            server("one", &[(100.0, Kind::Good), (200.0, Kind::Good), (300.0, Kind::Good), (9000.0, Kind::Invalid)]);
+        let other = server("other", &[(50.0, Kind::Good), (1.0, Kind::Faulty)]);
+        let text = ratios(&Record::new(vec![one, other], Machine::default()));
+        assert!(text.contains("| one | 3 of 4 | 200 (1.00×) | 100 … 300 |"), "{text}");
+        assert!(text.contains("| other | 1 of 2 | 50 (0.25×) | 50 … 50 |"), "{text}");
+    }
+
+    /// A run with nothing in it: also what the schema looks like, so that a renamed field is noticed.
+    const RUN: &str = r#"{"began_at":"","seconds":1,"users":2,"sessions":2,"streams":2,"streams_crossing":0,"sent":0,"acknowledged":0,
+        "delivered":0,"acknowledged_per_second":RATE,"delivered_per_second":RATE,"ack":NONE,"delivery":NONE,"lag":NONE,"connect":NONE,
+        "connect_seconds":0,"delivered_late":0,"redelivered":0,"unknown":0,"unsent":0,"faults":{"lost":0,"doubled":0,"reordered":0,
+        "damaged":0,"misnumbered":0,"refused":0,"unanswered":0,"disconnected":0},"trouble":null,"steps":[],"time_line":[],"server":null,
+        "generator":{"cpu_seconds":0,"cpu_per_message":0,"busy_share":0,"starved_share":0},"outage":null,"alive":null,
+        "verdict":{"kind":"KIND","reasons":[]}}"#;
+
+    const NONE: &str =
+        r#"{"count":0,"min":0,"mean":0,"p50":0,"p90":0,"p99":0,"p99_9":0,"p99_99":0,"max":0,"curve":[]}"#;
+
+    #[test]
     fn options_of_a_server_win_over_those_of_the_work_and_of_all() {
         let text = r#"
             [run]
