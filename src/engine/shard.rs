@@ -12,6 +12,7 @@
 mod api;
 mod clients;
 mod cluster;
+mod deliveries;
 mod frames;
 mod hosting;
 mod inspect;
@@ -19,6 +20,7 @@ mod invariants;
 mod links;
 mod membership;
 mod mending;
+mod merges;
 mod operators;
 mod reshapes;
 mod settings;
@@ -51,6 +53,7 @@ use crate::ids::{NodeId, Place, SLOT_COUNT_MAX, SessionId, ShardId, SlotId, Uid}
 use crate::time::{Instant, Now};
 
 use membership::Office;
+use merges::Merges;
 use operators::Leaving;
 use reshapes::Nursery;
 use transfers::Transfers;
@@ -89,8 +92,10 @@ pub(super) struct Hosted {
     checkpointed: bool,
     /// First segment that the checkpoint on disk asks a restart to begin with, for others' sake too.
     kept_segment: u32,
-    /// Being written: both segments and its mark.
-    checkpointing: Option<(u32, u32, u64)>,
+    /// The last plan of a split or merge that is in the checkpoint on disk.
+    checkpoint_plan: u64,
+    /// Being written: both segments, its mark and its plan.
+    checkpointing: Option<(u32, u32, u64, u64)>,
 }
 
 impl Hosted {
@@ -107,6 +112,7 @@ impl Hosted {
             rollcall: Rollcall::default(),
             checkpointed: false,
             kept_segment: replay_segment,
+            checkpoint_plan: 0,
             checkpointing: None,
         }
     }
@@ -152,6 +158,8 @@ pub struct Shard {
     node_shards: BTreeMap<NodeId, u16>,
     /// Those that are said to be down.
     nodes_down: BTreeSet<NodeId>,
+    /// Those that gossip believes to be down, and that are heard all the same.
+    nodes_doubted: BTreeSet<NodeId>,
     row_slots: VecDeque<u32>,
     dirty_sessions: Vec<u32>,
     recent: Recent,
@@ -159,6 +167,7 @@ pub struct Shard {
     repairs: Repairs,
     transfers: Transfers,
     nursery: Nursery,
+    merges: Merges,
     out: Outbox,
     pushes: Vec<Push>,
     /// RECVs of this round, written after it.
@@ -222,6 +231,7 @@ impl Shard {
             raft_out: Vec::new(),
             node_shards: BTreeMap::new(),
             nodes_down: BTreeSet::new(),
+            nodes_doubted: BTreeSet::new(),
             row_slots: VecDeque::new(),
             dirty_sessions: Vec::new(),
             recent: Recent::new(config.limits.recent_bytes_max),
@@ -229,6 +239,7 @@ impl Shard {
             repairs: Repairs::default(),
             transfers: Transfers::new(config.boot),
             nursery: Nursery::default(),
+            merges: Merges::default(),
             out: Outbox::new(config.place),
             pushes: Vec::new(),
             recvs: Vec::new(),
@@ -320,6 +331,7 @@ impl Shard {
             self.take_loopback(now, effects);
             self.settle_sessions(effects);
             self.turn_slots(now);
+            self.feed_stalled(now);
             self.turn_council(now, effects);
             self.follow_leaderships(now, effects);
             self.greet_leaders(now);
@@ -359,6 +371,7 @@ impl Shard {
                 self.awaiting.push_back((flush, self.hosted[place as usize].slot.id()));
             }
             self.follow_splits(place as usize);
+            self.follow_merges(place as usize, now);
             self.start_transfers(place as usize, now);
             if let Some(led) = self.hosted[place as usize].slot.take_leadership_change() {
                 self.transfers.outgoing.abandon_slot(self.hosted[place as usize].slot.id(), led);
@@ -468,6 +481,7 @@ pub fn shard_of(uid: &Uid, slot_depth: u8, shard_count: u16) -> ShardId {
 fn host(slots: Vec<RecoveredSlot>) -> (Vec<Hosted>, Vec<u32>) {
     let hosted = slots.into_iter().map(|found| Hosted {
         checkpointed: found.checkpointed,
+        checkpoint_plan: if found.checkpointed { found.slot.reshaped().plan } else { 0 },
         ..Hosted::new(found.slot, found.depth, found.replay_segment)
     });
     let hosted: Vec<Hosted> = hosted.collect();
