@@ -7,7 +7,7 @@ use crate::commands::{Ending, Output, head_of, keep, server_record};
 use crate::machine::Machine;
 use crate::options::RunOptions;
 use crate::progress::Progress;
-use crate::record::{Record, RunRecord};
+use crate::record::{Record, RunRecord, ServerRecord};
 use crate::run::run;
 use crate::table;
 use crate::verdict::Kind;
@@ -110,7 +110,8 @@ pub fn find(options: &RunOptions, how: &Search, output: &Output) -> Result<Endin
         for _ in 0..how.tries.max(1) {
             let seconds = options.seconds.or(Some(5.0));
             let options = RunOptions { mode: Some(format!("open:{rate}")), seconds, ..options.clone() };
-            let setup = options.setup()?;
+            let number = server.as_ref().map_or(0, |server: &ServerRecord| server.runs.len()) + 1;
+            let setup = options.numbered(number).setup()?;
             let head = head_of(&setup, &options);
             let server = server
                 .get_or_insert_with(|| server_record(&setup, &options, setup.target.text.clone(), output.note.clone()));

@@ -218,7 +218,7 @@ fn several(
     let machine = Machine::here();
     let mut server: Option<ServerRecord> = None;
     for number in 1..=repeat {
-        let setup = make(options)?;
+        let setup = make(&options.numbered(number))?;
         let head = head_of(&setup, options);
         let server = server
             .get_or_insert_with(|| server_record(&setup, options, setup.target.text.clone(), output.note.clone()));

@@ -184,6 +184,13 @@ impl RunOptions {
         map
     }
 
+    /// The same for a run that follows others: servers remember users, so a name that was asked for gets a number.
+    pub fn numbered(&self, number: usize) -> RunOptions {
+        let prefix =
+            self.prefix.as_ref().map(|prefix| if number > 1 { format!("{prefix}-{number}") } else { prefix.clone() });
+        RunOptions { prefix, ..self.clone() }
+    }
+
     /// What is watched.
     pub fn watch(&self) -> Watch {
         Watch { pids: self.pids.clone().unwrap_or_default(), metrics: self.metrics }
@@ -464,6 +471,13 @@ mod tests {
                 .expect_err("it is wrong")
                 .contains("keeps nothing")
         );
+    }
+
+    #[test]
+    fn runs_that_follow_have_users_of_their_own() {
+        let named = options("prefix = \"a\"");
+        assert_eq!([1, 2].map(|number| named.numbered(number).setup().expect("it is right").prefix), ["a", "a-2"]);
+        assert_eq!(options("").numbered(2).prefix, None, "a prefix of its own is new anyway");
     }
 
     #[test]

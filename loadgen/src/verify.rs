@@ -112,6 +112,8 @@ pub struct Receiver {
     /// What had arrived before the present connection: of that, copies are allowed, because the receipt may have been lost.
     before_connection: u64,
     redelivered: u64,
+    /// What came after a later one.
+    late: Vec<u64>,
     faults: Faults,
 }
 
@@ -131,7 +133,7 @@ impl Receiver {
         let sequence = mark.sequence;
         if sequence < self.next {
             if self.missing.remove(&sequence) {
-                self.faults.reordered += 1;
+                self.late.push(sequence);
                 return true;
             }
             if sequence <= self.before_connection {
@@ -162,14 +164,16 @@ impl Receiver {
         self.redelivered
     }
 
-    /// The whole judgement, once it is known what was sent.
+    /// The whole judgement, once it is known what was sent. A send with unknown outcome has no promised place in the order: whoever sends
+    /// it again does not know either.
     pub fn judge(&self, side: &SentSide) -> Faults {
         let behind = self.next..=side.sent;
         let missing = self.missing.iter().copied().filter(|sequence| *sequence <= side.sent);
         let gone = missing.clone().count() as u64 + (side.sent + 1).saturating_sub(self.next);
         let excused: BTreeSet<u64> = side.excepted.iter().copied().collect();
+        let reordered = self.late.iter().filter(|one| !excused.contains(one)).count() as u64;
         let excused = excused.iter().filter(|one| self.missing.contains(one) || behind.contains(one)).count() as u64;
-        Faults { lost: gone.saturating_sub(excused), ..self.faults }
+        Faults { lost: gone.saturating_sub(excused), reordered, ..self.faults }
     }
 }
 
@@ -202,6 +206,7 @@ mod tests {
             "an unknown outcome may be a delivery"
         );
         assert_eq!(received(&[1, 3]).judge(&sent(5, &[2, 4, 5])), Faults::default(), "or not");
+        assert_eq!(received(&[1, 3, 2]).judge(&sent(3, &[2])), Faults::default(), "or a late one");
     }
 
     #[test]

@@ -101,7 +101,7 @@ pub fn run_all(profile: &Path, output: &Output) -> Result<Ending, String> {
                 let place = (turn + round) % count;
                 let server = &plan.server[place];
                 let options = server.options(&plan, work, folder)?;
-                let setup = options.setup()?;
+                let setup = options.numbered((round * plan.work.len() + number) * count + turn + 1).setup()?;
                 let label = format!("round {}/{}  {} {}  ", round + 1, plan.rounds, work.name, server.name);
                 let record = run(setup, &options.watch(), Progress::new(&label, output.progress))
                     .map_err(|why| format!("{}: {why}", server.name))?;
