@@ -12,6 +12,7 @@ use crate::record::{Record, RunRecord, ServerRecord};
 use crate::run::run;
 use crate::setup::Setup;
 use crate::verdict::Kind;
+use crate::watch::version;
 use crate::{capacity, compare, page, table, versus};
 
 /// Load generator for jindou, MQTT and NATS: checks every message, doubts itself
@@ -240,6 +241,7 @@ pub fn server_record(setup: &Setup, options: &RunOptions, name: String, note: St
         note,
         target: setup.target.text.clone(),
         protocol: setup.target.protocol.describe().to_owned(),
+        version: version(&setup.target, &options.watch()),
         options: options.as_map(setup),
         runs: Vec::new(),
     }

@@ -62,10 +62,11 @@ fn of_work(work: &str, servers: &[&ServerRecord], out: &mut String) {
     for (number, server) in servers.iter().enumerate() {
         let _ = write!(
             out,
-            "<span class=\"key\" style=\"background:{}\"></span>{} <span class=\"soft\">{}</span>",
+            "<span class=\"key\" style=\"background:{}\"></span>{} <span class=\"soft\">{} {}</span>",
             colour(number),
             escaped(&server.name),
-            escaped(&server.protocol)
+            escaped(&server.protocol),
+            escaped(&server.version)
         );
     }
     *out += "</p>\n";
@@ -169,6 +170,7 @@ mod tests {
             note: "a note".to_owned(),
             target: "t".to_owned(),
             protocol: "p".to_owned(),
+            version: String::new(),
             options: std::collections::BTreeMap::new(),
             runs: Vec::new(),
         };

@@ -50,6 +50,9 @@ pub struct ServerRecord {
     pub target: String,
     /// What was spoken.
     pub protocol: String,
+    /// The server's own word on its version; empty where it says none.
+    #[serde(default)]
+    pub version: String,
     /// Options of the runs, the seed included, as they stood after profile and defaults.
     pub options: BTreeMap<String, serde_json::Value>,
     /// Runs with these options, oldest first.

@@ -66,9 +66,14 @@ fn of_resources(run: &RunRecord, line: &mut impl FnMut(&str, String)) {
             line(
                 "server CPU",
                 format!(
-                    "{:.2} µs per message ({:.0} % user), {:.2} cores; resident {:.1} MiB, anonymous {:.1} MiB",
+                    "{:.2} µs per message{}, {:.2} cores; resident {:.1} MiB, anonymous {:.1} MiB",
                     server.cpu_per_message,
-                    server.user_seconds * 100.0 / all.max(0.001),
+                    // Metrics tell only the sum.
+                    if server.system_seconds > 0.0 {
+                        format!(" ({:.0} % user)", server.user_seconds * 100.0 / all)
+                    } else {
+                        String::new()
+                    },
                     all / run.seconds,
                     server.resident_bytes as f64 / MIB,
                     server.anonymous_bytes as f64 / MIB

@@ -144,10 +144,11 @@ fn row(server: &ServerRecord, first: &ServerRecord) -> String {
     };
     let with_ratio = |figure: fn(&RunRecord) -> Option<f64>, write: fn(f64) -> String| {
         let (own, other) = (values(server, figure), values(first, figure));
-        match (own.is_empty(), other.is_empty()) {
+        let base = median(&other);
+        match (own.is_empty(), base > 0.0) {
             (true, _) => "–".to_owned(),
-            (_, true) => write(median(&own)),
-            _ => format!("{} ({:.2}×)", write(median(&own)), median(&own) / median(&other).max(f64::MIN_POSITIVE)),
+            (_, false) => write(median(&own)),
+            _ => format!("{} ({:.2}×)", write(median(&own)), median(&own) / base),
         }
     };
     let rates = values(server, |run| Some(run.acknowledged_per_second));
@@ -203,6 +204,7 @@ mod tests {
                 note: String::new(),
                 target: String::new(),
                 protocol: String::new(),
+                version: String::new(),
                 options: std::collections::BTreeMap::new(),
                 runs: rates.iter().map(run).collect(),
             }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::options::Watch;
 use crate::process::{Cpu, Memory};
+use crate::target::{Protocol, Target};
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
@@ -53,6 +54,34 @@ impl Watch {
     }
 }
 
+/// The server's own word on its version, where its protocol or its metrics tell; else nothing.
+pub fn version(target: &Target, watch: &Watch) -> String {
+    let told = match target.protocol {
+        Protocol::Nats | Protocol::JetStream => {
+            greeting(target.addresses[0]).and_then(|text| quoted_after(&text, "\"version\":\""))
+        }
+        Protocol::Wk { .. } => {
+            watch.metrics.and_then(page).and_then(|text| quoted_after(&text, "jindou_info{version=\""))
+        }
+        Protocol::Mqtt { .. } => None,
+    };
+    told.unwrap_or_default()
+}
+
+/// What a server says first.
+fn greeting(address: SocketAddr) -> Option<String> {
+    let mut stream = TcpStream::connect_timeout(&address, ANSWER_WITHIN).ok()?;
+    stream.set_read_timeout(Some(ANSWER_WITHIN)).ok()?;
+    let mut said = [0; 4096];
+    let bytes = stream.read(&mut said).ok()?;
+    Some(String::from_utf8_lossy(&said[..bytes]).into_owned())
+}
+
+fn quoted_after(text: &str, before: &str) -> Option<String> {
+    let (_, rest) = text.split_once(before)?;
+    rest.split_once('"').map(|(version, _)| version.to_owned())
+}
+
 fn page(address: SocketAddr) -> Option<String> {
     let mut stream = TcpStream::connect_timeout(&address, ANSWER_WITHIN).ok()?;
     stream.set_read_timeout(Some(ANSWER_WITHIN)).ok()?;
@@ -86,6 +115,19 @@ mod tests {
         let expected = Reading { user: 1.5, system: 0.0, resident: 2048.0, anonymous: 0.0 };
         assert_eq!(from_metrics(page), Some(expected));
         assert_eq!(from_metrics("jindou_process_cpu_seconds_total 1\n"), None);
+    }
+
+    #[test]
+    fn a_version_is_found_in_what_servers_say() {
+        let info = "INFO {\"server_id\":\"x\",\"version\":\"2.9.10\",\"proto\":1}\r\n";
+        assert_eq!(quoted_after(info, "\"version\":\"").as_deref(), Some("2.9.10"));
+        assert_eq!(
+            quoted_after("jindou_info{version=\"0.1.0\"} 1", "jindou_info{version=\"").as_deref(),
+            Some("0.1.0")
+        );
+        assert_eq!(quoted_after("INFO {}", "\"version\":\""), None);
+        let nobody = Target::parse("nats://127.0.0.1:1", false, 1).expect("it is right");
+        assert_eq!(version(&nobody, &Watch::default()), "");
     }
 
     #[test]

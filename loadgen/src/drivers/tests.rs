@@ -47,6 +47,7 @@ fn wkproto_plain() {
     };
     assert_eq!(hear(&mut *driver, &connack(1)).0, ["Open"]);
     assert!(refused(Protocol::Wk { plain: true }, &connack(2)).contains("reason 2"));
+    assert!(refused(Protocol::Wk { plain: true }, &connack(21)).contains("wants the cipher"));
     assert!(refused(Protocol::Wk { plain: false }, &connack(1)).contains("--plain"));
     let send = sent(&mut *driver, 7);
     let Ok(Decoded::Packet(Packet::Send(send), _)) = decode(&send, 5) else { panic!("it says SEND") };

@@ -14,6 +14,11 @@ const VERSION: u8 = 5;
 /// Success in CONNACK and SENDACK.
 const SUCCESS: u8 = 1;
 
+/// CONNACK without a key in CONNECT.
+const NO_KEY: u8 = 21;
+
+const WANTS_CIPHER: &str = "the listener wants the cipher: use wk:// without --plain";
+
 /// One connection.
 pub struct Wk {
     identity: Identity,
@@ -32,6 +37,9 @@ impl Wk {
     }
 
     fn agree(&mut self, connack: &Connack<'_>) -> Result<(), String> {
+        if connack.reason == NO_KEY && self.keys.is_none() {
+            return Err(WANTS_CIPHER.to_owned());
+        }
         if connack.reason != SUCCESS {
             return Err(format!("CONNACK with reason {}", connack.reason));
         }
@@ -39,7 +47,7 @@ impl Wk {
             if connack.server_key.is_empty() {
                 return Ok(());
             }
-            return Err("the listener wants the cipher: leave out --plain".to_owned());
+            return Err(WANTS_CIPHER.to_owned());
         };
         let salt: Option<[u8; SALT_BYTES]> = connack.salt.as_bytes().try_into().ok();
         let agreed = parse_public_key(connack.server_key).ok().zip(salt).and_then(|(key, salt)| keys.agree(&key, salt));
