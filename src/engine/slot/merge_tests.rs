@@ -32,14 +32,14 @@ fn freeze(bench: &mut Bench, plan: u64) {
     let mut data = Vec::new();
     command::encode_freeze(MergeCommand { plan, depth: bench.slot.depth() }, &mut data);
     bench.apply(data);
-    bench.slot.check_invariants(&Limits::TINY);
+    bench.slot.check_invariants();
 }
 
 fn absorb(bench: &mut Bench, plan: u64, depth: u8) {
     let mut data = Vec::new();
     command::encode_absorb(MergeCommand { plan, depth }, &mut data);
     bench.apply(data);
-    bench.slot.check_invariants(&Limits::TINY);
+    bench.slot.check_invariants();
 }
 
 fn merge(low: &mut Bench, high: &mut Bench, plan: u64) {

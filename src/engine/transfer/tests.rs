@@ -320,7 +320,7 @@ impl Bench {
                 }
             }
         }
-        self.replica.check_invariants(&Limits::TINY);
+        self.replica.check_invariants();
     }
 }
 
