@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::engine::chance::Chance;
+use crate::engine::marks::Marks;
 use crate::engine::raft_group::GroupState;
 use crate::engine::routes::Table;
 use crate::engine::slot::{Reshaped, SlotState};

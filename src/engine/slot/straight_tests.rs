@@ -31,7 +31,7 @@ impl Bench {
         slot.begin_marks();
         let (uid, other) = (Uid::parse("bo").unwrap(), Uid::parse("ana").unwrap());
         let channel = ChannelKey::pair(&uid, &other);
-        Bench { slot, out: Outbox::new(HOME), uid, channel }
+        Bench { slot, out: Outbox::new(HOME, crate::engine::marks::Marks::new(0)), uid, channel }
     }
 
     fn online(&mut self, node: u16, flag: DeviceFlag) -> SessionAddress {

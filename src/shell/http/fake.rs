@@ -13,13 +13,16 @@ use super::{Api, NodeState, PublicAddresses, router};
 use crate::engine::counters::Counters;
 use crate::engine::event::{ApiAnswer, ApiRequest};
 use crate::engine::link::{LinkRow, LinkState};
+use crate::engine::marks::{Marked, Marks, Point};
 use crate::engine::shard::{ClusterView, ShardView};
 use crate::format::message::{MessageFields, StoredMessage};
 use crate::format::packet::{HeaderFlags, Setting};
-use crate::ids::{KeyHash, NodeId, Place, ShardId};
+use crate::ids::{KeyHash, NodeId, Place, ShardId, Uid};
 use crate::shell::mesh::{MeshEndpoint, MeshMessage, build_mesh};
 use crate::shell::seed::Secrets;
-use crate::shell::stages::{EngineSnapshot, ShardSnapshot, ShellCounters, Stage, Stages};
+use crate::shell::stages::{EngineSnapshot, ShardProfile, ShardSnapshot, ShellCounters, Stage, Stages};
+use crate::shell::turns::TurnPicture;
+use crate::time::Instant;
 
 pub const SLOT_DEPTH: u8 = 4;
 const SHARD_COUNT: u16 = 2;
@@ -33,6 +36,8 @@ pub struct Fake {
     pub writable: bool,
     pub slots_led: usize,
     pub slots_waiting: usize,
+    /// No more users can be watched.
+    pub watches_full: bool,
     /// The shards have ended.
     pub gone: bool,
     pub token: &'static str,
@@ -49,6 +54,7 @@ impl Default for Fake {
             writable: true,
             slots_led: 8,
             slots_waiting: 0,
+            watches_full: false,
             gone: false,
             token: "",
             sent_token: "",
@@ -118,7 +124,7 @@ fn link_row() -> LinkRow {
         peer: Place { node: NodeId(2), shard: ShardId(0) },
         member: true,
         state: LinkState::Up,
-        since: crate::time::Instant(0),
+        since: Instant(0),
         unacknowledged_bytes: 10,
         unacknowledged_batches: 1,
         lossy_bytes: 0,
@@ -163,6 +169,30 @@ impl Fake {
         }
     }
 
+    fn profile(&self, shard: ShardId, after: u64) -> ShardProfile {
+        let mut marks = Marks::new(1);
+        let bob = Marked { message_id: 77, from: "alice", to: "bob" };
+        marks.watch(Instant(0), Uid::parse("bob").unwrap(), Instant(9_000)).unwrap();
+        marks.mark(Instant(5_000), Point::Arrived, bob);
+        marks.mark(Instant(6_000), Point::Proposed, bob);
+        marks.name(Instant(6_000), bob, 3, 12);
+        let mut stages = Stages::new(true);
+        stages.record(Stage::Step, 1500);
+        let turn = TurnPicture { began_nanos: 1_000, whole_nanos: 500, step_nanos: 300, ..TurnPicture::default() };
+        let (seen, marks_next) = marks.since(after);
+        ShardProfile {
+            place: Place { node: NodeId(4), shard },
+            snapshot: self.snapshot(shard),
+            buckets: stages.buckets(),
+            turns: vec![turn],
+            marks: seen,
+            marks_next,
+            named: marks.named(),
+            now: (6_000, Instant(7_000)),
+            cpu: Duration::from_millis(3),
+        }
+    }
+
     /// One shard until the mesh is dropped.
     fn serve(&self, endpoint: &MeshEndpoint) {
         loop {
@@ -174,6 +204,12 @@ impl Fake {
                 }
                 Ok(MeshMessage::Snapshot { reply }) => {
                     let _ = reply.send(Box::new(self.snapshot(endpoint.shard)));
+                }
+                Ok(MeshMessage::Profile { after, reply }) => {
+                    let _ = reply.send(Box::new(self.profile(endpoint.shard, after)));
+                }
+                Ok(MeshMessage::Watch { reply, .. }) => {
+                    let _ = reply.send(!self.watches_full);
                 }
                 Ok(MeshMessage::Stop) | Err(_) => return,
                 Ok(other) => panic!("{other:?}"),

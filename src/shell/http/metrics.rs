@@ -223,29 +223,39 @@ fn stage_metrics(snapshots: &[ShardSnapshot], page: &mut Page) {
 
 #[cfg(test)]
 mod tests {
+    use openmetrics_parser::prometheus::parse_prometheus;
+    use openmetrics_parser::{PrometheusType, PrometheusValue};
+
     use super::super::fake::{Fake, get_text};
+
+    /// Units of names, whose base is the second and the byte; and what counts things without a unit.
+    const LABELS_ALLOWED: [&str; 7] = ["shard", "stage", "quantile", "class", "state", "version", "peer"];
 
     #[test]
     fn the_page_is_what_prometheus_reads() {
         let fake = Fake::default();
         let (status, page) = get_text(&fake, "/metrics");
         assert_eq!(status, 200);
-        let mut family = String::new();
-        let mut seen = std::collections::BTreeSet::new();
-        for line in page.lines() {
-            if let Some(rest) = line.strip_prefix("# TYPE ") {
-                family = rest.split(' ').next().unwrap().to_owned();
-                assert!(seen.insert(family.clone()), "{family} appears twice");
-                let counter = rest.ends_with(" counter");
-                assert_eq!(counter, family.ends_with("_total"), "{line}");
-            } else if let Some(rest) = line.strip_prefix("# HELP ") {
-                assert!(rest.contains(' '), "{line} explains nothing");
-            } else {
-                assert!(line.starts_with(&family), "{line} is outside its family {family}");
-                let value = line.rsplit(' ').next().unwrap();
-                assert!(value.parse::<f64>().is_ok(), "{line}");
+        let read = parse_prometheus(&page).unwrap_or_else(|error| panic!("{error}\n{page}"));
+        assert_eq!(read.families.len(), page.matches("# TYPE ").count(), "no family appears twice");
+        for (name, family) in &read.families {
+            assert!(family.help.contains(' '), "{name} explains nothing");
+            assert_eq!(family.family_type == PrometheusType::Counter, name.ends_with("_total"), "{name}");
+            assert!(family.family_type != PrometheusType::Unknown, "{name} has no type");
+            for odd in ["_ms", "_millis", "_nanos", "_micros", "_kb", "_kib"] {
+                assert!(!name.trim_end_matches("_total").ends_with(odd), "{name} is not in seconds or bytes");
             }
+            assert!(family.get_label_names().iter().all(|label| LABELS_ALLOWED.contains(&label.as_str())), "{name}");
         }
+        let sends = &read.families["jindou_sends_total"];
+        let values: Vec<f64> = sends
+            .iter_samples()
+            .map(|sample| match &sample.value {
+                PrometheusValue::Counter(counter) => counter.value.as_f64(),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(values, [11.0, 12.0]);
         for wanted in [
             "jindou_sends_total{shard=\"0\"} 11",
             "jindou_sends_total{shard=\"1\"} 12",

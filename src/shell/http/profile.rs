@@ -237,3 +237,50 @@ fn links(profile: &ShardProfile) -> Vec<LinkShape> {
     };
     profile.snapshot.links.iter().map(shape).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake::{Fake, get, post};
+
+    #[test]
+    fn a_profile_shows_times_since_1970_and_marks_that_were_asked_for() {
+        let (status, answer) = get(&Fake::default(), "/profile?after=0,1");
+        assert_eq!(status, 200, "{answer}");
+        let data = &answer["data"];
+        assert_eq!((data["node"].as_u64(), data["shards"].as_array().map(Vec::len)), (Some(4), Some(2)));
+        let unix_ns = data["unix_ns"].as_u64().unwrap();
+        let (first, second) = (&data["shards"][0], &data["shards"][1]);
+        assert_eq!(first["marks"][0], serde_json::json!([77, "arrived", unix_ns - 2_000, true]));
+        assert_eq!(first["marks"].as_array().map(Vec::len), Some(2));
+        assert_eq!(second["marks"].as_array().map(Vec::len), Some(1), "from serial number 1 on");
+        assert_eq!((first["marks_next"].as_u64(), first["named"][0]["seq"].as_u64()), (Some(2), Some(3)));
+        assert_eq!(first["turns"][0]["unix_ns"].as_u64(), Some(unix_ns - 5_000));
+        assert_eq!((first["turns"][0]["carry_ns"].as_u64(), first["cpu_ns"].as_u64()), (Some(200), Some(3_000_000)));
+        assert_eq!((first["counters"]["sends"].as_u64(), first["gauges"]["sessions"].as_u64()), (Some(11), Some(3)));
+        assert_eq!(first["links"][0]["round_trip_ns"].as_u64(), Some(250_000));
+        let step = first["stages"].as_array().unwrap().iter().find(|stage| stage["stage"] == "step").unwrap();
+        assert_eq!(step["buckets"][0][1].as_u64(), Some(1));
+    }
+
+    #[test]
+    fn without_a_number_no_marks_are_shown() {
+        let (status, answer) = get(&Fake::default(), "/profile");
+        assert_eq!((status, answer["data"]["shards"][0]["marks"].as_array().map(Vec::len)), (200, Some(0)));
+        assert_eq!(get(&Fake::default(), "/profile?after=x").0, 400);
+        assert_eq!(get(&Fake { ready: 0, ..Fake::default() }, "/profile").0, 503);
+    }
+
+    #[test]
+    fn a_watch_is_bounded_and_may_be_refused() {
+        let watch = |fake: &Fake, body: &str| post(fake, "/profile/watch", body).0;
+        assert_eq!(watch(&Fake::default(), r#"{"uid":"bob","seconds":60}"#), 200);
+        for bad in [r#"{"uid":"bob"}"#, r#"{"uid":"bob","seconds":601}"#, r#"{"uid":"","seconds":5}"#, "no JSON"] {
+            assert_eq!(watch(&Fake::default(), bad), 400, "{bad}");
+        }
+        let full = Fake { watches_full: true, ..Fake::default() };
+        assert_eq!(watch(&full, r#"{"uid":"bob","seconds":60}"#), 409);
+        let guarded = Fake { token: "secret", ..Fake::default() };
+        assert_eq!(watch(&guarded, r#"{"uid":"bob","seconds":60}"#), 401);
+        assert_eq!(get(&guarded, "/profile").0, 401);
+    }
+}
