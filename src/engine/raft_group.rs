@@ -38,6 +38,7 @@ use raft::eraftpb::{ConfChangeV2, Entry, EntryType, HardState, Message, MessageT
 use raft::{Config, ProgressState, RawNode, Ready, SnapshotStatus, StateRole};
 
 pub use self::change::MemberChange;
+pub use self::convert::makes_leader;
 use self::convert::{entry_kind, group_members, inward, kind_of, outward, travels};
 use self::log::Log;
 pub use self::log::LogEntry;

@@ -75,6 +75,8 @@ pub(super) struct Hosted {
     pub(super) depth: u8,
     /// Not before then is leadership handed over (again).
     hand_over_at: Instant,
+    /// Its node stops, and somebody else was asked to lead.
+    bequeathed: bool,
     /// In the list of slots with work.
     dirty: bool,
     /// In the queue of slots with changed rows.
@@ -100,6 +102,7 @@ impl Hosted {
             slot,
             depth,
             hand_over_at: Instant(0),
+            bequeathed: false,
             dirty: true,
             rows_listed: false,
             checkpoint_mark: 0,
@@ -175,7 +178,7 @@ pub struct Shard {
     /// Not everything was done in the last step.
     restless: bool,
     stopping: bool,
-    /// Of a node that stops: its groups have other leaders, and this shard takes part in them no longer.
+    /// Of a node that stops: its groups have other leaders, and this shard will not lead any more.
     left: bool,
     /// When that is so at the latest.
     leave_until: Option<Instant>,
@@ -276,7 +279,7 @@ impl Shard {
         self.send_raft();
         self.out.flush(&mut self.api_open, effects);
         self.flush_links(now, effects);
-        self.leave_groups(now);
+        self.leave_groups(now, effects);
         let settled = self.left && self.row_slots.is_empty() && self.journal.pending_bytes() == 0;
         if self.stopping && !self.stopped && self.session_count == 0 && settled {
             self.stopped = true;
@@ -303,7 +306,7 @@ impl Shard {
                 self.follow_install(now, slot, result.is_ok(), effects);
             }
             Event::Api { ticket, request } => self.handle_api(now, ticket, request, effects),
-            Event::Stop => self.handle_stop(effects),
+            Event::Stop => self.handle_stop(),
             Event::LinkDialed { conn, made } => self.links.handle_dialed(now.instant, conn, made),
             Event::LinkAccepted { conn } => self.links.handle_accepted(now.instant, conn),
             Event::LinkBytes { conn, bytes } => self.links.handle_bytes(now.instant, conn, bytes),

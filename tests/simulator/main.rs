@@ -33,6 +33,7 @@ mod node;
 mod operator;
 mod outages;
 mod people;
+mod planned;
 mod replica_scenarios;
 mod rest;
 mod sabotage;
@@ -258,7 +259,8 @@ fn run_everything(arguments: &Arguments, totals: &mut Totals) {
 /// Name, script, and whether it needs several nodes.
 fn all_scenarios() -> impl Iterator<Item = (&'static str, stage::Script, bool)> {
     let one = scenarios::ALL.into_iter().map(|(name, script)| (name, script, false));
-    let several = cluster_scenarios::ALL.into_iter().chain(replica_scenarios::ALL).chain(splits::ALL);
+    let several = cluster_scenarios::ALL.into_iter().chain(replica_scenarios::ALL);
+    let several = several.chain(splits::ALL).chain(planned::ALL);
     one.chain(several.map(|(name, script)| (name, script, true)))
 }
 

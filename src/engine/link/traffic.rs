@@ -13,6 +13,12 @@ const UNNUMBERED: u64 = 0;
 const EMPTY_BATCH_BYTES: usize = 64;
 
 impl Links {
+    /// Frames pass.
+    #[must_use]
+    pub fn is_up(&self, to: Place) -> bool {
+        self.links.get(&to).is_some_and(|link| link.state == LinkState::Up)
+    }
+
     /// Everything whole that a link's socket has brought.
     pub(super) fn take_batches(&mut self, conn: LinkConn) {
         while let Some(connection) = self.connections.get_mut(&conn) {

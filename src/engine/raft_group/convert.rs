@@ -25,6 +25,12 @@ pub(super) fn kind_of(message: &RaftMessage) -> Option<MessageType> {
     TRAVELLING.into_iter().find(|kind| *kind as u8 == message.kind)
 }
 
+/// It asks its receiver to stand for election at once.
+#[must_use]
+pub fn makes_leader(message: &RaftMessage) -> bool {
+    message.kind == MessageType::MsgTimeoutNow as u8
+}
+
 pub(super) fn travels(message: &Message) -> bool {
     TRAVELLING.contains(&message.get_msg_type())
 }

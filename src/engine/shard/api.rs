@@ -299,18 +299,15 @@ impl Shard {
         }
     }
 
-    pub(super) fn handle_stop(&mut self, effects: &mut Effects) {
+    /// The node is to stop. What is led here is handed over at once; sessions are served until that is done, so that whoever leaves
+    /// finds leaders at the node to which it goes ([`Shard::leave_groups`]).
+    pub(super) fn handle_stop(&mut self) {
         if self.stopping {
             return;
         }
         self.stopping = true;
-        // What is led here is handed over at once.
         self.chase_at = Instant(0);
         self.hurry_office();
-        let open: Vec<_> = self.sessions.iter().flatten().map(|session| session.id).collect();
-        for id in open {
-            self.close(id, effects);
-        }
     }
 }
 

@@ -30,8 +30,27 @@ impl Shard {
         self.out.frame(to, Frame::Leaders(Leaders { known, relay: false, announced: false }));
     }
 
+    /// Whoever asks about the metadata group has just met this node: it has missed what leaders here have said before.
     pub(super) fn handle_who_leads(&mut self, asked: WhoLeads) {
         self.tell_leader(asked.slot, asked.place);
+        if asked.slot == SlotId::METADATA {
+            let relay = asked.place.node != self.config.place.node;
+            self.announce_leaders(&self.led_here(), asked.place, (relay, false));
+        }
+    }
+
+    /// This node and others have just met: makes the links by which both hear who leads what. Each shard asks those of whom it would
+    /// hear on behalf of its node.
+    pub(super) fn meet(&mut self, node: NodeId) {
+        let (own, theirs) = (self.config.shard_count.max(1), self.node_shards.get(&node).copied().unwrap_or(1));
+        let here = self.config.place.shard.0;
+        let mut asked: BTreeSet<Place> =
+            (0..theirs).filter(|shard| shard % own == here).map(|shard| Place { node, shard: ShardId(shard) }).collect();
+        asked.insert(self.partner_on(node));
+        for place in asked {
+            self.out.frame(place, Frame::WhoLeads(WhoLeads { slot: SlotId::METADATA, place: self.config.place }));
+        }
+        self.announce_to_node(node);
     }
 
     /// Somebody says who leads. The leaders' own word is passed on to the other shards of this node if it is meant for them.
@@ -103,26 +122,29 @@ impl Shard {
             self.learn_leader(*leader, true, effects);
         }
         for shard in self.siblings() {
-            self.announce_leaders(&known, shard, false);
+            self.announce_leaders(&known, shard, (false, true));
         }
         for node in self.other_nodes() {
             let partner = self.partner_on(node);
-            self.announce_leaders(&known, partner, true);
+            self.announce_leaders(&known, partner, (true, true));
         }
     }
 
     /// Says to one node what is led here: its process is a new one, or it was thought to be down.
     pub(super) fn announce_to_node(&mut self, node: NodeId) {
-        let here = self.config.place;
-        let led = self.hosted.iter().filter_map(|hosted| hosted.slot.led_term().map(|term| (hosted.slot.id(), term)));
-        let known: Vec<LeaderOf> = led.map(|(slot, term)| LeaderOf { slot, term, place: Some(here) }).collect();
         let partner = self.partner_on(node);
-        self.announce_leaders(&known, partner, true);
+        self.announce_leaders(&self.led_here(), partner, (true, true));
     }
 
-    fn announce_leaders(&mut self, known: &[LeaderOf], to: Place, relay: bool) {
+    fn led_here(&self) -> Vec<LeaderOf> {
+        let place = Some(self.config.place);
+        let led = self.hosted.iter().filter_map(|hosted| hosted.slot.led_term().map(|term| (hosted.slot.id(), term)));
+        led.map(|(slot, term)| LeaderOf { slot, term, place }).collect()
+    }
+
+    fn announce_leaders(&mut self, known: &[LeaderOf], to: Place, (relay, announced): (bool, bool)) {
         for some in known.chunks(self.config.limits.leaders_per_frame_max) {
-            let leaders = Leaders { known: some.to_vec(), relay, announced: true };
+            let leaders = Leaders { known: some.to_vec(), relay, announced };
             self.out.frame(to, Frame::Leaders(leaders));
         }
     }
@@ -262,7 +284,7 @@ impl Shard {
         }
     }
 
-    fn ask_who_leads(&mut self, slot: SlotId) {
+    pub(super) fn ask_who_leads(&mut self, slot: SlotId) {
         let here = self.config.place;
         let asked: Vec<Place> = self
             .routes
