@@ -13,6 +13,7 @@ mod api;
 mod clients;
 mod cluster;
 mod frames;
+mod greetings;
 mod hosting;
 mod inspect;
 mod invariants;
@@ -50,6 +51,7 @@ use crate::format::raft_message::RaftMessage;
 use crate::ids::{NodeId, Place, SLOT_COUNT_MAX, SessionId, ShardId, SlotId, Uid};
 use crate::time::{Instant, Now};
 
+use greetings::Greetings;
 use membership::Office;
 use operators::Leaving;
 use reshapes::Nursery;
@@ -135,6 +137,9 @@ pub struct Shard {
     leadership_changes: Vec<(SlotId, Option<u64>)>,
     /// Slots whose leaders are to hear which sessions are here.
     to_greet: BTreeSet<SlotId>,
+    greetings: Greetings,
+    /// Bytes of greetings that may still go to other nodes' shards in this step.
+    greeting_rooms: BTreeMap<Place, usize>,
     /// As last agreed and published on this node.
     cluster: Option<Arc<Cluster>>,
     /// Of the node's first shard: what it does for the whole node.
@@ -215,6 +220,8 @@ impl Shard {
             awaiting: VecDeque::new(),
             leadership_changes: Vec::new(),
             to_greet: BTreeSet::new(),
+            greetings: Greetings::default(),
+            greeting_rooms: BTreeMap::new(),
             cluster: None,
             office,
             metadata_leader: (0, None),
@@ -326,12 +333,14 @@ impl Shard {
             self.turn_council(now, effects);
             self.follow_leaderships(now, effects);
             self.greet_leaders(now);
+            self.go_on_greeting();
             self.start_queued_reads(effects);
             self.turn_nursery();
             self.turn_transfers(now, effects);
             let at_rest = self.out.loopback.is_empty()
                 && self.dirty_slots.is_empty()
                 && self.dirty_sessions.is_empty()
+                && !self.greetings.goes_on
                 && !self.council_has_work();
             if at_rest {
                 self.journal.flush(now.instant, effects);

@@ -2,23 +2,19 @@
 //! whose homes have moved, homes whose gateways must be asked.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use crate::engine::devices::{self, Conflict};
 use crate::engine::effect::Effects;
 use crate::engine::home::Online;
-use crate::engine::routes::{Learned, Table};
+use crate::engine::routes::Learned;
 use crate::engine::session::Phase;
 use crate::engine::submits;
 use crate::format::frame::{Frame, LeaderOf, Leaders, Present, PresentSession, Submit, WhoLeads};
 use crate::format::packet::Reason;
-use crate::ids::{NodeId, Place, SessionAddress, SessionId, ShardId, SlotId};
+use crate::ids::{NodeId, Place, SessionAddress, ShardId, SlotId};
 use crate::time::Now;
 
 use super::{OfflineMode, Shard};
-
-/// What one leader is told: of which slots and terms, and the sessions.
-type Statement = (Vec<(SlotId, u64)>, Vec<PresentSession>);
 
 impl Shard {
     // ---- who leads ----
@@ -297,92 +293,6 @@ impl Shard {
         for place in asked {
             self.out.frame(place, Frame::WhoLeads(WhoLeads { slot, place: here }));
         }
-    }
-
-    /// Leaders that are new, or that ask: they hear which sessions are here, and what these have taken; what was asked of their
-    /// predecessors is asked again.
-    pub(super) fn greet_leaders(&mut self, now: Now) {
-        if self.to_greet.is_empty() {
-            return;
-        }
-        // A leader may be known before the slot is: which sessions are its own only the table says.
-        let table = Arc::clone(self.routes.table());
-        let (slots, later): (BTreeSet<SlotId>, BTreeSet<SlotId>) =
-            std::mem::take(&mut self.to_greet).into_iter().partition(|slot| table.row(*slot).is_some());
-        self.to_greet = later;
-        if slots.is_empty() {
-            return;
-        }
-        let mut present: BTreeMap<Place, Statement> = BTreeMap::new();
-        for slot in &slots {
-            if let Some((term, place)) = self.routes.leader(*slot) {
-                present.entry(place).or_default().0.push((*slot, term));
-            }
-        }
-        let mut asking = Vec::new();
-        let ids: Vec<SessionId> = self.sessions.iter().flatten().map(|session| session.id).collect();
-        for id in ids {
-            self.fetch_again(now, id, &slots, &table);
-            let Some(session) = self.session(id) else { continue };
-            let (phase, Some(identity)) = (session.phase, session.identity.as_deref()) else { continue };
-            let slot = identity.slot;
-            if !slots.contains(&slot) {
-                continue;
-            }
-            match phase {
-                Phase::Registering => asking.push(id),
-                Phase::Live => {
-                    let named = PresentSession {
-                        session: id,
-                        uid: identity.uid.clone(),
-                        flag: identity.flag,
-                        level: identity.level,
-                        device_id: identity.device_id.clone(),
-                        order: identity.order,
-                    };
-                    self.push_with(id, |delivery, out| delivery.report_again(out));
-                    if let Some((_, place)) = self.routes.leader(slot) {
-                        present.entry(place).or_default().1.push(named);
-                    }
-                }
-                Phase::Fresh | Phase::Closing => {}
-            }
-        }
-        for (leader, (slots, sessions)) in present {
-            self.send_present(leader, &slots, sessions);
-        }
-        // After that, because the leader forgets at the first word whom it has of this shard.
-        asking.into_iter().for_each(|id| self.ask_home(id));
-        for place in 0..self.hosted.len() {
-            self.with_slot(place, now, |slot, _, around| slot.announce_to_slots(&slots, around));
-        }
-    }
-
-    fn send_present(&mut self, leader: Place, slots: &[(SlotId, u64)], sessions: Vec<PresentSession>) {
-        let per_frame = self.config.limits.present_sessions_max;
-        let count = sessions.len().div_ceil(per_frame).max(1);
-        let mut sessions = sessions.into_iter();
-        for number in 0..count {
-            let present = Present {
-                place: self.config.place,
-                slots: slots.to_vec(),
-                sessions: sessions.by_ref().take(per_frame).collect(),
-                first: number == 0,
-                last: number + 1 == count,
-            };
-            self.out.frame(leader, Frame::Present(Box::new(present)));
-        }
-    }
-
-    /// A session's fetches from channels of these slots went to somebody who does not lead any more.
-    fn fetch_again(&mut self, now: Now, id: SessionId, slots: &BTreeSet<SlotId>, table: &Table) {
-        let limits = self.config.limits;
-        if !self.session(id).and_then(|session| session.live()).is_some_and(|identity| identity.delivery.waits()) {
-            return;
-        }
-        self.push_with(id, |delivery, out| {
-            delivery.fetch_again(now.instant, &limits, |key| slots.contains(&table.slot(key.key_hash())), out);
-        });
     }
 
     // ---- the new leader's part ----

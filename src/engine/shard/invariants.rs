@@ -14,6 +14,7 @@ impl Shard {
         self.journal.check_invariants();
         self.check_transfers();
         self.submits.check_invariants();
+        self.greetings.check_invariants();
         self.asks.check_invariants();
         self.routes.check_invariants();
         self.links.check_invariants();

@@ -103,6 +103,7 @@ impl Shard {
             let _ = self.links.send(to, frames);
         }
         self.submit_rooms.clear();
+        self.greeting_rooms.clear();
         let mut wishes = std::mem::take(&mut self.link_wishes);
         self.links.flush(now.instant, &mut wishes);
         for wish in wishes.drain(..) {
@@ -132,7 +133,9 @@ impl Shard {
             self.out.counters.raft_stray += 1;
             return;
         };
-        if self.waits_for_half(place) {
+        let newborn = self.transfers.is_newborn(message.slot) && raft_group::brings_entries(&message);
+        if newborn || self.waits_for_half(place) {
+            self.hold_for_child(message);
             return;
         }
         self.with_slot(place, now, |slot, _, _| slot.step(message));

@@ -12,6 +12,7 @@ use super::Shard;
 impl Shard {
     pub(super) fn fire_timers(&mut self, now: Now, effects: &mut Effects) {
         self.flush_due_rows(now);
+        self.follow_done_splits(now);
         self.office_timers(now, effects);
         if now.instant >= self.tick_at {
             self.tick_at = now.instant + self.config.limits.raft_tick;
