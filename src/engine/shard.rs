@@ -12,6 +12,7 @@
 mod api;
 mod clients;
 mod cluster;
+mod endings;
 mod frames;
 mod greetings;
 mod hosting;
@@ -51,6 +52,7 @@ use crate::format::raft_message::RaftMessage;
 use crate::ids::{NodeId, Place, SLOT_COUNT_MAX, SessionId, ShardId, SlotId, Uid};
 use crate::time::{Instant, Now};
 
+use endings::Endings;
 use greetings::Greetings;
 use membership::Office;
 use operators::Leaving;
@@ -87,6 +89,8 @@ pub(super) struct Hosted {
     checkpoint_mark: u64,
     /// First segment that replay needs beside the checkpoint on disk.
     pub(super) replay_segment: u32,
+    /// Sessions that its homes have ended, and whose gateways have not said so.
+    endings: Endings,
     /// Who has said which sessions are there, since this replica leads.
     pub(super) rollcall: Rollcall,
     /// It has a checkpoint on disk. One without is found by those of the others, which ask for what it needs too.
@@ -109,6 +113,7 @@ impl Hosted {
             rows_listed: false,
             checkpoint_mark: 0,
             replay_segment,
+            endings: Endings::default(),
             rollcall: Rollcall::default(),
             checkpointed: false,
             kept_segment: replay_segment,
@@ -370,9 +375,11 @@ impl Shard {
             if let Some(flush) = waits_for {
                 self.awaiting.push_back((flush, self.hosted[place as usize].slot.id()));
             }
+            self.follow_quits(place as usize);
             self.follow_splits(place as usize);
             self.start_transfers(place as usize, now);
             if let Some(led) = self.hosted[place as usize].slot.take_leadership_change() {
+                self.drop_endings(place as usize);
                 self.transfers.outgoing.abandon_slot(self.hosted[place as usize].slot.id(), led);
                 self.leadership_changes.push((self.hosted[place as usize].slot.id(), led));
                 // Who has just come to lead does so for a while: its predecessor may be about to stop.

@@ -138,6 +138,17 @@ pub struct RepeatCheck {
     pub message: StoredMessage,
 }
 
+/// Devices have quit: their tokens are blank. Their connections are to end before it is answered.
+#[derive(Debug)]
+pub struct Quit {
+    /// Who waits: a shard and its number for it.
+    pub asker: (Place, u64),
+    /// Whose.
+    pub uid: Uid,
+    /// Of one flag, or all.
+    pub flag: Option<DeviceFlag>,
+}
+
 /// A hosted slot.
 pub struct Slot {
     id: SlotId,
@@ -164,6 +175,8 @@ pub struct Slot {
     /// What the group wants said to its other replicas.
     raft_messages: Vec<RaftMessage>,
     repeats: Vec<RepeatCheck>,
+    /// What was agreed on about devices that quit, and whoever asked for it.
+    quits: Vec<Quit>,
     /// Sessions that ask what lags, while the group has not agreed on what they have reported. One a session.
     resumes: Vec<Resume>,
     /// What is pending waits for the next beat.
@@ -217,6 +230,7 @@ impl Slot {
             committed: Vec::new(),
             raft_messages: Vec::new(),
             repeats: Vec::new(),
+            quits: Vec::new(),
             resumes: Vec::new(),
             held_back: false,
             messages: 0,
@@ -345,6 +359,11 @@ impl Slot {
     /// Repeats that must be compared with what is on disk.
     pub fn take_repeats(&mut self) -> Vec<RepeatCheck> {
         std::mem::take(&mut self.repeats)
+    }
+
+    /// Devices that have quit since the last call.
+    pub fn take_quits(&mut self) -> Vec<Quit> {
+        std::mem::take(&mut self.quits)
     }
 
     /// Proposes what is pending and hands new entries to the journal; applies what was agreed. Returns the flush whose
@@ -516,7 +535,9 @@ impl Slot {
                     if let Some(home) = self.homes.get_mut(uid) {
                         home.apply_quit(flag);
                     }
-                    answer(&waiter, around.out);
+                    if let (Waiter::Api(place, ticket), Ok(uid)) = (waiter, Uid::parse(uid)) {
+                        self.quits.push(Quit { asker: (place, ticket), uid, flag });
+                    }
                 }
                 Command::NewFlag { uid, flag, beginning } => {
                     if let Ok(uid) = Uid::parse(uid) {

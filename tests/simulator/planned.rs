@@ -23,7 +23,7 @@ pub const ALL: [(&str, Script); 5] = [
 const USERS: [&str; 6] = ["ana", "bo", "cem", "dia", "eli", "fay"];
 
 /// Nobody waits longer.
-const BAR_US: u64 = 100_000;
+const BAR_US: u64 = 50_000;
 
 /// Each says something so often.
 const PACE_NS: u64 = 10_000_000;

@@ -144,9 +144,12 @@ impl Shard {
                     self.end_devices(place, &uid, Some(flag), "account is logged in on other devices");
                 }
             }
+            ApiRequest::QuitDevice { .. } if !self.hosted[place].rollcall.is_complete(now.instant) => {
+                // Nor does it know yet who would have to go.
+                self.out.frame(asker, Frame::Answered(Box::new(Answered { ticket, answer: None })));
+            }
             ApiRequest::QuitDevice { uid, flag } => {
                 self.with_slot(place, now, |slot, _, _| slot.propose_quit((asker, ticket), &uid, flag, &limits));
-                self.end_devices(place, &uid, flag, "");
             }
             ApiRequest::OnlineStatus { .. } if !self.hosted[place].rollcall.is_complete(now.instant) => {
                 // It does not know yet: to be asked again soon.

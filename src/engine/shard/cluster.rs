@@ -309,6 +309,7 @@ impl Shard {
         if present.first {
             for place in led.values() {
                 self.hosted[*place].slot.forget_gateway(present.place);
+                self.hosted[*place].endings.gateway_begins(present.place);
             }
         }
         for session in &present.sessions {
@@ -320,12 +321,18 @@ impl Shard {
         if present.last {
             for place in led.values() {
                 self.hosted[*place].rollcall.answered(present.place);
+                self.gateway_has_spoken(*place, present.place);
             }
         }
     }
 
     fn take_present(&mut self, place: usize, gateway: Place, named: &PresentSession) {
         let address = SessionAddress { place: gateway, session: named.session };
+        if let Some(kick) = self.hosted[place].endings.is_named(address, &named.uid, named.order) {
+            // It was told to end, and has not heard.
+            self.out.frame(gateway, Frame::Kick(kick));
+            return;
+        }
         let slot = &mut self.hosted[place].slot;
         slot.observe_order(named.order);
         // The end of a connection may have been told to its gateway and lost on the way there, so the later one ends the other once more.
@@ -392,6 +399,7 @@ impl Shard {
         for shard in (0..shards).map(ShardId) {
             self.forget_gateway(Place { node, shard });
         }
+        self.end_sessions_of_node(node);
         for hosted in &mut self.hosted {
             hosted.rollcall.down(node);
             hosted.slot.hurry(node);

@@ -26,6 +26,9 @@ type Asker = (Place, u64);
 
 #[derive(Debug)]
 struct Ending {
+    /// Whose it is, and its number: another process of the gateway may call another session so.
+    uid: Uid,
+    order: u64,
     notice: Option<KickNotice>,
     askers: BTreeSet<Asker>,
     /// In the statement that its gateway is making.
@@ -40,12 +43,12 @@ pub(super) struct Endings {
 
 impl Endings {
     /// A session is to end. Returns whoever waits for nothing any more.
-    fn begin(&mut self, address: SessionAddress, notice: Option<KickNotice>) -> Vec<Asker> {
+    fn begin(&mut self, address: SessionAddress, ending: Ending) -> Vec<Asker> {
         let full = self.open.len() >= ENDINGS_MAX && !self.open.contains_key(&address);
         let first = if full { self.open.keys().next().copied() } else { None };
         let over = first.map_or(Vec::new(), |first| self.over(first));
-        let known = self.open.entry(address);
-        known.or_insert(Ending { notice, askers: BTreeSet::new(), named: true });
+        let askers = self.open.remove(&address).map_or(BTreeSet::new(), |known| known.askers);
+        self.open.insert(address, Ending { askers, ..ending });
         over
     }
 
@@ -73,9 +76,9 @@ impl Endings {
         }
     }
 
-    /// A gateway names a session. True when that one is to end.
-    pub(super) fn is_named(&mut self, address: SessionAddress) -> Option<Kick> {
-        let ending = self.open.get_mut(&address)?;
+    /// A gateway names a session. What to tell it, if that one is to end.
+    pub(super) fn is_named(&mut self, address: SessionAddress, uid: &Uid, order: u64) -> Option<Kick> {
+        let ending = self.open.get_mut(&address).filter(|ending| ending.uid == *uid && order <= ending.order)?;
         ending.named = true;
         Some(Kick { session: address.session, notice: ending.notice.clone() })
     }
@@ -106,9 +109,13 @@ impl Endings {
 impl Shard {
     /// Takes a connection off its home and tells its gateway to end it, until that has.
     pub(super) fn end_session(&mut self, place: usize, uid: &Uid, address: SessionAddress, text: Option<&str>) {
-        self.hosted[place].slot.home_or_new(uid).unregister(address);
+        let home = self.hosted[place].slot.home_or_new(uid);
+        let order = home.online().iter().find(|online| online.address == address).map_or(0, |online| online.order);
+        home.unregister(address);
         let notice = text.map(|text| KickNotice { reason: Reason::Kicked as u8, text: text.into() });
-        let over = self.hosted[place].endings.begin(address, notice.clone());
+        let ending =
+            Ending { uid: uid.clone(), order, notice: notice.clone(), askers: BTreeSet::new(), named: true };
+        let over = self.hosted[place].endings.begin(address, ending);
         self.out.frame(address.place, Frame::Kick(Kick { session: address.session, notice }));
         self.answer_quits(over);
     }
@@ -177,5 +184,66 @@ impl Shard {
         for (asker, ticket) in askers {
             self.answer_ask(asker, ticket, ApiAnswer::Done);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{SessionId, ShardId};
+
+    fn address(node: u16, index: u32) -> SessionAddress {
+        let place = Place { node: NodeId(node), shard: ShardId(0) };
+        SessionAddress { place, session: SessionId { index, generation: 1 } }
+    }
+
+    fn ending(order: u64) -> Ending {
+        let uid = Uid::parse("ana").unwrap();
+        Ending { uid, order, notice: None, askers: BTreeSet::new(), named: true }
+    }
+
+    #[test]
+    fn whoever_asked_is_answered_when_the_last_has_ended() {
+        let asker = (address(9, 0).place, 7);
+        let mut endings = Endings::default();
+        for index in 0..3 {
+            assert!(endings.begin(address(1, index), ending(5)).is_empty());
+            endings.wait_for(address(1, index), asker);
+        }
+        assert!(endings.over(address(1, 1)).is_empty());
+        endings.gateway_begins(address(1, 0).place);
+        let ana = Uid::parse("ana").unwrap();
+        assert!(endings.is_named(address(1, 0), &ana, 5).is_some(), "its kick was lost");
+        assert_eq!(endings.gateway_ends(address(1, 0).place), [address(1, 2)]);
+        assert!(endings.over(address(1, 2)).is_empty());
+        assert_eq!(endings.over(address(1, 0)), [asker]);
+        assert!(endings.over(address(1, 0)).is_empty());
+    }
+
+    #[test]
+    fn a_session_of_another_process_is_left_alone() {
+        let mut endings = Endings::default();
+        endings.begin(address(1, 0), ending(5));
+        endings.gateway_begins(address(1, 0).place);
+        assert!(endings.is_named(address(1, 0), &Uid::parse("bo").unwrap(), 4).is_none());
+        assert!(endings.is_named(address(1, 0), &Uid::parse("ana").unwrap(), 6).is_none(), "it came later");
+        assert_eq!(endings.gateway_ends(address(1, 0).place), [address(1, 0)]);
+    }
+
+    #[test]
+    fn nobody_waits_for_a_node_that_is_down_and_the_list_is_bounded() {
+        let asker = (address(9, 0).place, 7);
+        let mut endings = Endings::default();
+        for index in 0..ENDINGS_MAX as u32 {
+            endings.begin(address(1, index), ending(5));
+        }
+        endings.wait_for(address(1, 0), asker);
+        assert_eq!(endings.begin(address(2, 0), ending(5)), [asker], "the first is forgotten");
+        endings.check_invariants();
+        endings.wait_for(address(1, 5), asker);
+        endings.wait_for(address(2, 0), asker);
+        assert!(endings.node_down(NodeId(1)).is_empty());
+        assert_eq!(endings.node_down(NodeId(2)), [asker]);
+        assert!(endings.is_named(address(1, 5), &Uid::parse("ana").unwrap(), 5).is_some(), "it may come back");
     }
 }

@@ -122,6 +122,7 @@ impl Shard {
         self.ended.push((self.journal.position(), id));
         let last = self.hosted.len() - 1;
         self.with_slot(place, now, |slot, _, around| slot.dismiss(around));
+        self.drop_endings(place);
         self.hosted.swap_remove(place);
         self.places[usize::from(id.0)] = u32::MAX;
         if place != last {

@@ -211,6 +211,7 @@ impl Shard {
         let parent = self.hosted[place].slot.id();
         self.hosted[place].depth = self.hosted[place].slot.depth();
         self.nursery.proposed.remove(&parent);
+        self.drop_endings(place);
         self.out.counters.splits += halves.len() as u64;
         self.transfers.outgoing.abandon_slot(parent, None);
         self.transfers.forget_arrivals(parent);
