@@ -30,11 +30,13 @@ impl Count {
     }
 }
 
-/// A point of the flow: a place with one slot too many, or a node with one too many.
+/// A point of the flow: a place with one slot too many, a node with one too many, or the end, which some other node then has to feed
+/// with one less.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Point {
     Place(usize),
     Node(usize),
+    End,
 }
 
 struct Flow {
@@ -134,7 +136,7 @@ impl Flow {
             while self.places[place].room() < 0 {
                 let home = self.node_of[place];
                 let ends = |flow: &Flow, point| matches!(point, Point::Node(node) if node == home || flow.nodes[node].room() > 0);
-                if !self.exchange(&[Point::Place(place)], ends) {
+                if !self.exchange(Point::Place(place), ends) {
                     break;
                 }
             }
@@ -142,51 +144,40 @@ impl Flow {
         for node in 0..self.nodes.len() {
             while self.nodes[node].room() < 0 {
                 let ends = |flow: &Flow, point| matches!(point, Point::Node(node) if flow.nodes[node].room() > 0);
-                if !self.exchange(&[Point::Node(node)], ends) {
+                if !self.exchange(Point::Node(node), ends) {
                     break;
                 }
             }
         }
         for place in 0..self.places.len() {
             while self.places[place].now < self.places[place].least {
-                let home = self.node_of[place];
-                let mut starts = vec![Point::Node(home)];
-                if self.nodes[home].room() > 0 {
-                    starts.extend(self.nodes_with_spare().filter(|start| *start != Point::Node(home)));
-                }
-                if !self.exchange(&starts, |_, point| point == Point::Place(place)) {
+                let home = Point::Node(self.node_of[place]);
+                if !self.exchange(home, |_, point| point == Point::Place(place)) {
                     break;
                 }
             }
         }
         for node in 0..self.nodes.len() {
             while self.nodes[node].now < self.nodes[node].least {
-                let starts: Vec<Point> = self.nodes_with_spare().collect();
-                if !self.exchange(&starts, |_, point| point == Point::Node(node)) {
+                if !self.exchange(Point::End, |_, point| point == Point::Node(node)) {
                     break;
                 }
             }
         }
     }
 
-    fn nodes_with_spare(&self) -> impl Iterator<Item = Point> + '_ {
-        let spare = |node: &usize| self.nodes[*node].now > self.nodes[*node].least;
-        (0..self.nodes.len()).filter(spare).map(Point::Node)
-    }
-
-    /// Takes the shortest way from one of the starts, none of which is an end, to an end.
-    fn exchange(&mut self, starts: &[Point], is_end: impl Fn(&Flow, Point) -> bool) -> bool {
-        let offset = self.places.len();
+    /// Takes the shortest way from the start, which is not where it may end.
+    fn exchange(&mut self, start: Point, is_end: impl Fn(&Flow, Point) -> bool) -> bool {
+        let (offset, end) = (self.places.len(), self.places.len() + self.nodes.len());
         let index = |point: Point| match point {
             Point::Place(place) => place,
             Point::Node(node) => offset + node,
+            Point::End => end,
         };
-        // The point before, and the slot handed over on the way, if any. A start is before itself.
-        let mut before: Vec<Option<(Point, Option<usize>)>> = vec![None; offset + self.nodes.len()];
-        let mut queue: VecDeque<Point> = starts.iter().copied().collect();
-        for start in starts {
-            before[index(*start)] = Some((*start, None));
-        }
+        // The point before, and the slot handed over on the way, if any. The start is before itself.
+        let mut before: Vec<Option<(Point, Option<usize>)>> = vec![None; end + 1];
+        let mut queue = VecDeque::from([start]);
+        before[index(start)] = Some((start, None));
         let mut next = Vec::new();
         while let Some(point) = queue.pop_front() {
             next.clear();
@@ -244,6 +235,13 @@ impl Flow {
             Point::Node(node) => {
                 let spare = |place: &&usize| self.places[**place].now > self.places[**place].least;
                 next.extend(self.places_of[node].iter().filter(spare).map(|place| (Point::Place(*place), None)));
+                if self.nodes[node].room() > 0 {
+                    next.push((Point::End, None));
+                }
+            }
+            Point::End => {
+                let spare = |node: &usize| self.nodes[*node].now > self.nodes[*node].least;
+                next.extend((0..self.nodes.len()).filter(spare).map(|node| (Point::Node(node), None)));
             }
         }
     }
