@@ -8,7 +8,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::ids::{NodeId, Place};
+use crate::ids::Place;
 use crate::time::Instant;
 
 /// One slot's.
@@ -26,14 +26,9 @@ impl Rollcall {
         self.until = Some(until);
     }
 
-    /// A gateway has said everything.
+    /// A gateway has said everything, or is gone.
     pub fn answered(&mut self, gateway: Place) {
         self.missing.remove(&gateway);
-    }
-
-    /// A node is down: it has no sessions.
-    pub fn down(&mut self, node: NodeId) {
-        self.missing.retain(|place| place.node != node);
     }
 
     /// True when the leader knows who is online.
@@ -52,7 +47,7 @@ impl Rollcall {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::ShardId;
+    use crate::ids::{NodeId, ShardId};
 
     #[test]
     fn it_is_complete_when_everybody_has_spoken_or_cannot() {
@@ -62,7 +57,8 @@ mod tests {
         rollcall.begin([place(1, 0), place(2, 0), place(2, 1)].into_iter(), Instant(100));
         rollcall.answered(place(1, 0));
         assert!(!rollcall.is_complete(Instant(99)) && rollcall.is_complete(Instant(100)));
-        rollcall.down(NodeId(2));
+        rollcall.answered(place(2, 0));
+        rollcall.answered(place(2, 1));
         assert!(rollcall.is_complete(Instant(1)) && rollcall.missing() == 0);
     }
 }

@@ -325,3 +325,29 @@ pub(super) fn remove_leftovers(journal: &Path, slots: &Path) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_does_not_wait_for_a_segment() {
+        let directory = std::env::temp_dir().join(format!("jindou-file-thread-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let files = FileThread::start(&directory, &directory, 64 << 20).unwrap();
+        let (answer, segment) = flume::bounded(1);
+        files.send(FileTask::Prepare { segment: 1, answer });
+        let (answer, checkpoint) = flume::bounded(1);
+        files.send(FileTask::Checkpoint { slot: SlotId(3), bytes: vec![7; 100], answer });
+        let patience = Duration::from_secs(60);
+        assert!(checkpoint.recv_timeout(patience).unwrap().is_ok());
+        assert!(segment.try_recv().is_err(), "the segment is still being made");
+        assert!(segment.recv_timeout(patience).unwrap().is_ok());
+        assert_eq!(fs::read(checkpoint_path(&directory, SlotId(3))).unwrap(), [7; 100]);
+        assert_eq!(list_segments(&directory).unwrap(), [1]);
+        drop(files);
+        fs::remove_dir_all(&directory).unwrap();
+    }
+}

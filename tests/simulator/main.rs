@@ -34,6 +34,7 @@ mod operator;
 mod outages;
 mod people;
 mod planned;
+mod presence;
 mod replica_scenarios;
 mod rest;
 mod sabotage;
@@ -65,7 +66,7 @@ const CANARY_SEEDS: u64 = 30;
 
 /// Seeds with so many nodes that have found something once, with what it was. Plans change, and then a seed meets something else;
 /// kept because what was hard once is hard again.
-const REGRESSION_SEEDS: [(u64, u16, &str); 12] = [
+const REGRESSION_SEEDS: [(u64, u16, &str); 13] = [
     (2, 3, "an entry larger than the queue for lossy frames never left"),
     (29, 3, "an answer larger than a link's window reset the link for ever"),
     (23, 3, "a backlog that nobody had asked for was taken for the answer to a question"),
@@ -86,6 +87,7 @@ const REGRESSION_SEEDS: [(u64, u16, &str); 12] = [
     ),
     (54, 3, "messages that waited for a leader were more than its link takes, and reset it again and again"),
     (99, 3, "a connection that asked twice to be let in ended itself"),
+    (270, 3, "who is online was forgotten because gossip took a node for dead whose links were well"),
 ];
 
 /// What the command line asks for.
@@ -260,7 +262,7 @@ fn run_everything(arguments: &Arguments, totals: &mut Totals) {
 fn all_scenarios() -> impl Iterator<Item = (&'static str, stage::Script, bool)> {
     let one = scenarios::ALL.into_iter().map(|(name, script)| (name, script, false));
     let several = cluster_scenarios::ALL.into_iter().chain(replica_scenarios::ALL);
-    let several = several.chain(splits::ALL).chain(planned::ALL);
+    let several = several.chain(splits::ALL).chain(planned::ALL).chain(presence::ALL);
     one.chain(several.map(|(name, script)| (name, script, true)))
 }
 

@@ -113,7 +113,8 @@ impl Stage {
         let each: Vec<u64> = worst.iter().map(|(us, _)| us / 1_000).collect();
         println!("{what}: {each:?} ms");
         if most_us > BAR_US {
-            return self.fail(&format!("{what} costs no more than {BAR_US} us: {most_us} us for what was said at {at_us} us"));
+            return self
+                .fail(&format!("{what} costs no more than {BAR_US} us: {most_us} us for what was said at {at_us} us"));
         }
         Ok(())
     }

@@ -13,10 +13,12 @@ const UNNUMBERED: u64 = 0;
 const EMPTY_BATCH_BYTES: usize = 64;
 
 impl Links {
-    /// Frames pass.
+    /// Frames pass, and something has come lately.
     #[must_use]
-    pub fn is_up(&self, to: Place) -> bool {
-        self.links.get(&to).is_some_and(|link| link.state == LinkState::Up)
+    pub fn hears(&self, from: Place) -> bool {
+        let recent = self.config.limits.silent_after * 2;
+        let link = self.links.get(&from).filter(|link| link.state == LinkState::Up);
+        link.is_some_and(|link| self.now.since(link.heard) < recent)
     }
 
     /// Everything whole that a link's socket has brought.

@@ -40,8 +40,10 @@ impl Shard {
     pub(super) fn meet(&mut self, node: NodeId) {
         let (own, theirs) = (self.config.shard_count.max(1), self.node_shards.get(&node).copied().unwrap_or(1));
         let here = self.config.place.shard.0;
-        let mut asked: BTreeSet<Place> =
-            (0..theirs).filter(|shard| shard % own == here).map(|shard| Place { node, shard: ShardId(shard) }).collect();
+        let mut asked: BTreeSet<Place> = (0..theirs)
+            .filter(|shard| shard % own == here)
+            .map(|shard| Place { node, shard: ShardId(shard) })
+            .collect();
         asked.insert(self.partner_on(node));
         for place in asked {
             self.out.frame(place, Frame::WhoLeads(WhoLeads { slot: SlotId::METADATA, place: self.config.place }));
@@ -166,11 +168,27 @@ impl Shard {
     fn gateways(&self) -> impl Iterator<Item = Place> + '_ {
         let here = self.config.place;
         let own = (0..self.config.shard_count).map(move |shard| Place { shard: ShardId(shard), ..here });
-        let nodes =
-            self.node_shards.iter().filter(move |(node, _)| **node != here.node && !self.nodes_down.contains(node));
-        own.chain(
-            nodes.flat_map(|(node, shards)| (0..*shards).map(|shard| Place { node: *node, shard: ShardId(shard) })),
-        )
+        let nodes = self.node_shards.iter().filter(move |(node, _)| **node != here.node);
+        let others =
+            nodes.flat_map(|(node, shards)| (0..*shards).map(|shard| Place { node: *node, shard: ShardId(shard) }));
+        own.chain(others.filter(|place| !self.is_gone(*place)))
+    }
+
+    /// Its node is said to be down, and it is not heard either: the word alone is a hint, and may be about datagrams only.
+    fn is_gone(&self, gateway: Place) -> bool {
+        self.nodes_down.contains(&gateway.node) && !self.links.hears(gateway)
+    }
+
+    /// Whoever may be at this gateway is not online any more, should it be gone.
+    pub(super) fn forget_if_gone(&mut self, gateway: Place) {
+        if !self.is_gone(gateway) {
+            return;
+        }
+        self.forget_gateway(gateway);
+        self.end_sessions_of(gateway);
+        for hosted in &mut self.hosted {
+            hosted.rollcall.answered(gateway);
+        }
     }
 
     // ---- what waits for a leader ----
@@ -397,11 +415,9 @@ impl Shard {
         }
         let shards = self.node_shards.get(&node).copied().unwrap_or(0);
         for shard in (0..shards).map(ShardId) {
-            self.forget_gateway(Place { node, shard });
+            self.forget_if_gone(Place { node, shard });
         }
-        self.end_sessions_of_node(node);
         for hosted in &mut self.hosted {
-            hosted.rollcall.down(node);
             hosted.slot.hurry(node);
         }
     }

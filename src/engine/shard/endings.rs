@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::engine::event::ApiAnswer;
 use crate::format::frame::{Answered, Frame, Kick, KickNotice};
 use crate::format::packet::Reason;
-use crate::ids::{DeviceFlag, NodeId, Place, SessionAddress, Uid};
+use crate::ids::{DeviceFlag, Place, SessionAddress, Uid};
 
 use super::Shard;
 
@@ -89,9 +89,9 @@ impl Endings {
         ended.map(|(address, _)| *address).collect()
     }
 
-    /// A node is down: nobody waits for it. Should its sessions be there after all, they are kicked when they are named.
-    fn node_down(&mut self, node: NodeId) -> Vec<Asker> {
-        let there = self.open.iter_mut().filter(|(address, _)| address.place.node == node);
+    /// A gateway is gone: nobody waits for it. Should its sessions be there after all, they are kicked when they are named.
+    fn gateway_gone(&mut self, gateway: Place) -> Vec<Asker> {
+        let there = self.open.iter_mut().filter(|(address, _)| address.place == gateway);
         let askers = there.flat_map(|(_, ending)| std::mem::take(&mut ending.askers)).collect();
         self.without_rest(askers)
     }
@@ -113,8 +113,7 @@ impl Shard {
         let order = home.online().iter().find(|online| online.address == address).map_or(0, |online| online.order);
         home.unregister(address);
         let notice = text.map(|text| KickNotice { reason: Reason::Kicked as u8, text: text.into() });
-        let ending =
-            Ending { uid: uid.clone(), order, notice: notice.clone(), askers: BTreeSet::new(), named: true };
+        let ending = Ending { uid: uid.clone(), order, notice: notice.clone(), askers: BTreeSet::new(), named: true };
         let over = self.hosted[place].endings.begin(address, ending);
         self.out.frame(address.place, Frame::Kick(Kick { session: address.session, notice }));
         self.answer_quits(over);
@@ -172,10 +171,10 @@ impl Shard {
         }
     }
 
-    /// Nobody waits for a node that is down.
-    pub(super) fn end_sessions_of_node(&mut self, node: NodeId) {
+    /// Nobody waits for a gateway that is gone.
+    pub(super) fn end_sessions_of(&mut self, gateway: Place) {
         for place in 0..self.hosted.len() {
-            let over = self.hosted[place].endings.node_down(node);
+            let over = self.hosted[place].endings.gateway_gone(gateway);
             self.answer_quits(over);
         }
     }
@@ -190,7 +189,7 @@ impl Shard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::{SessionId, ShardId};
+    use crate::ids::{NodeId, SessionId, ShardId};
 
     fn address(node: u16, index: u32) -> SessionAddress {
         let place = Place { node: NodeId(node), shard: ShardId(0) };
@@ -231,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_for_a_node_that_is_down_and_the_list_is_bounded() {
+    fn nobody_waits_for_a_gateway_that_is_gone_and_the_list_is_bounded() {
         let asker = (address(9, 0).place, 7);
         let mut endings = Endings::default();
         for index in 0..ENDINGS_MAX as u32 {
@@ -242,8 +241,8 @@ mod tests {
         endings.check_invariants();
         endings.wait_for(address(1, 5), asker);
         endings.wait_for(address(2, 0), asker);
-        assert!(endings.node_down(NodeId(1)).is_empty());
-        assert_eq!(endings.node_down(NodeId(2)), [asker]);
+        assert!(endings.gateway_gone(address(1, 0).place).is_empty());
+        assert_eq!(endings.gateway_gone(address(2, 0).place), [asker]);
         assert!(endings.is_named(address(1, 5), &Uid::parse("ana").unwrap(), 5).is_some(), "it may come back");
     }
 }

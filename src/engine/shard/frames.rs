@@ -10,11 +10,11 @@ use crate::engine::session::Phase;
 use crate::engine::slot::{self, Asker};
 use crate::engine::submits::Answer;
 use crate::format::frame::{
-    Backlog, BacklogRow, Deliver, Fetch, Fetched, Frame, Kick, Notify, Origin, Received, Register,
-    Registered, Resume, Submission, Submitted, Unregister,
+    Backlog, BacklogRow, Deliver, Fetch, Fetched, Frame, Kick, Notify, Origin, Received, Register, Registered, Resume,
+    Submission, Submitted, Unregister,
 };
 use crate::format::packet::{HeaderFlags, Reason};
-use crate::ids::{ChannelKey, DeviceLevel, Place, SessionAddress};
+use crate::ids::{ChannelKey, DeviceFlag, DeviceLevel, Place, SessionAddress, Uid};
 use crate::time::Now;
 
 use super::{OfflineMode, Shard};
@@ -369,10 +369,11 @@ impl Shard {
         if session.phase == Phase::Closing {
             return;
         }
+        let whose = session.identity.as_ref().map(|identity| (identity.uid.clone(), identity.slot));
         self.out.counters.sessions_kicked += 1;
-        if let Some(identity) = &session.identity {
+        if let Some((uid, slot)) = whose {
             // As far as its home is concerned it has ended, however long it takes the client to hear of it.
-            let (uid, home) = (identity.uid.clone(), self.routes.guess(identity.slot));
+            let home = self.routes.guess(slot);
             let address = SessionAddress { place: self.config.place, session: kick.session };
             self.out.frame(home, Frame::Unregister(Unregister { address, uid }));
         }

@@ -167,7 +167,9 @@ impl Shard {
             let index = at;
             at += 1;
             let Some(session) = self.sessions[index].as_deref() else { continue };
-            let (id, phase, Some(identity)) = (session.id, session.phase, session.identity.as_deref()) else { continue };
+            let (id, phase, Some(identity)) = (session.id, session.phase, session.identity.as_deref()) else {
+                continue;
+            };
             if !concerned.contains(&identity.slot) {
                 continue;
             }

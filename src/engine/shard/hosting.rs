@@ -189,7 +189,7 @@ impl Shard {
     fn heir(&self, group: &RaftGroup, preferred: ReplicaId) -> Option<ReplicaId> {
         let can_be_told = |replica: ReplicaId| {
             let place = replica.place();
-            place.node != self.config.place.node && !self.nodes_down.contains(&place.node) && self.links.is_up(place)
+            place.node != self.config.place.node && self.links.hears(place)
         };
         steering::heir(group, preferred, can_be_told)
     }

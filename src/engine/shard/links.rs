@@ -67,6 +67,7 @@ impl Shard {
     /// A socket breaks when its process ends, long before anybody is missed: groups led there stand for election soon. When it was only the
     /// socket, the others have heard their leader and do not vote.
     fn handle_link_down(&mut self, peer: Place) {
+        self.forget_if_gone(peer);
         for hosted in &mut self.hosted {
             if hosted.slot.group().leader().is_some_and(|leader| leader.place() == peer) {
                 hosted.slot.hurry(peer.node);
