@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use criterion::{Criterion, Throughput};
-use jindou::format::frame::{Deliver, Frame, Notify, SendBody, Submission, Submit, Submitted};
+use jindou::format::frame::{Deliver, Frame, Notify, Pusher, SendBody, Submission, Submit, Submitted};
 use jindou::format::frame_codec::{self, LinkNumbers};
 use jindou::format::packet::{HeaderFlags, Reason, Setting};
 use jindou::format::raft_message::{RaftEntry, RaftMessage};
@@ -33,14 +33,14 @@ fn pair() -> (Uid, Uid, ChannelKey) {
 fn notify(number: usize) -> Frame {
     let (_, uid, channel) = pair();
     let seq = number as u32 + 1;
-    Frame::Notify(Notify { uid, channel, seq, message: Some(stored(i64::from(seq))) })
+    Frame::Notify(Notify { uid, channel, seq, message: Some(stored(i64::from(seq))), pusher: Pusher::Home })
 }
 
 fn deliver(number: usize) -> Frame {
     let (_, _, channel) = pair();
     let seq = number as u32 + 1;
     let session = SessionId { index: 7, generation: 1 };
-    Frame::Deliver(Deliver { session, channel, seq, cursor: 0, message: Some(stored(i64::from(seq))) })
+    Frame::Deliver(Deliver { session, channel, seq, cursor: Some(0), message: Some(stored(i64::from(seq))) })
 }
 
 fn submit(number: usize) -> Frame {

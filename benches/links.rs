@@ -7,7 +7,7 @@ use bytes::Bytes;
 use criterion::{Criterion, Throughput};
 use jindou::engine::chance::Chance;
 use jindou::engine::link::{LinkLimits, LinkNews, LinkWish, Links, LinksConfig};
-use jindou::format::frame::{Frame, Notify};
+use jindou::format::frame::{Frame, Notify, Pusher};
 use jindou::ids::{ChannelKey, LinkConn, NodeId, Place, ShardId, Uid};
 use jindou::time::Instant;
 
@@ -74,7 +74,7 @@ fn frames(count: usize) -> Vec<Frame> {
     let notify = |number: usize| {
         let seq = number as u32 + 1;
         let message = Some(stored(i64::from(seq)));
-        Frame::Notify(Notify { uid: bob.clone(), channel: channel.clone(), seq, message })
+        Frame::Notify(Notify { uid: bob.clone(), channel: channel.clone(), seq, message, pusher: Pusher::Home })
     };
     (0..count).map(notify).collect()
 }

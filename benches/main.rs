@@ -12,6 +12,7 @@ mod one_shard;
 mod packets;
 mod placement;
 mod step;
+mod three_nodes;
 
 use criterion::{criterion_group, criterion_main};
 
@@ -23,6 +24,7 @@ criterion_group!(
     placement::benches,
     links::benches,
     journal::benches,
-    step::benches
+    step::benches,
+    three_nodes::benches
 );
 criterion_main!(all);

@@ -124,6 +124,7 @@ pub struct LimitSettings {
     pub redeliver_after: Span,
     pub recent_bytes: ByteSize,
     pub replay_bytes: ByteSize,
+    pub cached_routes: usize,
     pub api_requests: usize,
 }
 
@@ -181,6 +182,7 @@ impl Default for Config {
                 redeliver_after: Span(limits.redeliver_after),
                 recent_bytes: ByteSize(limits.recent_bytes_max as u64),
                 replay_bytes: ByteSize(limits.replay_bytes_max),
+                cached_routes: limits.cached_routes_max,
                 api_requests: limits.api_requests_max,
             },
             log: Log { level: "info".to_owned(), format: LogFormat::Auto },
@@ -275,6 +277,7 @@ settings! {
     limits.redeliver_after, "1s to 1h", "How long a RECV waits for its RECVACK before it is sent again.", |v| value::between(v, 1, 3600);
     limits.recent_bytes, "1MiB to 1TiB", "Memory of one shard for recent message bodies; older ones are read from disk.", |v| (1 << 20..=1 << 40).contains(&v.0);
     limits.replay_bytes, "16MiB to 1TiB", "Journal bytes of one shard that a start may have to replay: what a checkpoint is made for.", |v| (16 << 20..=1 << 40).contains(&v.0);
+    limits.cached_routes, "0 to 1000000", "Members of one slot's channels of whom its leader remembers on which nodes their sessions are, to send there straight. 0: everything goes by their homes.", |v| *v <= 1_000_000;
     limits.api_requests, "1 to 1000000", "API requests under way on one shard. Beyond it HTTP answers 503.", |v| (1..=1_000_000).contains(v);
     log.level, "off, error, warn, info, debug, trace; by module: warn,jindou::shell=debug", "What is logged to standard error. RUST_LOG wins over it.", |v| value::is_log_filter(v);
     log.format, "\"auto\", \"plain\" or \"colour\"", "`auto` colours the log when it goes to a terminal.", |_| true;
@@ -492,6 +495,7 @@ impl Config {
             redeliver_after: set.redeliver_after.0,
             recent_bytes_max: usize::try_from(set.recent_bytes.0).unwrap_or(usize::MAX),
             replay_bytes_max: set.replay_bytes.0,
+            cached_routes_max: set.cached_routes,
             api_requests_max: set.api_requests,
             ..Limits::PRODUCTION
         }

@@ -12,7 +12,7 @@ use clap::{Args, Parser, Subcommand};
 use jindou::chat::{self, ChatOptions};
 use jindou::config::{self, Config, LogFormat};
 use jindou::operator::{self, OperatorOptions, Order};
-use jindou::shell::node;
+use jindou::shell::{node, probe};
 use tracing_subscriber::EnvFilter;
 
 /// Message bodies live long and die in order, which makes the system allocator walk cold memory at every turn: with
@@ -76,6 +76,19 @@ enum Command {
     ///
     /// Exit codes: 0 done, 1 refused, 2 wrong arguments, 3 no answer or nobody leads, 4 not done when --within was over.
     Cluster(ClusterArguments),
+    /// Tries out what this machine gives a node: a socket ring, and the journal's writes in a directory. Changes nothing.
+    #[command(after_help = "Example: jindou probe --data /var/lib/jindou --milliseconds 1000")]
+    Probe(ProbeArguments),
+}
+
+#[derive(Args)]
+struct ProbeArguments {
+    /// Where a file of 16 MiB is written over, and removed.
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    data: PathBuf,
+    /// For so long.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(10..=60_000))]
+    milliseconds: u64,
 }
 
 #[derive(Args)]
@@ -341,6 +354,13 @@ fn main() -> ExitCode {
             return match operator::run(&given.into(), &mut std::io::stdout().lock()) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => fail(&error.to_string(), error.exit_code()),
+            };
+        }
+        Some(Command::Probe(given)) => {
+            let span = Duration::from_millis(given.milliseconds);
+            return match probe::run(&given.data, span, &mut std::io::stdout().lock()) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(&error.to_string(), 1),
             };
         }
         None => {}

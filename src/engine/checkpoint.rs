@@ -6,7 +6,7 @@
 //!  body: slot · depth · replay segment · replica
 //!        applied, its term · term, vote · commit
 //!        voters · learners · outgoing voters · next learners (each a count, then u64 LE) · auto leave
-//!        of a slot:    last message id
+//!        of a slot:    last message id · last plan, term lift, term of the freeze (0: none)
 //!                      channels: kind, id, last seq, last id, announced, positions (delta), fingerprints
 //!                      homes:    uid, flags, devices, rows
 //!        of metadata:  whatever it is, to the end
@@ -17,13 +17,13 @@ use super::chance::MapState;
 use super::channel::{Channel, ChannelParts, Fingerprint};
 use super::home::{Home, Row};
 use super::raft_group::GroupState;
-use super::slot::{Slot, SlotState};
+use super::slot::{Reshaped, Slot, SlotState};
 use crate::format::raft_message::GroupMembers;
 use crate::format::record::Position;
 use crate::ids::{ChannelKey, ChannelKind, DeviceFlag, DeviceLevel, ReplicaId, SlotId, Uid};
 
 const MAGIC: u32 = 0x4a44_434b;
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 const HEAD_BYTES: usize = 9;
 
 /// What a checkpoint says beside the state.
@@ -57,6 +57,7 @@ pub enum CheckpointState {
 pub fn encode(slot: &Slot, group: &GroupState, cover: Cover) -> Vec<u8> {
     let mut out = begin(slot.id(), group, cover);
     put(slot.message_ids().last(), &mut out);
+    put_reshaped(slot.reshaped(), &mut out);
     put(slot.channels().len() as u64, &mut out);
     for entry in slot.channels() {
         put_channel(&entry.key, &entry.channel.parts(), &mut out);
@@ -131,6 +132,12 @@ pub(super) fn put(mut number: u64, out: &mut Vec<u8>) {
         number >>= 7;
     }
     out.push(number as u8);
+}
+
+pub(super) fn put_reshaped(reshaped: Reshaped, out: &mut Vec<u8>) {
+    for number in [reshaped.plan, reshaped.term_lift, reshaped.frozen.unwrap_or(0)] {
+        put(number, out);
+    }
 }
 
 pub(super) fn put_text(text: &str, out: &mut Vec<u8>) {
@@ -221,6 +228,13 @@ impl<'a> Input<'a> {
         None
     }
 
+    pub(super) fn reshaped(&mut self) -> Option<Reshaped> {
+        let (plan, term_lift, frozen) = (self.number()?, self.number()?, self.number()?);
+        // Terms are counted on: what no group reaches must not come from outside.
+        let plausible = term_lift < u64::MAX / 4 && frozen < u64::MAX / 4;
+        plausible.then_some(Reshaped { plan, term_lift, frozen: (frozen > 0).then_some(frozen) })
+    }
+
     pub(super) fn small(&mut self) -> Option<u32> {
         u32::try_from(self.number()?).ok()
     }
@@ -279,6 +293,7 @@ impl<'a> Input<'a> {
             return Some(Checkpoint { cover, state: CheckpointState::Metadata(group, self.bytes.to_vec()) });
         }
         let message_ids_last = self.number()?;
+        let reshaped = self.reshaped()?;
         let mut channels = Vec::new();
         for _ in 0..self.count()? {
             channels.push(self.channel()?);
@@ -287,7 +302,7 @@ impl<'a> Input<'a> {
         for _ in 0..self.count()? {
             homes.push(self.home(map_state)?);
         }
-        let state = CheckpointState::Slot(SlotState { group, message_ids_last, channels, homes });
+        let state = CheckpointState::Slot(SlotState { group, message_ids_last, reshaped, channels, homes });
         self.bytes.is_empty().then_some(Checkpoint { cover, state })
     }
 

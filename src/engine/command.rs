@@ -8,6 +8,8 @@
 //! 4 Quit      u8 uid length, uid, u8 flag (255: all)
 //! 5 NewFlag   u8 uid length, uid, u8 flag, u32 rows, (u8 kind, u16 id length, id, u32 seq)…
 //! 6 Split     u64 plan, u8 depth, u16 child, u8 replicas, u64…
+//! 7 Freeze    u64 plan, u8 depth
+//! 8 Absorb    u64 plan, u8 depth; always the first of its entry
 //! ```
 
 use bytes::Bytes;
@@ -64,10 +66,22 @@ pub enum Command<'a> {
     },
     /// Keys whose next bit is set go to another slot.
     Split(SplitCommand),
+    /// Nothing more is taken: the lower sibling takes the slot in.
+    Freeze(MergeCommand),
+    /// The upper sibling is taken in, as it was frozen.
+    Absorb(MergeCommand),
 }
 
-/// A split as an entry carries it. Nothing but the depth decides whether it is still to be done: slots only ever get deeper, so one that
-/// comes again finds the slot too deep and does nothing.
+/// Either half of a merge as an entry carries it. One that comes again finds that its plan was carried out already and does nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MergeCommand {
+    /// Of the metadata group.
+    pub plan: u64,
+    /// Both slots' depth before.
+    pub depth: u8,
+}
+
+/// A split as an entry carries it. One that comes again finds that its plan was carried out already and does nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SplitCommand {
     /// Of the metadata group.
@@ -163,6 +177,38 @@ pub fn encode_split(split: &SplitCommand, out: &mut Vec<u8>) {
     out.push(u8::try_from(split.replicas.len()).expect("a slot has a handful of replicas"));
     for replica in &split.replicas {
         out.extend_from_slice(&replica.0.to_le_bytes());
+    }
+}
+
+const FREEZE: u8 = 7;
+const ABSORB: u8 = 8;
+
+/// Appends a Freeze.
+pub fn encode_freeze(merge: MergeCommand, out: &mut Vec<u8>) {
+    put_merge(FREEZE, merge, out);
+}
+
+/// Appends an Absorb, which must be the first of its entry.
+pub fn encode_absorb(merge: MergeCommand, out: &mut Vec<u8>) {
+    assert!(out.is_empty(), "who applies an entry sees at once whether it needs a sibling for it");
+    put_merge(ABSORB, merge, out);
+}
+
+fn put_merge(tag: u8, merge: MergeCommand, out: &mut Vec<u8>) {
+    out.push(tag);
+    out.extend_from_slice(&merge.plan.to_le_bytes());
+    out.push(merge.depth);
+}
+
+/// The Absorb that an entry begins with.
+#[must_use]
+pub fn absorb_of(entry: &Bytes) -> Option<MergeCommand> {
+    if entry.first() != Some(&ABSORB) {
+        return None;
+    }
+    match Commands::new(entry).next() {
+        Some(Ok(Command::Absorb(merge))) => Some(merge),
+        _ => None,
     }
 }
 
@@ -281,6 +327,10 @@ impl<'a> Commands<'a> {
         Ok(Command::Split(SplitCommand { plan, depth, child, replicas }))
     }
 
+    fn merge(&mut self) -> Result<MergeCommand, BadCommand> {
+        Ok(MergeCommand { plan: self.u64()?, depth: self.u8()? })
+    }
+
     fn parse(&mut self) -> Result<Command<'a>, BadCommand> {
         match self.u8()? {
             1 => self.append(),
@@ -298,6 +348,8 @@ impl<'a> Commands<'a> {
             }
             5 => self.new_flag(),
             6 => self.split(),
+            FREEZE => Ok(Command::Freeze(self.merge()?)),
+            ABSORB => Ok(Command::Absorb(self.merge()?)),
             _ => Err(BadCommand),
         }
     }
@@ -353,6 +405,7 @@ mod tests {
         encode_quit("bob", None, &mut out);
         encode_new_flag("bob", DeviceFlag(2), &[(pair, 3)], &mut out);
         encode_split(&split(), &mut out);
+        encode_freeze(MergeCommand { plan: 1 << 41, depth: 4 }, &mut out);
         out
     }
 
@@ -360,7 +413,8 @@ mod tests {
     fn an_entry_comes_back_command_by_command() {
         let entry = Bytes::from(sample());
         let commands: Vec<_> = Commands::new(&entry).map(|command| command.unwrap()).collect();
-        assert_eq!(commands.len(), 6);
+        assert_eq!(commands.len(), 7);
+        assert_eq!(commands[6], Command::Freeze(MergeCommand { plan: 1 << 41, depth: 4 }));
         assert_eq!(commands[5], Command::Split(split()));
         let Command::Append { id, announced, fingerprint, at, message, .. } = &commands[0] else {
             panic!("not an append")
@@ -370,6 +424,18 @@ mod tests {
         let Command::Row(row) = &commands[1] else { panic!("not a row") };
         assert_eq!((row.uid, row.last_seq, &row.cursors[..]), ("bob", 4, &[(DeviceFlag(1), 3)][..]));
         assert_eq!(commands[3], Command::Quit { uid: "bob", flag: None });
+    }
+
+    #[test]
+    fn an_absorb_is_seen_before_its_entry_is_applied() {
+        let absorb = MergeCommand { plan: 9, depth: 2 };
+        let mut raw = Vec::new();
+        encode_absorb(absorb, &mut raw);
+        encode_quit("bob", None, &mut raw);
+        assert_eq!(absorb_of(&Bytes::from(raw.clone())), Some(absorb));
+        assert_eq!(Commands::new(&Bytes::from(raw)).filter_map(Result::ok).count(), 2);
+        assert_eq!(absorb_of(&Bytes::from(sample())), None);
+        assert_eq!(absorb_of(&Bytes::from_static(&[ABSORB, 1])), None);
     }
 
     #[test]

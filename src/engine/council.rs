@@ -28,9 +28,6 @@ const WAITING_MAX: usize = 1024;
 /// Applied commands kept for members that lack them.
 const LOG_TAIL_BYTES_MAX: usize = 1 << 20;
 
-/// Groups cannot carry a merge out yet; one that was planned would never end.
-const NO_MERGES: &str = "the operator asks too much: this version cannot merge slots";
-
 /// Who waits for a command.
 type Asker = Option<(Place, u64)>;
 
@@ -106,9 +103,6 @@ impl Council {
         }
         // What cannot be read must not reach the log: every replica would trip over it.
         match MetadataCommand::decode(&command) {
-            Ok(MetadataCommand::Merge { .. }) => {
-                tell(asker, ProposeOutcome::Refused(NO_MERGES.into()), out);
-            }
             Ok(_) => self.pending.push_back((command, asker)),
             Err(bad) => tell(asker, ProposeOutcome::Refused(bad.to_string().into()), out),
         }

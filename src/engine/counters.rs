@@ -58,10 +58,20 @@ counters! {
     recvacks,
     /// Messages that did not fit a session's window and were left in the log.
     deliveries_deferred,
+    /// Messages sent by their channel's leader straight to a session, not by way of the home.
+    deliveries_straight,
+    /// Of those, such as came to a session that did not follow the channel and were passed on to its home.
+    deliveries_strayed,
+    /// Times a home was told that messages had gone straight, but its sessions were others by then: it sent for itself.
+    deliveries_stale,
+    /// Times a home, looking again after messages had gone straight, told a session that had not yet taken them all.
+    deliveries_checked,
     /// Fetches served from memory.
     fetches_recent,
     /// Fetches that read the disk.
     fetches_disk,
+    /// Fetches that were left unanswered because the link had no room; they are asked again.
+    fetches_put_off,
     /// Stored messages that could not be read back: reported, never served.
     messages_damaged,
     /// Stored messages that were damaged here and replaced by another replica's copy.
@@ -92,10 +102,18 @@ counters! {
     raft_stray,
     /// Slots that became two here.
     splits,
+    /// Slots that took their siblings in here.
+    merges,
     /// Sessions let go because their node is to be emptied.
     sessions_drained,
     /// Times a slot began to be led here: elections won.
     leaderships,
+    /// Times a leader named another replica that is to lead.
+    hand_overs,
+    /// Gateways that told a new leader which of its users' sessions they have.
+    rollcall_answers,
+    /// Messages sent to a slot's leader because it is another than before, or because its link was reset.
+    submits_sent_again,
     /// Raft messages to replicas on other shards and nodes.
     raft_messages_sent,
     /// Raft messages from them.

@@ -146,6 +146,18 @@ impl Delivery {
         !self.unacked.is_empty() || self.follows.iter().any(|(_, follow)| follow.fetching)
     }
 
+    /// True when what comes for a channel has its place in order.
+    #[must_use]
+    pub fn follows(&self, channel: &ChannelKey) -> bool {
+        self.find(channel).is_some()
+    }
+
+    /// True when the home will be asked what else lags.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.behind
+    }
+
     fn room(&self, limits: &Limits) -> bool {
         !self.congested
             && self.unacked.len() < limits.recv_window as usize

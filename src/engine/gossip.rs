@@ -108,6 +108,10 @@ impl GossipLimits {
     /// What a node runs with.
     pub const PRODUCTION: GossipLimits =
         GossipLimits { members_max: 1024, seeds_max: 16, datagrams_max: 4096, news_max: 8192, timers_max: 8192 };
+
+    /// What the simulator runs with, which has up to six nodes.
+    pub const TINY: GossipLimits =
+        GossipLimits { members_max: 8, seeds_max: 1, datagrams_max: 8, news_max: 4, timers_max: 32 };
 }
 
 /// What the shell, or the shard around it, shall do.

@@ -54,6 +54,8 @@ pub struct Row {
     pub dirty: bool,
     /// The channel's slot waits to hear that the row is settled.
     pub owes: bool,
+    /// What was told of it has gone straight to the devices; it is to be looked at again.
+    pub watched: bool,
     /// Rises with every agreement on it, over all rows of the home; 0: the group does not know it. The smallest gives way at the limit.
     pub agreed: u64,
 }
@@ -114,6 +116,7 @@ impl Row {
     fn fall_back(&mut self) {
         self.dirty = false;
         self.owes = false;
+        self.watched = false;
         self.last_seq = self.settled_seq;
         self.cursors.iter_mut().for_each(|cursor| cursor.seq = cursor.agreed);
     }
@@ -130,6 +133,17 @@ pub enum Noticed {
     Waiting,
 }
 
+/// Whether a row will be looked at again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watch {
+    /// From now on.
+    Begun,
+    /// It was to be anyway.
+    UnderWay,
+    /// It cannot be.
+    NoRoom,
+}
+
 /// A user's record.
 #[derive(Debug)]
 pub struct Home {
@@ -138,6 +152,8 @@ pub struct Home {
     flags: Vec<DeviceFlag>,
     rows: SeededMap<ChannelKey, Row>,
     online: Vec<Online>,
+    /// Names who is online, to those who were told; 0: nobody was, since somebody came or went.
+    mark: u32,
     /// Counts agreements on rows.
     clock: u64,
     /// Rows that the group knows.
@@ -153,6 +169,7 @@ impl Home {
             flags: Vec::new(),
             rows: SeededMap::with_hasher(map_state),
             online: Vec::new(),
+            mark: 0,
             clock: 0,
             agreed_rows: 0,
         }
@@ -192,6 +209,7 @@ impl Home {
     /// never be agreed on, and then this replica would be another than the others for ever. What a device has, its gateway tells the new leader.
     pub fn cease_leading(&mut self) {
         self.online = Vec::new();
+        self.mark = 0;
         self.rows.retain(|_, row| {
             row.fall_back();
             row.agreed > 0
@@ -206,6 +224,7 @@ impl Home {
 
     /// A connection is the user's now.
     pub fn register(&mut self, online: Online) {
+        self.mark = 0;
         self.online.retain(|known| known.address != online.address);
         self.online.push(online);
     }
@@ -214,6 +233,7 @@ impl Home {
     pub fn unregister(&mut self, address: SessionAddress) -> Option<Online> {
         let place = self.online.iter().position(|known| known.address == address)?;
         let gone = self.online.remove(place);
+        self.mark = 0;
         if self.online.is_empty() {
             self.online = Vec::new();
         }
@@ -222,9 +242,47 @@ impl Home {
 
     /// Forgets the connections on one gateway shard.
     pub fn forget_gateway(&mut self, place: Place) {
+        let before = self.online.len();
         self.online.retain(|known| known.address.place != place);
+        if self.online.len() < before {
+            self.mark = 0;
+        }
         if self.online.is_empty() {
             self.online = Vec::new();
+        }
+    }
+
+    /// The name under which somebody was told who is online, if that is still so.
+    #[must_use]
+    pub fn mark(&self) -> Option<u32> {
+        (self.mark != 0).then_some(self.mark)
+    }
+
+    /// Somebody is told who is online: under the name that it has, or under this new one.
+    pub fn marked(&mut self, fresh: u32) -> u32 {
+        assert!(fresh != 0, "0 is no name");
+        if self.mark == 0 {
+            self.mark = fresh;
+        }
+        self.mark
+    }
+
+    /// A row is to be looked at again before long, if there is room for one more.
+    pub fn watch(&mut self, channel: &ChannelKey, room: bool) -> Watch {
+        match self.rows.get_mut(channel) {
+            Some(row) if row.watched => Watch::UnderWay,
+            Some(row) if room => {
+                row.watched = true;
+                Watch::Begun
+            }
+            _ => Watch::NoRoom,
+        }
+    }
+
+    /// It is looked at now.
+    pub fn unwatch(&mut self, channel: &ChannelKey) {
+        if let Some(row) = self.rows.get_mut(channel) {
+            row.watched = false;
         }
     }
 
@@ -412,6 +470,20 @@ impl Home {
         row.agreed = self.next_agreement();
         self.agreed_rows += 1;
         self.rows.insert(channel, row);
+    }
+
+    /// What the group has agreed on of it, as a checkpoint would bring it back.
+    #[must_use]
+    pub fn agreed_copy(&self, map_state: MapState) -> Home {
+        let mut copy = Home::new(map_state);
+        copy.devices.clone_from(&self.devices);
+        copy.flags.clone_from(&self.flags);
+        for (channel, row) in self.agreed_rows() {
+            let settled = row.settled_seq;
+            let cursors: Vec<_> = row.agreed_cursors().map(|(flag, seq)| (flag, seq.min(settled))).collect();
+            copy.restore_row(channel.clone(), Row::agreed_on(settled, row.read_seq.min(settled), &cursors));
+        }
+        copy
     }
 
     /// Asserts what must hold between steps.

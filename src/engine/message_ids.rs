@@ -54,6 +54,12 @@ impl MessageIds {
         self.last
     }
 
+    /// The slot takes in another one whose last one this is: whatever slot a channel comes from, its ids go on rising. They lie by the slot's
+    /// number within a millisecond, so that a later one is begun.
+    pub fn resume_beyond(&mut self, last: u64) {
+        self.last = self.last.max(last | COUNTER_MASK);
+    }
+
     /// From a checkpoint.
     pub fn resume(&mut self, last: u64) {
         self.last = self.last.max(last);
@@ -63,6 +69,16 @@ impl MessageIds {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ids_rise_over_a_merge_into_a_lower_number() {
+        let clock = UnixMillis(1_700_000_000_000);
+        let (mut upper, mut lower) = (MessageIds::new(SlotId(5)), MessageIds::new(SlotId(1)));
+        let before = [upper.next(clock, false), lower.next(clock, false)];
+        lower.resume_beyond(upper.last());
+        let after = lower.next(UnixMillis(0), false);
+        assert!(before.iter().all(|id| *id < after), "{before:?} {after}");
+    }
 
     #[test]
     fn ids_rise_whatever_the_clock_does() {

@@ -6,8 +6,8 @@
 //! ```text
 //!  a row:  at rest ──SetTargets──► moving (target) ──Settled──► at rest, epoch + 1
 //!             │  ▲                    └────CancelTarget────► settling (the group stays as it stands) ──Settled──► at rest, epoch + 1
-//!             │  └──SplitDone, MergeDone (epoch + 1), CancelMerge──┐
-//!             └──Split, Merge──► reshaping ────────────────────────┘
+//!             │  └──SplitDone, MergeDone (epoch + 1)──┐
+//!             └──Split, Merge──► reshaping ───────────┘   (`reshape` says in how many steps)
 //!  a member:  AddMember ─► Serving ⇄ Draining, Dead ─(no row names it)─► RemoveMember
 //! ```
 //! A member that comes with another identity has lost its disk: its replicas there are gone for good, and it counts as new.
@@ -113,7 +113,7 @@ pub struct SlotRow {
     pub founded: bool,
     /// A move was given up: `replicas` may not be who votes. Until the group has said who does, nobody who might is to end.
     pub settling: bool,
-    /// Its group is to split or to merge. While this is there its group works at this first, and no move is planned.
+    /// Its group is to split or to merge, or has just merged. While [`SlotRow::is_busy`] its group works at this first, and no move is planned.
     pub reshape: Option<Reshape>,
 }
 
@@ -136,15 +136,29 @@ pub enum Reshape {
         plan: u64,
         /// Who is taken in.
         sibling: SlotId,
-        /// The last entry of the sibling's log, agreed on: every replica of this row waits for its neighbour to have applied it.
-        frozen_at: Option<u64>,
+        /// Both are in the same places, and stay there until it is done. False: they are still brought together by moves.
+        gathered: bool,
     },
-    /// The row's group shall write into its log that nothing comes after, and report where.
+    /// The row's group shall write into its log that nothing comes after.
     Yield {
         /// Of both siblings.
         plan: u64,
         /// Who takes it in.
         sibling: SlotId,
+        /// As the sibling says.
+        gathered: bool,
+    },
+    /// The row's group has taken in its sibling. The sibling's group lives on, without keys, for those replicas of the row's that have not
+    /// got that far yet.
+    Digest {
+        /// Of both siblings.
+        plan: u64,
+        /// Who was taken in.
+        sibling: SlotId,
+        /// Its group.
+        replicas: Vec<ReplicaId>,
+        /// Replicas of the row's that have not said yet that what they took in is in their checkpoints.
+        waits: Vec<ReplicaId>,
     },
 }
 
@@ -227,14 +241,10 @@ pub enum MetadataCommand {
         /// The lower sibling with its row's epoch, and the epoch of the upper one.
         slots: Vec<(SlotId, u64, u64)>,
     },
-    /// The upper sibling's group has written its last entry.
-    MergeFrozen {
-        /// The upper sibling.
-        slot: SlotId,
-        /// Which one.
-        plan: u64,
-        /// That entry.
-        index: u64,
+    /// Siblings that are to merge are in the same places now: their groups begin. Those that are not are skipped.
+    MergeBegin {
+        /// The lower sibling and which one.
+        slots: Vec<(SlotId, u64)>,
     },
     /// The lower sibling's group has taken the upper one in.
     MergeDone {
@@ -243,12 +253,14 @@ pub enum MetadataCommand {
         /// Which one.
         plan: u64,
     },
-    /// Give a merge up, while the upper sibling has not been agreed to be frozen.
-    CancelMerge {
-        /// The lower sibling.
+    /// A replica of a slot that has merged has what it took in in its checkpoint, or came later.
+    MergeDigested {
+        /// The slot.
         slot: SlotId,
         /// Which one.
         plan: u64,
+        /// Who.
+        replica: ReplicaId,
     },
 }
 
@@ -346,9 +358,13 @@ impl Cluster {
             MetadataCommand::Merge { slots } => {
                 self.each(slots, |row| row.0, |cluster, (slot, low, high)| cluster.plan_merge(*slot, *low, *high))?
             }
-            MetadataCommand::MergeFrozen { slot, plan, index } => self.merge_frozen(*slot, *plan, *index)?.into(),
+            MetadataCommand::MergeBegin { slots } => {
+                self.each(slots, |row| row.0, |cluster, (slot, plan)| cluster.begin_merge(*slot, *plan))?
+            }
             MetadataCommand::MergeDone { slot, plan } => self.merge_done(*slot, *plan)?.into(),
-            MetadataCommand::CancelMerge { slot, plan } => self.cancel_merge(*slot, *plan)?.into(),
+            MetadataCommand::MergeDigested { slot, plan, replica } => {
+                self.merge_digested(*slot, *plan, *replica)?.into()
+            }
         };
         if change.changed {
             self.version += 1;
@@ -529,7 +545,7 @@ impl Cluster {
     }
 
     fn set_target(&mut self, slot: SlotId, epoch: u64, places: &[Place]) -> Result<bool, Refusal> {
-        let row = self.resting(slot, epoch)?;
+        let row = self.movable(slot, epoch)?;
         check_count(slot, places.len())?;
         let nodes: BTreeSet<NodeId> = places.iter().map(|place| place.node).collect();
         if nodes.len() < places.len() {
@@ -558,7 +574,7 @@ impl Cluster {
 
     fn settled(&mut self, slot: SlotId, epoch: u64, voters: &[ReplicaId]) -> Result<bool, Refusal> {
         let row = self.row(slot, epoch)?;
-        if row.reshape.is_some() {
+        if row.is_busy() {
             return refuse(format!("slot {slot}'s leader is too early: its split or merge comes first"));
         }
         check_count(slot, voters.len())?;
@@ -582,6 +598,7 @@ impl Cluster {
                 row.preferred = voters[0];
             }
             assert!(row.replicas.contains(&row.preferred), "who should lead votes");
+            row.digest_without(|waits| !voters.contains(waits));
         });
         Ok(true)
     }
@@ -626,6 +643,15 @@ impl Cluster {
 
     /// A row of that epoch to which nothing is happening.
     fn resting(&self, slot: SlotId, epoch: u64) -> Result<&SlotRow, Refusal> {
+        let row = self.movable(slot, epoch)?;
+        if row.reshape.is_some() {
+            return refuse(format!("the sender is too early: slot {slot} has a split or merge under way"));
+        }
+        Ok(row)
+    }
+
+    /// A row of that epoch that may be moved.
+    fn movable(&self, slot: SlotId, epoch: u64) -> Result<&SlotRow, Refusal> {
         let row = self.row(slot, epoch)?;
         if row.target.is_some() {
             return refuse(format!("the sender is too early: slot {slot} has a move under way"));
@@ -635,7 +661,7 @@ impl Cluster {
                 "the sender is too early: slot {slot} had a move that was given up, and has not settled"
             ));
         }
-        if row.reshape.is_some() {
+        if row.is_busy() {
             return refuse(format!("the sender is too early: slot {slot} has a split or merge under way"));
         }
         Ok(row)

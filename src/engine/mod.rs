@@ -24,6 +24,7 @@ pub mod recent;
 pub mod recovery;
 pub mod repairs;
 pub mod rollcall;
+pub mod route_cache;
 pub mod routes;
 pub mod session;
 pub mod shard;

@@ -479,6 +479,13 @@ impl RaftGroup {
         }
     }
 
+    /// Nothing has been heard of a leader for longer than its heartbeats take.
+    #[must_use]
+    pub fn misses_leader(&self) -> bool {
+        let raft = &self.node.raft;
+        raft.state != StateRole::Leader && raft.election_elapsed > 2 * HEARTBEAT_TICKS
+    }
+
     /// A change of its members is in the log, or may be, and has not been applied.
     #[must_use]
     pub fn is_changing(&self) -> bool {

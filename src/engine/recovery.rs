@@ -19,7 +19,7 @@ use super::checkpoint::{self, Checkpoint, CheckpointState, Cover};
 use super::journal::{Journal, Replay};
 use super::raft_group::GroupState;
 use super::shard::{Shard, ShardConfig, chance_of};
-use super::slot::{Slot, SlotState};
+use super::slot::{Reshaped, Slot, SlotState};
 use crate::format::record::{Position, Record};
 use crate::ids::{ReplicaId, SlotId};
 use crate::time::Now;
@@ -50,7 +50,8 @@ impl Life {
             CheckpointState::Metadata(group, Vec::new())
         } else {
             let (channels, homes) = (Vec::new(), Vec::new());
-            CheckpointState::Slot(SlotState { group, message_ids_last: 0, channels, homes })
+            let reshaped = Reshaped::default();
+            CheckpointState::Slot(SlotState { group, message_ids_last: 0, reshaped, channels, homes })
         };
         Life::of(Checkpoint { cover: Cover { depth, replay_segment }, state }, false)
     }

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::ids::Place;
+use crate::ids::{NodeId, Place};
 use crate::time::Instant;
 
 /// One slot's.
@@ -26,9 +26,14 @@ impl Rollcall {
         self.until = Some(until);
     }
 
-    /// A gateway has said everything, or is gone.
+    /// A gateway has said everything.
     pub fn answered(&mut self, gateway: Place) {
         self.missing.remove(&gateway);
+    }
+
+    /// A node is down: it has no sessions.
+    pub fn down(&mut self, node: NodeId) {
+        self.missing.retain(|place| place.node != node);
     }
 
     /// True when the leader knows who is online.
@@ -47,7 +52,7 @@ impl Rollcall {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::{NodeId, ShardId};
+    use crate::ids::ShardId;
 
     #[test]
     fn it_is_complete_when_everybody_has_spoken_or_cannot() {
@@ -57,8 +62,7 @@ mod tests {
         rollcall.begin([place(1, 0), place(2, 0), place(2, 1)].into_iter(), Instant(100));
         rollcall.answered(place(1, 0));
         assert!(!rollcall.is_complete(Instant(99)) && rollcall.is_complete(Instant(100)));
-        rollcall.answered(place(2, 0));
-        rollcall.answered(place(2, 1));
+        rollcall.down(NodeId(2));
         assert!(rollcall.is_complete(Instant(1)) && rollcall.missing() == 0);
     }
 }

@@ -238,34 +238,29 @@ impl Routes {
         vacant
     }
 
-    /// A newer table. Leaders stay known where they are still replicas; a slot that is not the one it was (merged away, or split off
-    /// again) begins anew, because its terms do. An older table changes nothing.
+    /// A newer table. Leaders stay known where they are still replicas, terms in any case: also those of a slot that is merged away and of one
+    /// that has split off again, because the terms of whoever has that number go on rising. An older table changes nothing.
     pub fn update(&mut self, table: Arc<Table>) {
         if table.version <= self.table.version && self.table.slot_count() > 0 {
             return;
         }
         let length = self.leaders.len().max(table.positions.len());
         self.leaders.resize(length, (0, None));
-        for (slot, (term, place)) in self.leaders.iter_mut().enumerate() {
+        for (slot, (_, place)) in self.leaders.iter_mut().enumerate() {
             let slot = SlotId(slot as u16);
             match (self.table.row(slot), table.row(slot)) {
-                (Some(old), Some(new)) if is_same(old, new) => {
+                (_, Some(new)) => {
                     let stays = |place: Place| new.voters_and_target().any(|replica| replica.place() == place);
                     *place = place.filter(|place| stays(*place));
                 }
-                (None, _) => {}
-                (Some(_), _) => (*term, *place) = (0, None),
+                // Who leads what is about to split off may be known before the table.
+                (None, None) => {}
+                (Some(_), None) => *place = None,
             }
         }
         assert!(self.leaders.len() >= table.positions.len(), "every slot has its leader's place");
         self.table = table;
     }
-}
-
-/// One group, at two times: epochs only rise, and no move exchanges every replica at once without naming both sides.
-fn is_same(old: &SlotRow, new: &SlotRow) -> bool {
-    new.epoch >= old.epoch
-        && old.voters_and_target().any(|replica| new.voters_and_target().any(|other| other == replica))
 }
 
 #[cfg(test)]
@@ -306,8 +301,11 @@ mod tests {
         let slots = vec![(low, cluster.rows[&low].epoch, cluster.rows[&high].epoch)];
         cluster.apply(&MetadataCommand::Merge { slots }).unwrap();
         let plan = cluster.rows[&low].reshape.as_ref().map(Reshape::plan).unwrap();
-        cluster.apply(&MetadataCommand::MergeFrozen { slot: high, plan, index: 9 }).unwrap();
+        cluster.apply(&MetadataCommand::MergeBegin { slots: vec![(low, plan)] }).unwrap();
         cluster.apply(&MetadataCommand::MergeDone { slot: low, plan }).unwrap();
+        for replica in cluster.rows[&low].replicas.clone() {
+            cluster.apply(&MetadataCommand::MergeDigested { slot: low, plan, replica }).unwrap();
+        }
     }
 
     fn place(node: u16, shard: u16) -> Place {
@@ -396,10 +394,10 @@ mod tests {
         routes.update(Arc::new(Table::new(&cluster)));
         let leaders: Vec<bool> = (0..5).map(|slot| routes.leader(SlotId(slot)).is_some()).collect();
         let terms: Vec<u64> = (0..5).map(|slot| routes.term(SlotId(slot))).collect();
-        assert_eq!((leaders, terms), (vec![true, false, true, true, false], vec![7, 7, 7, 7, 0]));
+        assert_eq!((leaders, terms), (vec![true, false, true, true, false], vec![7, 7, 7, 7, 7]));
         routes.update(old);
         assert_eq!(routes.table().version(), cluster.version, "an older table changes nothing");
-        // Merged and split again between two tables: another group of the same name, whose terms begin anew.
+        // Merged and split again between two tables: another group of the same name, whose terms go on.
         routes.learn(SlotId(2), 9, None);
         split(&mut cluster, 3);
         routes.update(Arc::new(Table::new(&cluster)));
@@ -407,6 +405,7 @@ mod tests {
         merge(&mut cluster, 3, 7);
         split(&mut cluster, 3);
         routes.update(Arc::new(Table::new(&cluster)));
-        assert_eq!((routes.term(SlotId(7)), routes.term(SlotId(3)), routes.term(SlotId(2))), (0, 7, 9));
+        assert_eq!((routes.term(SlotId(7)), routes.term(SlotId(3)), routes.term(SlotId(2))), (30, 7, 9));
+        assert_eq!(routes.learn(SlotId(7), 29, Some(place(1, 0))), Learned::Nothing, "a word of the group that was");
     }
 }

@@ -12,6 +12,7 @@
 mod api;
 mod clients;
 mod cluster;
+mod deliveries;
 mod endings;
 mod frames;
 mod greetings;
@@ -21,6 +22,7 @@ mod invariants;
 mod links;
 mod membership;
 mod mending;
+mod merges;
 mod operators;
 mod reshapes;
 mod settings;
@@ -55,6 +57,7 @@ use crate::time::{Instant, Now};
 use endings::Endings;
 use greetings::Greetings;
 use membership::Office;
+use merges::Merges;
 use operators::Leaving;
 use reshapes::Nursery;
 use transfers::Transfers;
@@ -97,8 +100,10 @@ pub(super) struct Hosted {
     checkpointed: bool,
     /// First segment that the checkpoint on disk asks a restart to begin with, for others' sake too.
     kept_segment: u32,
-    /// Being written: both segments and its mark.
-    checkpointing: Option<(u32, u32, u64)>,
+    /// The last plan of a split or merge that is in the checkpoint on disk.
+    checkpoint_plan: u64,
+    /// Being written: both segments, its mark and its plan.
+    checkpointing: Option<(u32, u32, u64, u64)>,
 }
 
 impl Hosted {
@@ -117,6 +122,7 @@ impl Hosted {
             rollcall: Rollcall::default(),
             checkpointed: false,
             kept_segment: replay_segment,
+            checkpoint_plan: 0,
             checkpointing: None,
         }
     }
@@ -165,6 +171,8 @@ pub struct Shard {
     node_shards: BTreeMap<NodeId, u16>,
     /// Those that are said to be down.
     nodes_down: BTreeSet<NodeId>,
+    /// Those that gossip believes to be down, and that are heard all the same.
+    nodes_doubted: BTreeSet<NodeId>,
     row_slots: VecDeque<u32>,
     dirty_sessions: Vec<u32>,
     recent: Recent,
@@ -172,6 +180,7 @@ pub struct Shard {
     repairs: Repairs,
     transfers: Transfers,
     nursery: Nursery,
+    merges: Merges,
     out: Outbox,
     pushes: Vec<Push>,
     /// RECVs of this round, written after it.
@@ -237,6 +246,7 @@ impl Shard {
             raft_out: Vec::new(),
             node_shards: BTreeMap::new(),
             nodes_down: BTreeSet::new(),
+            nodes_doubted: BTreeSet::new(),
             row_slots: VecDeque::new(),
             dirty_sessions: Vec::new(),
             recent: Recent::new(config.limits.recent_bytes_max),
@@ -244,6 +254,7 @@ impl Shard {
             repairs: Repairs::default(),
             transfers: Transfers::new(config.boot),
             nursery: Nursery::default(),
+            merges: Merges::default(),
             out: Outbox::new(config.place),
             pushes: Vec::new(),
             recvs: Vec::new(),
@@ -335,6 +346,7 @@ impl Shard {
             self.take_loopback(now, effects);
             self.settle_sessions(effects);
             self.turn_slots(now);
+            self.feed_stalled(now);
             self.turn_council(now, effects);
             self.follow_leaderships(now, effects);
             self.greet_leaders(now);
@@ -377,6 +389,7 @@ impl Shard {
             }
             self.follow_quits(place as usize);
             self.follow_splits(place as usize);
+            self.follow_merges(place as usize, now);
             self.start_transfers(place as usize, now);
             if let Some(led) = self.hosted[place as usize].slot.take_leadership_change() {
                 self.drop_endings(place as usize);
@@ -487,6 +500,7 @@ pub fn shard_of(uid: &Uid, slot_depth: u8, shard_count: u16) -> ShardId {
 fn host(slots: Vec<RecoveredSlot>) -> (Vec<Hosted>, Vec<u32>) {
     let hosted = slots.into_iter().map(|found| Hosted {
         checkpointed: found.checkpointed,
+        checkpoint_plan: if found.checkpointed { found.slot.reshaped().plan } else { 0 },
         ..Hosted::new(found.slot, found.depth, found.replay_segment)
     });
     let hosted: Vec<Hosted> = hosted.collect();

@@ -8,7 +8,9 @@
 //!  Notify ─► row dirty ─(row_flush_after)─► command ─► … ─► apply ─┴─► Notified to the channel's slot
 //! ```
 
+mod merge;
 mod split;
+mod straight;
 mod taking;
 mod telling;
 
@@ -20,12 +22,13 @@ use super::chance::{Chance, MapState, SeededMap};
 use super::channel::{Appended, Channel, Fingerprint};
 use super::command::{self, Command, Commands, RowCommand};
 use super::event::ApiAnswer;
-use super::home::{Home, Noticed, Row};
+use super::home::{Home, Noticed, Online, Row, Watch};
 use super::journal::Journal;
 use super::message_ids::MessageIds;
 use super::outbox::Outbox;
 use super::raft_group::{CommittedEntry, GroupState, MemberChange, NotTaken, Proposed, RaftGroup};
 use super::recent::Recent;
+use super::route_cache::{Member, RouteCache};
 use super::routes::Routes;
 use crate::format::frame::{
     Answered, Frame, Notified, Notify, Register, Registered, Resume, Submission, Submit, Submitted,
@@ -40,6 +43,7 @@ use crate::ids::{
 use crate::limits::Limits;
 use crate::time::{Instant, Now};
 
+pub use merge::{MergeNews, Portion, Reshaped};
 pub use split::Half;
 
 /// Connections that one leader can number.
@@ -154,8 +158,14 @@ pub struct Slot {
     id: SlotId,
     /// Bits of the hash that name it; 0 as long as nobody has said.
     depth: u8,
+    /// What splits and merges have left in the agreed state.
+    reshaped: Reshaped,
     /// What has split off and is not hosted yet.
     halves: Vec<Half>,
+    /// What its sibling held, for the entry that takes it in.
+    portion: Option<Portion>,
+    /// Not told yet.
+    merge_news: Option<MergeNews>,
     group: RaftGroup,
     map_state: MapState,
     channels_by_key: SeededMap<ChannelKey, u32>,
@@ -167,10 +177,19 @@ pub struct Slot {
     dirty_rows: Vec<(Uid, ChannelKey)>,
     rows_due: Option<Instant>,
     unannounced: Vec<u32>,
+    /// Where members' sessions are.
+    route_cache: RouteCache,
+    /// Whose homes are to hear at the end of the turn what went straight.
+    notices: Vec<Member>,
+    /// Rows of homes here whose messages went straight, and when to look whether they have come.
+    watched: VecDeque<(Instant, Uid, ChannelKey)>,
+    /// The last name given to who is online of a home here.
+    marks: u32,
     led_term: Option<u64>,
     leadership_changed: bool,
     /// The largest that a connection was accepted with, as far as it is known here.
     order_last: u64,
+    /// Agreed on and not applied: only while the first of them waits for what the sibling held.
     committed: Vec<CommittedEntry>,
     /// What the group wants said to its other replicas.
     raft_messages: Vec<RaftMessage>,
@@ -190,6 +209,8 @@ pub struct SlotState {
     pub group: GroupState,
     /// Last message id, in [`MessageIds`]' form.
     pub message_ids_last: u64,
+    /// What splits and merges have left.
+    pub reshaped: Reshaped,
     /// Channels.
     pub channels: Vec<(ChannelKey, Channel)>,
     /// Homes.
@@ -212,7 +233,10 @@ impl Slot {
         let mut slot = Slot {
             id,
             depth: 0,
+            reshaped: state.reshaped,
             halves: Vec::new(),
+            portion: None,
+            merge_news: None,
             group: RaftGroup::restore(id, state.group, log_tail_bytes_max, chance),
             map_state,
             channels_by_key: SeededMap::with_hasher(map_state),
@@ -224,6 +248,10 @@ impl Slot {
             dirty_rows: Vec::new(),
             rows_due: None,
             unannounced: Vec::new(),
+            route_cache: RouteCache::new(map_state),
+            notices: Vec::new(),
+            watched: VecDeque::new(),
+            marks: 0,
             led_term: None,
             leadership_changed: false,
             order_last: 0,
@@ -288,6 +316,10 @@ impl Slot {
         self.homes = whole.homes;
         self.messages = whole.messages;
         self.depth = whole.depth;
+        self.reshaped = whole.reshaped;
+        // What waited for the sibling is in the new state, or comes again.
+        self.committed.clear();
+        self.portion = None;
         self.message_ids.resume(whole.message_ids.last());
         self.dirty_rows.clear();
         self.rows_due = None;
@@ -387,17 +419,30 @@ impl Slot {
         }
         let mut committed = std::mem::take(&mut self.committed);
         let mut waits_for = self.group.drain(journal, &mut committed, &mut self.raft_messages);
-        while !committed.is_empty() {
-            for entry in committed.drain(..) {
-                self.apply(&entry, around);
-                self.group.applied_to(entry.index, entry.term);
+        loop {
+            let ready = committed.iter().position(|entry| command::absorb_of(&entry.data).is_some());
+            let mut count = ready.unwrap_or(committed.len());
+            committed.drain(..count).for_each(|entry| self.apply_and_count(&entry, around));
+            if committed.first().is_some_and(|entry| self.can_apply(&entry.data)) {
+                let entry = committed.remove(0);
+                self.apply_and_count(&entry, around);
+                count += 1;
+            }
+            if count == 0 {
+                break;
             }
             waits_for = self.group.drain(journal, &mut committed, &mut self.raft_messages).or(waits_for);
         }
         self.committed = committed;
+        self.send_notices(around);
         around.raft_out.append(&mut self.raft_messages);
         self.follow_leadership(around);
         waits_for
+    }
+
+    fn apply_and_count(&mut self, entry: &CommittedEntry, around: &mut Surroundings<'_>) {
+        self.apply(entry, around);
+        self.group.applied_to(entry.index, entry.term);
     }
 
     /// Notices that this replica has begun to lead, or no longer does.
@@ -425,6 +470,8 @@ impl Slot {
         }
         self.dirty_rows.clear();
         self.resumes.clear();
+        self.route_cache.clear();
+        self.watched.clear();
         self.rows_due = None;
         for index in std::mem::take(&mut self.unannounced) {
             self.channels[index as usize].listed = false;
@@ -518,6 +565,8 @@ impl Slot {
             }
             match command {
                 Command::Split(split) => self.apply_split(split, entry.term, around),
+                Command::Freeze(merge) => self.apply_freeze(merge, entry.term, around),
+                Command::Absorb(merge) => self.apply_absorb(merge, entry.term, around),
                 Command::Append { kind, id, announced, fingerprint, at, message } => {
                     let position = Position { offset: entry.position.offset + at, ..entry.position };
                     let asker = if let Waiter::Append(asker) = waiter { Some(asker) } else { None };
@@ -663,7 +712,14 @@ impl Slot {
     }
 
     /// Asserts what must hold between steps.
-    pub fn check_invariants(&self) {
+    pub fn check_invariants(&self, limits: &Limits) {
+        self.route_cache.check_invariants(limits);
+        assert!(self.watched.len() <= limits.watched_rows_max, "too many rows are watched");
+        assert!(self.notices.is_empty(), "homes hear in the same turn what went straight");
+        assert!(
+            self.leads() || (self.route_cache.is_empty() && self.watched.is_empty()),
+            "only a leader sends straight"
+        );
         assert_eq!(self.channels.len(), self.channels_by_key.len());
         for entry in &self.channels {
             entry.channel.check_invariants();
@@ -679,7 +735,10 @@ impl Slot {
         assert!(self.leads() || self.in_flight.is_empty(), "only a leader waits for what it has proposed");
         let rises = self.in_flight.iter().zip(self.in_flight.iter().skip(1)).all(|(a, b)| a.0.index < b.0.index);
         assert!(rises, "proposals wait in the order of the log");
-        assert!(self.committed.is_empty(), "what is agreed on is applied at once");
+        let waits = self.stalled().is_some() || self.portion.is_some();
+        assert!(self.committed.is_empty() || waits, "what is agreed on is applied at once");
+        assert!(self.portion.is_none() || !self.committed.is_empty(), "nobody holds what was taken in already");
+        assert!(!self.is_frozen() || self.dirty_rows.is_empty(), "a frozen slot takes nothing");
         let listed = self.channels.iter().filter(|entry| entry.listed).count();
         assert_eq!(listed, self.unannounced.len(), "who waits to be announced is in the list");
         assert!(self.leads() || self.unannounced.is_empty(), "only a leader announces");

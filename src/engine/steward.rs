@@ -1,7 +1,8 @@
 //! What the leader of the metadata group proposes next. It hears who is alive and how the slots' groups stand, looks at the agreed state
 //! and names a few commands; whether they are agreed on, it sees in the next state. It keeps nothing that a successor needs: everything
 //! here can be heard or planned again. Where replicas should be is [`super::placement`]'s, what a command means
-//! [`super::metadata`]'s affair. Splits and merges are asked for by operators and reported by their groups, not proposed here.
+//! [`super::metadata`]'s affair. Splits and merges are asked for by operators and reported by their groups; siblings that are to merge are
+//! brought together here, and begin when they are.
 //!
 //! ```text
 //!  a move:    planned ─(room, best first)─► SetTargets ─► the slot's leader works ─(its report)─► Settled ─► Prefer
@@ -17,7 +18,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::metadata::{Cluster, MemberState, MetadataCommand, SlotRow};
+use super::metadata::{Cluster, MemberState, MetadataCommand, Reshape, SlotRow};
 use super::placement::{self, Holding, NodeShape};
 use crate::format::frame::SlotReport;
 use crate::ids::{NodeId, Place, ReplicaId, SlotId};
@@ -40,6 +41,8 @@ pub struct StewardLimits {
     pub listen_first: Duration,
     /// A proposal that changed nothing is made again after this.
     pub propose_again_after: Duration,
+    /// Merges under way at a time, those included that some replica has yet to digest. At it: the others wait.
+    pub merges_under_way_max: usize,
     /// Commands of one decision. At it: the rest comes with the next.
     pub commands_max: usize,
     /// Leaders chosen in one command. At it: the rest comes with the next.
@@ -57,9 +60,20 @@ impl StewardLimits {
         silent_after: Duration::from_secs(5),
         listen_first: Duration::from_secs(5),
         propose_again_after: Duration::from_secs(1),
+        merges_under_way_max: 16,
         commands_max: 32,
         choices_max: 256,
         waits_max: 64,
+    };
+
+    /// What the simulator runs with: everything comes one after the other.
+    pub const TINY: StewardLimits = StewardLimits {
+        moves_under_way_max: 2,
+        moves_into_node_max: 1,
+        commands_max: 2,
+        choices_max: 1,
+        waits_max: 2,
+        ..StewardLimits::PRODUCTION
     };
 }
 
@@ -180,6 +194,7 @@ impl Steward {
         }
         self.plan(cluster);
         commands.extend(self.begin(now, cluster));
+        commands.extend(self.begin_merges(now, cluster));
         if commands.is_empty() {
             commands.extend(self.prefer(now, cluster));
         }
@@ -260,7 +275,7 @@ impl Steward {
         let stands = |report: &&SlotReport| {
             let Some(row) = cluster.rows.get(&report.slot) else { return false };
             row.epoch == report.epoch
-                && row.reshape.is_none()
+                && !row.is_busy()
                 && !report.joint
                 && report.learners.is_empty()
                 && match &row.target {
@@ -284,7 +299,7 @@ impl Steward {
         };
         let hopeless = |row: &SlotRow| {
             let coming = row.target.iter().flatten().filter(|replica| !row.replicas.contains(replica));
-            row.reshape.is_none() && coming.into_iter().any(|replica| !serves(replica))
+            !row.is_busy() && coming.into_iter().any(|replica| !serves(replica))
         };
         let rows = cluster.rows.iter().filter(|(_, row)| hopeless(row)).take(self.limits.commands_max);
         rows.map(|(slot, row)| MetadataCommand::CancelTarget { slot: *slot, epoch: row.epoch }).collect()
@@ -318,12 +333,10 @@ impl Steward {
         let shapes: Vec<NodeShape> = basis.nodes.iter().map(|(shape, _)| *shape).collect();
         let plan = placement::plan(&shapes, &rows, cluster.replicas_wanted);
         let moves = plan.moves.into_iter().filter(|one| !lost.contains(&one.slot)).map(|one| (one.slot, one.to));
-        self.planned = Some(Planned {
-            basis,
-            version: cluster.version,
-            moves: moves.collect(),
-            prefer: plan.prefer.into_iter().collect(),
-        });
+        let mut moves: BTreeMap<SlotId, Vec<Place>> = moves.collect();
+        gather(cluster, &mut moves);
+        self.planned =
+            Some(Planned { basis, version: cluster.version, moves, prefer: plan.prefer.into_iter().collect() });
     }
 
     /// Replicas of a row that can be counted on.
@@ -355,7 +368,7 @@ impl Steward {
         let (mut count, mut into) = self.under_way(now, cluster);
         let mut waiting: Vec<(usize, SlotId)> = Vec::new();
         for slot in planned.moves.keys() {
-            let rests = |row: &&SlotRow| row.target.is_none() && row.reshape.is_none() && !row.settling;
+            let rests = |row: &&SlotRow| row.target.is_none() && !row.is_busy() && !row.settling;
             if let Some(row) = cluster.rows.get(slot).filter(rests) {
                 waiting.push((self.live_replicas(row, now, cluster), *slot));
             }
@@ -378,6 +391,24 @@ impl Steward {
         (!moves.is_empty()).then_some(MetadataCommand::SetTargets { moves })
     }
 
+    /// Merges whose siblings have come together.
+    fn begin_merges(&self, now: Instant, cluster: &Cluster) -> Option<MetadataCommand> {
+        let under_way = |row: &&SlotRow| match row.reshape {
+            Some(Reshape::Absorb { gathered, .. }) => gathered,
+            Some(Reshape::Digest { .. }) => true,
+            _ => false,
+        };
+        let count = cluster.rows.values().filter(under_way).count();
+        let ready = cluster.rows.iter().filter_map(|(slot, row)| {
+            let Some(Reshape::Absorb { plan, sibling, gathered: false }) = row.reshape else { return None };
+            let other = cluster.rows.get(&sibling)?;
+            let lives = |row| self.has_majority(row, now, cluster);
+            (cluster.is_gathered(row, other) && lives(row) && lives(other)).then_some((*slot, plan))
+        });
+        let slots: Vec<(SlotId, u64)> = ready.take(self.limits.merges_under_way_max.saturating_sub(count)).collect();
+        (!slots.is_empty()).then_some(MetadataCommand::MergeBegin { slots })
+    }
+
     /// What a planned move waits for, the number of moves under way aside.
     fn why_not_yet(
         &self,
@@ -393,7 +424,7 @@ impl Steward {
         if row.settling {
             return Some("an earlier move of it was given up and has not settled".into());
         }
-        if row.reshape.is_some() {
+        if row.is_busy() {
             return Some("a split or merge of it is under way".into());
         }
         if !self.has_majority(row, now, cluster) {
@@ -416,7 +447,9 @@ impl Steward {
         let planned = self.planned.as_ref().filter(|planned| planned.moves.is_empty())?;
         let mut choices = Vec::new();
         for (slot, place) in &planned.prefer {
-            let Some(row) = cluster.rows.get(slot).filter(|row| row.target.is_none()) else { continue };
+            let Some(row) = cluster.rows.get(slot).filter(|row| row.target.is_none() && !row.is_busy()) else {
+                continue;
+            };
             let replica = row.replicas.iter().find(|replica| replica.place() == *place);
             if let Some(replica) =
                 replica.filter(|replica| **replica != row.preferred && self.is_alive(place.node, now))
@@ -429,6 +462,26 @@ impl Steward {
         }
         assert!(choices.len() <= self.limits.choices_max, "the rest comes with the next");
         (!choices.is_empty()).then_some(MetadataCommand::Prefer { choices })
+    }
+}
+
+/// Siblings that are to merge: the lower one stays where it is, if it may, and the upper one comes beside it.
+fn gather(cluster: &Cluster, moves: &mut BTreeMap<SlotId, Vec<Place>>) {
+    let serving: BTreeSet<NodeId> = cluster.members_in(MemberState::Serving).collect();
+    let wanted = serving.len().min(usize::from(cluster.replicas_wanted));
+    for (slot, row) in &cluster.rows {
+        let Some(Reshape::Absorb { sibling, gathered: false, .. }) = row.reshape else { continue };
+        let Some(other) = cluster.rows.get(&sibling) else { continue };
+        let here = places_counted(row, cluster);
+        if here.len() == wanted && here.iter().all(|place| serving.contains(&place.node)) {
+            moves.remove(slot);
+        }
+        let to = moves.get(slot).unwrap_or(&here).clone();
+        let there = places_counted(other, cluster);
+        moves.remove(&sibling);
+        if to.len() != there.len() || !to.iter().all(|place| there.contains(place)) {
+            moves.insert(sibling, to);
+        }
     }
 }
 

@@ -254,6 +254,13 @@ impl Submits {
         moved
     }
 
+    /// The table has changed: what was sent to leaders of whom nobody knows any more waits for others.
+    pub fn stall(&mut self, is_led: impl Fn(SlotId) -> bool) {
+        for (_, desk) in self.desks.iter_mut().filter(|(slot, _)| !is_led(**slot)) {
+            desk.stalled = true;
+        }
+    }
+
     /// Asserts what must hold between steps.
     pub fn check_invariants(&self) {
         let waiting = self.desks.values().flat_map(|desk| &desk.waiting);

@@ -32,8 +32,10 @@ pub enum Frame {
     Registered(Registered),
     /// Gateway → home: the connection is gone.
     Unregister(Unregister),
-    /// Home → gateway: something for this session.
+    /// Home, or straight from the channel's slot → gateway: something for this session.
     Deliver(Deliver),
+    /// Home → channel's slot: where a member's sessions are.
+    Whereabouts(Box<Whereabouts>),
     /// Gateway → home: the device has everything up to here.
     Received(Received),
     /// Gateway → home: I have room again, what else lags?
@@ -228,6 +230,60 @@ pub struct Notify {
     pub seq: u32,
     /// The body, when it is the message `seq` and worth carrying; else it can be fetched.
     pub message: Option<StoredMessage>,
+    /// Who brings it to the member's sessions.
+    pub pusher: Pusher,
+}
+
+/// Who brings what a [`Notify`] tells of to the member's sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pusher {
+    /// The home, to all of them.
+    Home,
+    /// The same; and the channel's leader wants to hear where they are, in a [`Whereabouts`].
+    HomeTells,
+    /// The channel's leader has sent it straight to those on other nodes than the home's, as the home named them under this mark. If the mark
+    /// is not the home's any more, the home sends it to all and tells where they are now.
+    Leader(u32),
+}
+
+impl Pusher {
+    /// The smallest mark.
+    pub const MARK_MIN: u32 = 2;
+
+    /// As one number.
+    #[must_use]
+    pub fn number(self) -> u32 {
+        match self {
+            Pusher::Home => 0,
+            Pusher::HomeTells => 1,
+            Pusher::Leader(mark) => mark.max(Pusher::MARK_MIN),
+        }
+    }
+
+    /// What [`Pusher::number`] says.
+    #[must_use]
+    pub fn of_number(number: u32) -> Pusher {
+        match number {
+            0 => Pusher::Home,
+            1 => Pusher::HomeTells,
+            mark => Pusher::Leader(mark),
+        }
+    }
+}
+
+/// Where a member's sessions are, as the home knows at this moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Whereabouts {
+    /// Whose.
+    pub uid: Uid,
+    /// In which channel it was asked.
+    pub channel: ChannelKey,
+    /// Names this state of the home, not below [`Pusher::MARK_MIN`]; another one follows when the next session comes or goes.
+    pub mark: u32,
+    /// Sessions on other nodes than the home's; at most `limits.straight_sessions_max`, none if there are more.
+    pub away: Vec<SessionAddress>,
+    /// There are others, to which the home sends.
+    pub others: bool,
 }
 
 /// A row covers a channel's growth, durably.
@@ -287,8 +343,9 @@ pub struct Deliver {
     pub channel: ChannelKey,
     /// The channel's last message; 0 for one that is not stored.
     pub seq: u32,
-    /// The device has everything up to here; where to begin if the session does not follow the channel yet.
-    pub cursor: u32,
+    /// The device has everything up to here; where to begin if the session does not follow the channel yet. `None`: it comes straight from the
+    /// channel's leader, which does not know; a session that does not follow the channel gets it by way of its home.
+    pub cursor: Option<u32>,
     /// The body of `seq`, else it is fetched.
     pub message: Option<StoredMessage>,
 }
@@ -624,8 +681,8 @@ pub struct SnapshotOffer {
     pub transfer: u64,
     /// Messages, at most, that will be sent.
     pub messages: u64,
-    /// Bits of the hash that name the slot in that state: a split numbers its channels anew.
-    pub depth: u8,
+    /// The last plan of a split or merge in that state: each numbers the slot's channels anew.
+    pub plan: u64,
 }
 
 /// What of a snapshot is there already.

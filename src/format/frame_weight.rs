@@ -25,6 +25,7 @@ const ROW_BYTES: usize = 20;
 const PRESENT_SESSION_BYTES: usize = 40;
 const SLOT_REPORT_BYTES: usize = 64;
 const PAIR_BYTES: usize = 16;
+const ADDRESS_BYTES: usize = 12;
 const MESSAGE_BYTES: usize = 12;
 const ROUTE_BYTES: usize = 40;
 const STATUS_BYTES: usize = 192;
@@ -46,17 +47,20 @@ impl Frame {
                     88 + channel(&submit.channel) + uid(&submit.from) + uid(&submit.to) + submit.body.bytes.len()
                 }
                 Frame::Submitted(_) => 32,
-                Frame::Notify(frame) => 40 + uid(&frame.uid) + channel(&frame.channel) + body(frame.message.as_ref()),
+                Frame::Notify(frame) => 44 + uid(&frame.uid) + channel(&frame.channel) + body(frame.message.as_ref()),
                 Frame::Notified(frame) => 24 + uid(&frame.uid) + channel(&frame.channel),
                 Frame::Register(frame) => 40 + uid(&frame.uid) + frame.device_id.len() + frame.token.len(),
                 Frame::Registered(_) => 24,
                 Frame::Unregister(frame) => 20 + uid(&frame.uid),
-                Frame::Deliver(frame) => 40 + channel(&frame.channel) + body(frame.message.as_ref()),
+                Frame::Deliver(frame) => 44 + channel(&frame.channel) + body(frame.message.as_ref()),
                 Frame::Received(frame) => 28 + uid(&frame.uid) + channel(&frame.channel),
                 Frame::Resume(frame) => 24 + uid(&frame.uid),
                 Frame::Backlog(frame) => 24 + list(&frame.rows, |row| ROW_BYTES + channel(&row.channel)),
                 Frame::Fetch(frame) => 32 + channel(&frame.channel),
                 Frame::Fetched(frame) => 36 + channel(&frame.channel) + messages(&frame.messages),
+                Frame::Whereabouts(frame) => {
+                    32 + uid(&frame.uid) + channel(&frame.channel) + list(&frame.away, |_| ADDRESS_BYTES)
+                }
                 Frame::Kick(frame) => 24 + frame.notice.as_ref().map_or(0, |notice| notice.text.len()),
                 other => other.cluster_weight(),
             }
@@ -104,6 +108,7 @@ impl Frame {
             | Frame::Backlog(_)
             | Frame::Fetch(_)
             | Frame::Fetched(_)
+            | Frame::Whereabouts(_)
             | Frame::Kick(_) => 0,
         }
     }

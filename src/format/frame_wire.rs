@@ -33,7 +33,7 @@ use rkyv::{Archive, Serialize};
 use self::api::{WireAnswered, WireAsk};
 use self::client::{
     WireBacklog, WireDeliver, WireFetch, WireFetched, WireKick, WireNotified, WireNotify, WirePresent, WireReceived,
-    WireRegister, WireRegistered, WireResume, WireSubmit, WireSubmitted, WireUnregister,
+    WireRegister, WireRegistered, WireResume, WireSubmit, WireSubmitted, WireUnregister, WireWhereabouts,
 };
 use self::cluster::{
     WireAlive, WireJoin, WireJoined, WireLeaders, WirePropose, WireProposed, WireRumour, WireSlotReports, WireWhoLeads,
@@ -44,7 +44,8 @@ use self::raft::{
 use super::frame::{
     Alive, Answered, Ask, Backlog, Deliver, Fetch, Fetched, Frame, Join, Joined, Kick, Leaders, Notified, Notify,
     Present, Propose, Proposed, Received, Register, Registered, Repair, Repaired, Resume, Rumour, SendBody,
-    SlotReports, SnapshotOffer, SnapshotPart, SnapshotTaken, SnapshotWant, Submission, Submitted, Unregister, WhoLeads,
+    SlotReports, SnapshotOffer, SnapshotPart, SnapshotTaken, SnapshotWant, Submission, Submitted, Unregister,
+    Whereabouts, WhoLeads,
 };
 use super::message::StoredMessage;
 use super::packet::Reason;
@@ -146,6 +147,7 @@ pub(super) enum WireFrame<'a> {
     SnapshotTaken(#[rkyv(with = Apart<WireSnapshotTaken>)] &'a SnapshotTaken),
     Repair(#[rkyv(with = Apart<WireRepair<'a>>)] &'a Repair),
     Repaired(#[rkyv(with = Apart<WireRepaired<'a>>)] &'a Repaired),
+    Whereabouts(#[rkyv(with = Apart<WireWhereabouts<'a>>)] &'a Whereabouts),
 }
 
 impl<'a> From<&'a Frame> for WireFrame<'a> {
@@ -184,6 +186,7 @@ impl<'a> From<&'a Frame> for WireFrame<'a> {
             Frame::SnapshotTaken(frame) => WireFrame::SnapshotTaken(frame),
             Frame::Repair(frame) => WireFrame::Repair(frame),
             Frame::Repaired(frame) => WireFrame::Repaired(frame),
+            Frame::Whereabouts(frame) => WireFrame::Whereabouts(frame),
         }
     }
 }
@@ -225,6 +228,7 @@ impl ArchivedWireFrame<'_> {
             ArchivedWireFrame::SnapshotTaken(wire) => Frame::SnapshotTaken(wire.read()?),
             ArchivedWireFrame::Repair(wire) => Frame::Repair(wire.read()?),
             ArchivedWireFrame::Repaired(wire) => Frame::Repaired(wire.read(buffer)?),
+            ArchivedWireFrame::Whereabouts(wire) => Frame::Whereabouts(Box::new(wire.read()?)),
         })
     }
 }
@@ -329,6 +333,12 @@ impl ArchivedWireSession {
 pub(super) struct WireAddress {
     place: WirePlace,
     session: WireSession,
+}
+
+impl From<&SessionAddress> for WireAddress {
+    fn from(address: &SessionAddress) -> WireAddress {
+        WireAddress::from(*address)
+    }
 }
 
 impl From<SessionAddress> for WireAddress {

@@ -100,7 +100,7 @@ pub struct Doorbell {
 }
 
 impl Doorbell {
-    fn new() -> io::Result<Doorbell> {
+    pub(super) fn new() -> io::Result<Doorbell> {
         // SAFETY: plain system call without pointers; the result is checked before it is owned. Blocking mode on purpose:
         // io_uring answers a read of a non-blocking one with EAGAIN instead of waiting.
         let raw = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };

@@ -17,6 +17,8 @@ pub mod machine;
 pub mod mesh;
 pub mod metronome;
 pub mod node;
+pub mod probe;
+pub mod readiness;
 pub mod seed;
 pub mod shard_loop;
 pub mod socket_ring;

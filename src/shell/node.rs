@@ -27,6 +27,7 @@ use super::listen::{BoundAddress, bind_cluster, bind_shared, listen_alone};
 use super::machine;
 use super::mesh::{MeshEndpoint, MeshMessage, MeshSender, build_mesh};
 use super::metronome::Metronome;
+use super::readiness::Readiness;
 use super::seed::{Secrets, kernel_seed};
 use super::shard_loop::{Ready, ShardRuntimeConfig, ShardSockets, run_shard};
 use crate::config::{Config, ListenMode, ShardCount};
@@ -53,6 +54,7 @@ const EXIT_SECOND_SIGNAL: i32 = 130;
 /// Why it cannot start, or what has broken.
 pub fn run(config: &Config) -> Result<(), StartError> {
     let began = Instant::now();
+    let readiness = Readiness::from_environment();
     machine::check_kernel()?;
     let processors = machine::processors();
     let directory = open_directory(config, processors.len())?;
@@ -90,12 +92,13 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     start_shards(&told, &processors, endpoints, Doors { tcp, ws, cluster: cluster_sockets }, &happenings.0)?;
 
     let node = Node { mesh, state, happenings: happenings.1, running: shards, _metronome: metronome, http };
-    let outcome = node.serve(|messages, waits| {
+    let outcome = node.serve(&readiness, |messages, waits| {
         let mut text = banner.text(config, &directory, &Began { messages, waits, took: began.elapsed() });
         text.push('\n');
         print!("{text}");
         // Whoever waits for it may read through a pipe.
         let _ = std::io::Write::flush(&mut std::io::stdout());
+        readiness.ready(&text);
     });
     // The lock of the directory is held until every shard has ended.
     drop(directory);
@@ -122,7 +125,7 @@ struct Node {
 impl Node {
     /// Until the end. `announce` is called once, when clients may come, with the number of messages that are there, and whether
     /// the node still waits for others before it can serve.
-    fn serve(mut self, announce: impl FnOnce(u64, bool)) -> Result<(), StartError> {
+    fn serve(mut self, readiness: &Readiness, announce: impl FnOnce(u64, bool)) -> Result<(), StartError> {
         let mut announce = Some(announce);
         let (mut ready, mut messages, mut waits) = (0, 0, false);
         let outcome = loop {
@@ -160,6 +163,7 @@ impl Node {
                 }
             }
         };
+        readiness.stopping();
         let left_behind = self.stop();
         if outcome.is_ok() && left_behind > 0 {
             return Err(StartError(format!("{left_behind} shards did not stop within {} s", STOP_WITHIN.as_secs())));

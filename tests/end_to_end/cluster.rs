@@ -132,7 +132,7 @@ fn nodes_are_killed_hung_and_restarted_in_turn() {
 }
 
 #[test]
-fn a_fourth_node_joins_a_lost_disk_is_filled_again_slots_split_and_a_node_is_drained() {
+fn a_fourth_node_joins_a_lost_disk_is_filled_again_slots_split_and_merge_and_a_node_is_drained() {
     let _alone = alone();
     let mut cluster = Ensemble::form("fourth", 3);
     let talk = Talk::begin("fourth", cluster.addresses(), USERS, PACE);
@@ -148,13 +148,15 @@ fn a_fourth_node_joins_a_lost_disk_is_filled_again_slots_split_and_a_node_is_dra
     talk.wait_answers(ANSWERED_WITHIN);
     cluster.split_all();
     talk.wait_answers(ANSWERED_WITHIN);
+    cluster.merge_all();
+    talk.wait_answers(ANSWERED_WITHIN);
     cluster.drain(id);
     cluster.forget_last();
     talk.forget_last();
     cluster.wait_whole();
     talk.wait_answers(ANSWERED_WITHIN);
     let verdict = talk.end();
-    tell("a fourth node, a lost disk, a split, a drain", &verdict);
+    tell("a fourth node, a lost disk, splits, merges, a drain", &verdict);
     verdict.must_be_good(|| cluster.logs());
 }
 

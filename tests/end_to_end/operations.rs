@@ -3,6 +3,8 @@
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr as UnixAddress, UnixDatagram};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -113,6 +115,38 @@ fn sigterm_flushes_and_ends_with_zero() {
     let mut bo = Client::connect(&node, &Login::tcp("bo"));
     assert_eq!(bo.received().number, "while away", "what was acknowledged is there after a clean stop");
     bo.receives_nothing_for(Duration::from_millis(200));
+}
+
+#[test]
+fn the_probe_says_what_the_machine_gives() {
+    let node = Node::prepare("probe", &[]);
+    let output = ends(binary().args(["probe", "--milliseconds", "20", "--data"]).arg(node.folder()), SOON);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && said.starts_with("io_uring ok\n"), "{said}");
+    assert!(said.contains("\nfdatasync ok writes="), "{said}");
+}
+
+#[test]
+fn whoever_starts_it_hears_when_it_is_ready_and_when_it_stops() {
+    let node = Node::prepare("notify", &[]);
+    let name = format!("jindou-notify-{}", std::process::id());
+    let address = UnixAddress::from_abstract_name(&name).expect("the name is short");
+    let listener = UnixDatagram::bind_addr(&address).expect("nobody else has that name");
+    listener.set_read_timeout(Some(Duration::from_secs(30))).expect("a time above nothing");
+    let told = || {
+        let mut buffer = [0u8; 256];
+        let length = listener.recv(&mut buffer).expect("it is told in time");
+        String::from_utf8_lossy(&buffer[..length]).into_owned()
+    };
+    let mut child =
+        node.command().env("NOTIFY_SOCKET", format!("@{name}")).stdout(Stdio::null()).spawn().expect("it starts");
+    let ready = told();
+    assert!(ready.starts_with("READY=1\nSTATUS=jindou ") && ready.contains("ready in"), "{ready}");
+    assert!(node.accepts(), "what is ready takes connections");
+    let stopped = Command::new("kill").arg(child.id().to_string()).status();
+    assert!(stopped.is_ok_and(|status| status.success()), "our own child can be signalled");
+    assert!(told().starts_with("STOPPING=1"));
+    assert!(child.wait().expect("our own child can be waited for").success());
 }
 
 #[test]

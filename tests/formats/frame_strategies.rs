@@ -181,14 +181,22 @@ fn channel_frame() -> Any<Frame> {
         last_seq,
     });
     prop_oneof![
-        (uid(), channel(), any::<u32>(), option::of(message()))
-            .prop_map(|(uid, channel, seq, message)| Frame::Notify(Notify { uid, channel, seq, message })),
+        (uid(), channel(), any::<(u32, u32)>(), option::of(message())).prop_map(
+            |(uid, channel, (seq, pusher), message)| {
+                Frame::Notify(Notify { uid, channel, seq, message, pusher: Pusher::of_number(pusher) })
+            }
+        ),
+        (uid(), channel(), any::<(u32, bool)>(), vec(address(), 0..4)).prop_map(
+            |(uid, channel, (mark, others), away)| {
+                Frame::Whereabouts(Box::new(Whereabouts { uid, channel, mark, away, others }))
+            }
+        ),
         (uid(), channel(), any::<u32>()).prop_map(|(uid, channel, seq)| Frame::Notified(Notified {
             uid,
             channel,
             seq
         })),
-        (session(), channel(), any::<(u32, u32)>(), option::of(message())).prop_map(
+        (session(), channel(), any::<(u32, Option<u32>)>(), option::of(message())).prop_map(
             |(session, channel, (seq, cursor), message)| Frame::Deliver(Deliver {
                 session,
                 channel,
@@ -270,8 +278,8 @@ fn raft_message() -> Any<RaftMessage> {
 fn raft_frame() -> Any<Frame> {
     prop_oneof![
         3 => raft_message().prop_map(|message| Frame::Raft(Box::new(message))),
-        1 => (raft_message(), any::<(u64, u64, u8)>()).prop_map(|(message, (transfer, messages, depth))| {
-            Frame::SnapshotOffer(Box::new(SnapshotOffer { message, transfer, messages, depth }))
+        1 => (raft_message(), any::<(u64, u64, u64)>()).prop_map(|(message, (transfer, messages, plan))| {
+            Frame::SnapshotOffer(Box::new(SnapshotOffer { message, transfer, messages, plan }))
         }),
         1 => (any::<(u64, bool)>(), slot(), replica(), vec(any::<u32>(), 0..9)).prop_map(
             |((transfer, accepted), slot, from, have)| {

@@ -7,13 +7,10 @@ use std::time::Duration;
 
 use jindou::engine::effect::Effect;
 use jindou::engine::event::Event;
-use jindou::engine::link::LinkLimits;
 use jindou::engine::metadata::{Cluster, MemberState};
 use jindou::engine::shard::ClusterSettings;
-use jindou::engine::steward::StewardLimits;
 use jindou::format::frame::Addresses;
 use jindou::ids::{ChannelKey, KeyHash, Place, ShardId, SlotId, Uid};
-use jindou::limits::Limits;
 
 use crate::checkers::Promise;
 use crate::checkers::limits::LINK_BYTES_MAX;
@@ -35,7 +32,6 @@ impl World {
         if self.nodes.len() == 1 {
             return ClusterSettings::alone(identity);
         }
-        let tiny = self.plan.limits.sessions_max < Limits::PRODUCTION.sessions_max;
         let nobody = || Box::<str>::from("");
         let guise = self.nodes[node].guise;
         let cluster = self.links.address_of(node);
@@ -47,8 +43,9 @@ impl World {
             address: Some(cluster),
             seeds: if founds { Vec::new() } else { others.map(|other| self.links.address_of(other)).collect() },
             replicas: self.plan.cluster.replicas,
-            steward: StewardLimits { replace_after: self.plan.cluster.replace_after, ..StewardLimits::PRODUCTION },
-            links: if tiny { LinkLimits::TINY } else { LinkLimits::PRODUCTION },
+            steward: self.plan.cluster.steward,
+            gossip: self.plan.cluster.gossip,
+            links: self.plan.cluster.link_limits,
             addresses: Addresses { cluster, tcp: nobody(), ws: nobody(), wss: nobody(), http: nobody() },
             ..ClusterSettings::alone(identity)
         }
@@ -84,6 +81,9 @@ impl World {
         } else {
             cluster
         };
+        if let Some(before) = self.checkers.tables.newest().filter(|before| before.version < cluster.version) {
+            self.coverage.note_cluster(before, &cluster);
+        }
         let node = &mut self.nodes[host.node];
         let verdict = self.checkers.tables.known(host.node, node.life, &cluster);
         node.cluster = Some(Arc::clone(&cluster));
@@ -105,18 +105,22 @@ impl World {
         let mut verdict = Ok(());
         let changes = self.checkers.leaders.changes;
         for (slot, term) in target.shard.led() {
-            verdict = verdict.and(self.checkers.leaders.leads(slot, term, place));
+            verdict = verdict.and(self.checkers.leaders.leads(self.now_ns, slot, term, place));
         }
         let mut agreed = Ok(());
         if target.steps.is_multiple_of(LOOK_EVERY) {
             for replica in target.shard.replicas() {
                 let forged = self.sabotage == Some(Sabotage::OtherReplica) && self.saboteur.one_in(50);
                 let logs = replica.logs() ^ u64::from(forged);
-                agreed = agreed.and(self.checkers.replicas.holds(place, replica.slot(), replica.applied(), logs));
+                agreed = agreed.and(self.checkers.replicas.holds(
+                    place,
+                    (replica.slot(), replica.plan()),
+                    replica.applied(),
+                    logs,
+                ));
             }
         }
         if self.checkers.leaders.changes != changes {
-            self.checkers.leaders.changed_ns = self.now_ns;
             let led: Vec<_> = target.shard.led().collect();
             let hosted = target.shard.replicas().count();
             self.say(|| format!("{host} leads {led:?} of {hosted} (slot, term)"));
@@ -253,7 +257,7 @@ impl World {
         let wanted = usize::from(newest.replicas_wanted).min(serving);
         for (slot, row) in &newest.rows {
             if row.reshape.is_some() {
-                return Some(format!("slot {slot} is to become two"));
+                return Some(format!("slot {slot} is to become two or one: {:?}", row.reshape));
             }
             if row.target.is_some() || row.replicas.len() != wanted {
                 let standings = self.standings_of(*slot);
@@ -276,8 +280,19 @@ impl World {
                 let standings = self.standings_of(*slot);
                 return Some(format!("slot {slot} should be led by {preferred} and is by {leads:?}: {standings}"));
             }
+            if let Some(astray) = self.who_follows_another(*slot, preferred) {
+                return Some(astray);
+            }
         }
         unrest_of_leaders(newest)
+    }
+
+    /// A replica that hears another leader of its slot than that one, or none.
+    fn who_follows_another(&self, slot: SlotId, leader: Place) -> Option<String> {
+        let hosts = self.nodes.iter().flat_map(|node| &node.hosts);
+        let here = hosts.flat_map(|host| host.shard.replicas()).filter(|replica| replica.slot() == slot);
+        let mut astray = here.filter(|replica| replica.follows() != Some(leader));
+        astray.next().map(|replica| format!("slot {slot} is led by {leader}, but {}", replica.standing()))
     }
 
     /// How the replicas of a slot stand, for people.

@@ -16,7 +16,7 @@ const BO: usize = 1;
 const PHONE: u8 = 0;
 
 /// All of them by name.
-pub const ALL: [(&str, Script); 18] = [
+pub const ALL: [(&str, Script); 19] = [
     ("three-nodes-form-and-talk", three_nodes_form_and_talk),
     ("five-nodes-lose-two", five_nodes_lose_two),
     ("leader-killed-under-load", leader_killed_under_load),
@@ -35,6 +35,7 @@ pub const ALL: [(&str, Script); 18] = [
     ("a-master-elsewhere-ends-the-others", a_master_elsewhere_ends_the_others),
     ("a-device-changes-its-node", a_device_changes_its_node),
     ("a-lonely-node-refuses", a_lonely_node_refuses),
+    ("many-catch-up-over-one-link", many_catch_up_over_one_link),
 ];
 
 impl Stage {
@@ -373,5 +374,37 @@ fn a_lonely_node_refuses(stage: &mut Stage) -> Done {
     stage.world.client_closes(bo, 0);
     stage.connect(bo)?;
     stage.sees(bo, sent)?;
+    stage.conclude()
+}
+
+/// What the devices of one shard fetch at the same time is more than its link takes, which is also far.
+fn many_catch_up_over_one_link(stage: &mut Stage) -> Done {
+    const DISTANT_US: (u64, u64) = (5_000, 6_000);
+    stage.cluster(3, 0);
+    (stage.world.plan.shards, stage.world.plan.slot_depth) = (1, 0);
+    stage.world.links.plan.us = DISTANT_US;
+    stage.begin(&["ana", "bo", "cem", "dia"])?;
+    stage.whole()?;
+    let leader = stage.leader(BO);
+    let away = (leader + 1) % 3;
+    let ana = stage.phone_at(ANA, leader)?;
+    let mut there = Vec::new();
+    for (user, flag) in (1..4).flat_map(|user| (0..3).map(move |flag| (user, flag))) {
+        let device = stage.device(user, flag);
+        stage.world.devices[device].address = away;
+        stage.connect(device)?;
+        there.push((user, device));
+    }
+    stage.outage(Outage::Isolated(away), 1_500);
+    let mut sent = Vec::new();
+    for (user, device) in there {
+        let number = stage.world.send(ana, user, Kind::Stored, 3_000, None);
+        sent.push((device, number));
+    }
+    stage.answered(ana)?;
+    stage.all_arrive(&sent)?;
+    stage.expect("some had to ask again", |world| {
+        world.nodes[leader].hosts[0].shard.view().counters.fetches_put_off > 0
+    })?;
     stage.conclude()
 }

@@ -375,8 +375,15 @@ impl Disk {
     }
 
     /// Whether something is under way that changes it.
-    pub fn is_busy(&self) -> bool {
-        self.writing.is_some() || !self.making.is_empty() || !self.checkpointing.is_empty()
+    pub fn under_way(&self) -> Option<String> {
+        let writing = self.writing.as_ref().map(|write| {
+            let at = (write.segment, write.offset);
+            format!("writes {} bytes at {at:?}", write.bytes.len())
+        });
+        let making = || self.making.first().map(|segment| format!("makes segment {segment}"));
+        let checkpointing =
+            || self.checkpointing.keys().next().map(|slot| format!("writes the checkpoint of slot {slot}"));
+        writing.or_else(making).or_else(checkpointing)
     }
 }
 

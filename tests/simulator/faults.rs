@@ -4,7 +4,10 @@
 
 use std::time::Duration;
 
+use jindou::engine::gossip::GossipLimits;
+use jindou::engine::link::LinkLimits;
 use jindou::engine::shard::{Durability, JournalGeometry, OfflineMode, Retention};
+use jindou::engine::steward::StewardLimits;
 use jindou::limits::Limits;
 
 use crate::chance::Chance;
@@ -160,8 +163,12 @@ pub struct ClusterPlan {
     pub wipes: u32,
     /// Mean time between an operator's doings.
     pub order_every: Duration,
-    /// How long a node must be gone before its replicas are rebuilt elsewhere.
-    pub replace_after: Duration,
+    /// Bounds of who looks after the cluster, among them how long a node must be gone before its replicas are rebuilt elsewhere.
+    pub steward: StewardLimits,
+    /// Bounds of gossip.
+    pub gossip: GossipLimits,
+    /// Bounds of links.
+    pub link_limits: LinkLimits,
 }
 
 /// Which kinds of outages exist.
@@ -183,18 +190,15 @@ pub struct OutageKinds {
     pub site: bool,
 }
 
-/// Seeds below this one draw simulations of several nodes, the others of one, unless `--nodes` says. It stands before the first that does
-/// not hold yet: 308 and 343 (a node is busy when all should rest) and 429 (a leadership changes then); so does 270 with three nodes.
-pub const CLUSTER_SEEDS: u64 = 300;
-
 impl Plan {
     /// Draws everything; with a number of nodes if it is not to be drawn.
     pub fn draw(seed: u64, nodes: Option<u16>) -> Plan {
         let mut plan = Plan::draw_node(seed);
         let chance = &mut Chance::new(seed, "cluster plan");
         let drawn = *chance.pick(&[1, 1, 1, 1, 3, 3, 3, 3, 3, 5]);
-        plan.nodes = nodes.unwrap_or(if seed < CLUSTER_SEEDS { drawn } else { 1 });
+        plan.nodes = nodes.unwrap_or(drawn);
         plan.cluster = draw_cluster(plan.nodes, chance);
+        draw_cluster_limits(&mut plan, &mut Chance::new(seed, "cluster limits"));
         if plan.nodes > 1 {
             plan.shards = *chance.pick(&[1, 2, 2, 3]);
             plan.slot_depth = *chance.pick(&[1, 2, 2, 3, 4]);
@@ -280,7 +284,9 @@ impl Plan {
     /// The bounds as an observer with a true clock may see them: a node whose clock is fast does things a little early.
     pub fn limits_by_true_time(&self) -> Limits {
         let fast = 1_000_000 + self.cluster.drift_ppm as u32;
-        Limits { redeliver_after: self.limits.redeliver_after * 1_000_000 / fast, ..self.limits }
+        let sooner = |span: Duration| span * 1_000_000 / fast;
+        let (redeliver_after, idle_timeout) = (sooner(self.limits.redeliver_after), sooner(self.limits.idle_timeout));
+        Limits { redeliver_after, idle_timeout, ..self.limits }
     }
 
     /// True when history may be dropped on purpose, so that a device that was away may miss some.
@@ -290,7 +296,7 @@ impl Plan {
 }
 
 /// A good network, and nothing goes wrong.
-fn quiet_cluster() -> ClusterPlan {
+pub fn quiet_cluster() -> ClusterPlan {
     ClusterPlan {
         replicas: 3,
         spares: 0,
@@ -310,7 +316,9 @@ fn quiet_cluster() -> ClusterPlan {
         drift_ppm: 0,
         wipes: 0,
         order_every: Duration::ZERO,
-        replace_after: Duration::from_secs(300),
+        steward: StewardLimits::PRODUCTION,
+        gossip: GossipLimits::PRODUCTION,
+        link_limits: LinkLimits::TINY,
     }
 }
 
@@ -346,7 +354,36 @@ fn draw_cluster(nodes: u16, chance: &mut Chance) -> ClusterPlan {
         drift_ppm: if chance.one_in(2) { 50_000 } else { 0 },
         wipes: if chance.one_in(4) { 2 } else { 0 },
         order_every: if chance.one_in(4) { chance.span_ms(2_000, 8_000) } else { Duration::ZERO },
-        replace_after: *chance.pick(&[Duration::from_secs(4), Duration::from_secs(12), Duration::from_secs(300)]),
+        steward: StewardLimits {
+            replace_after: *chance.pick(&[Duration::from_secs(4), Duration::from_secs(12), Duration::from_secs(300)]),
+            ..StewardLimits::PRODUCTION
+        },
+        gossip: GossipLimits::PRODUCTION,
+        link_limits: LinkLimits::PRODUCTION,
+    }
+}
+
+/// Bounds of what there is with several nodes only: tiny ones in half of the seeds, each by itself.
+fn draw_cluster_limits(plan: &mut Plan, chance: &mut Chance) {
+    if plan.limits.sessions_max < Limits::PRODUCTION.sessions_max {
+        plan.cluster.link_limits = LinkLimits::TINY;
+    }
+    let steward = &mut plan.cluster.steward;
+    if chance.one_in(2) {
+        *steward = StewardLimits { replace_after: steward.replace_after, ..StewardLimits::TINY };
+    }
+    if chance.one_in(3) {
+        steward.moves_under_way_max = *chance.pick(&[1, 4, 16]);
+    }
+    if chance.one_in(3) {
+        steward.listen_first = *chance.pick(&[Duration::from_millis(500), Duration::from_secs(2)]);
+        steward.silent_after = *chance.pick(&[Duration::from_secs(2), Duration::from_secs(3)]);
+    }
+    if chance.one_in(3) {
+        steward.propose_again_after = Duration::from_millis(200);
+    }
+    if chance.one_in(2) {
+        plan.cluster.gossip = GossipLimits::TINY;
     }
 }
 

@@ -29,9 +29,6 @@ const BACKLOG_BYTES_MAX: usize = 8 << 20;
 /// How long a closing session may take to be written out.
 const CLOSE_PATIENCE: Duration = Duration::from_millis(500);
 
-/// So long after a slot has got another leader, words of the one before may still arrive.
-const LED_ANEW_NS: u64 = 5_000_000_000;
-
 impl World {
     /// A connection reaches its node: one of the shards takes it.
     pub fn accept(&mut self, index: usize) {
@@ -69,6 +66,7 @@ impl World {
         if connection.cut || !connection.server_open {
             return;
         }
+        connection.heard_ns = self.now_ns;
         if connection.moving {
             connection.held.extend_from_slice(&bytes);
             return;
@@ -187,8 +185,9 @@ impl World {
     pub fn close_session(&mut self, host: HostRef, id: SessionId) {
         let Some(session) = self.session(host, id) else { return };
         let index = session.connection;
-        // One whose device is gone without a word ends by itself, and the word of a master may come late.
-        if self.plan.nodes > 1 && self.connections[index].cut {
+        // One that has been silent for so long ends by itself, and from another node the word of a master may come later.
+        let silent_ns = self.now_ns - self.connections[index].heard_ns;
+        if self.plan.nodes > 1 && u128::from(silent_ns) >= self.plan.limits_by_true_time().idle_timeout.as_nanos() {
             self.checkers.kicks.forget(index);
         }
         self.connections[index].server_open = false;
@@ -230,7 +229,7 @@ impl World {
         self.happen(host, Event::Opened(Opened { session: id, handed_over: true }));
         let connect = connect.expect("only a session that has said CONNECT moves");
         self.happen(host, Event::Packet { session: id, packet: ClientPacket::Connect(connect) });
-        self.coverage.add("counted moves to another shard", 1);
+        self.coverage.add("seen moves to another shard", 1);
         self.say(|| format!("connection {index} moved: session {id} of {host}"));
         self.pump(host, id);
         if !held.is_empty() {
@@ -430,20 +429,31 @@ impl World {
         self.encode(host, id, &packet);
     }
 
+    /// Since when the home of a session's user has had its leader, if it can have had another.
+    fn home_led_anew_ns(&mut self, host: HostRef, id: SessionId) -> Option<u64> {
+        if self.plan.nodes == 1 {
+            return None;
+        }
+        let uid = self.session(host, id)?.member.as_ref()?.uid.clone();
+        let user = self.uids.iter().position(|known| *known == uid)?;
+        self.checkers.leaders.since_ns(self.slot_of_user(user))
+    }
+
     fn write_recv(&mut self, host: HostRef, id: SessionId, message: StoredMessage, seq: u32, own: bool) {
         let now_ns = self.now_ns;
         let limits = self.plan.limits_by_true_time();
         let step = self.nodes[host.node].hosts[host.shard].steps;
         let forge = self.sabotages(Sabotage::ForgeRecvack, 2);
         if seq > 0 {
-            let lately = now_ns.saturating_sub(self.checkers.leaders.changed_ns) < LED_ANEW_NS;
-            let led_anew = self.plan.nodes > 1 && lately;
+            let led_anew_ns = self.home_led_anew_ns(host, id);
             let Some(session) = self.session(host, id) else { return };
             let bytes = message.payload().len();
-            session.window.led_anew = led_anew;
+            session.window.led_anew_ns = led_anew_ns;
             let fate = session.window.write(now_ns, step, message.message_id(), bytes, &limits);
             let held = session.window.check(&limits);
+            let again = std::mem::take(&mut session.window.again);
             let member = session.member.clone();
+            self.coverage.add("seen RECVs again after their RECVACK", again);
             match fate {
                 Ok(Fate::LastTry) => self.abandoned(&message, member.as_ref()),
                 Ok(Fate::Waits) => {}

@@ -359,14 +359,18 @@ impl Links {
         self.count("datagrams");
         let Some(target) = self.listener(to) else { return };
         if target.shard != 0 || self.is_cut(host.node, target.node) || chance.permille(self.plan.lose_permille) {
-            self.count("datagrams lost");
+            self.count("fault: datagram lost");
             return;
         }
         let copies = if chance.permille(self.plan.double_permille) { 2 } else { 1 };
+        if copies > 1 {
+            self.count("fault: datagram doubled");
+        }
         for _ in 0..copies {
             let mut latency_ns = self.latency_ns(host.node, target.node, chance);
             if chance.permille(self.plan.late_permille) {
                 latency_ns *= chance.between(2, 10);
+                self.count("fault: datagram late");
             }
             let step = LinkStep::Datagram(target, self.address_of(host.node), bytes.to_vec());
             self.due.push((now_ns + latency_ns, step));
@@ -597,7 +601,7 @@ impl Links {
             let latency_ns = chance.between(1_000, 2_000_000);
             self.due.push((now_ns + latency_ns, LinkStep::Lost(index, *which)));
         }
-        self.count("link resets");
+        self.count("fault: link reset");
         true
     }
 }

@@ -10,7 +10,8 @@
 //! cargo test --release --test simulator -- --sabotage NAME [--seed N]
 //! cargo test --release --test simulator -- --scenario NAME
 //! cargo test --release --test simulator -- --list
-//! with any: --nodes N (so many, instead of what is drawn), --verbose (the whole history), --keep-going (all seeds, not to the first failure), --coverage (what happened)
+//! with any: --nodes N (so many, instead of what is drawn), --verbose (the whole history), --keep-going (all seeds, not to the first failure), --coverage (what happened),
+//!           --test-threads N (instead of one per core)
 //! ```
 //! Exit codes: 127 a panic, 128 no rest, 129 a broken promise, 0 none of them.
 
@@ -23,11 +24,14 @@ mod client;
 mod cluster;
 mod cluster_scenarios;
 mod coverage;
+mod crew;
 mod disk;
 mod faults;
 mod gateway;
 mod ledger;
+mod link_tests;
 mod links;
+mod merges;
 mod network;
 mod node;
 mod operator;
@@ -43,6 +47,7 @@ mod self_test;
 mod shard_host;
 mod splits;
 mod stage;
+mod straight;
 mod trace;
 mod trial;
 mod wire;
@@ -51,7 +56,6 @@ mod world;
 use std::process::exit;
 use std::time::Instant;
 
-use faults::CLUSTER_SEEDS;
 use sabotage::Sabotage;
 use trial::{Verdict, run_seed};
 
@@ -66,7 +70,7 @@ const CANARY_SEEDS: u64 = 30;
 
 /// Seeds with so many nodes that have found something once, with what it was. Plans change, and then a seed meets something else;
 /// kept because what was hard once is hard again.
-const REGRESSION_SEEDS: [(u64, u16, &str); 13] = [
+const REGRESSION_SEEDS: [(u64, u16, &str); 19] = [
     (2, 3, "an entry larger than the queue for lossy frames never left"),
     (29, 3, "an answer larger than a link's window reset the link for ever"),
     (23, 3, "a backlog that nobody had asked for was taken for the answer to a question"),
@@ -87,7 +91,13 @@ const REGRESSION_SEEDS: [(u64, u16, &str); 13] = [
     ),
     (54, 3, "messages that waited for a leader were more than its link takes, and reset it again and again"),
     (99, 3, "a connection that asked twice to be let in ended itself"),
-    (270, 3, "who is online was forgotten because gossip took a node for dead whose links were well"),
+    (308, 3, "rest was looked for in step with raft's beat, and a shard had always just heard something"),
+    (343, 3, "rest was looked for in step with raft's beat, by short limits"),
+    (429, 3, "gossip that had lost its way took leadership from a leader that everybody heard"),
+    (270, 3, "gossip that had lost its way made leaders forget who is online at a node that lived, at rest"),
+    (70, 3, "gossip that had lost its way made a shard forget the sessions of a node that lived"),
+    (411, 3, "what many sessions fetched at once was more than their link takes, and reset it again and again"),
+    (638, 3, "all was taken to rest before who looks after the cluster had begun to"),
 ];
 
 /// What the command line asks for.
@@ -103,6 +113,7 @@ struct Arguments {
     verbose: bool,
     self_test: bool,
     keep_going: bool,
+    threads: Option<usize>,
     coverage: bool,
     filter: Option<String>,
 }
@@ -140,7 +151,8 @@ fn parse_arguments() -> Arguments {
             "--keep-going" => arguments.keep_going = true,
             "--coverage" => arguments.coverage = true,
             // What else the standard test harness understands (`--nocapture`, `--exact`) has no meaning here.
-            "--test-threads" | "--format" | "--color" | "--skip" | "--logfile" | "-Z" => drop(words.next()),
+            "--test-threads" => arguments.threads = words.next().and_then(|text| text.parse().ok()),
+            "--format" | "--color" | "--skip" | "--logfile" | "-Z" => drop(words.next()),
             word if !word.starts_with('-') => arguments.filter = Some(word.to_owned()),
             _ => {}
         }
@@ -154,17 +166,17 @@ struct Totals {
     passed: u64,
     failed: u64,
     exit: i32,
+    seeds: u64,
     virtual_ns: u128,
     dispatched: u64,
-    accepted: u64,
     coverage: coverage::Coverage,
 }
 
 impl Totals {
     fn take(&mut self, verdict: &Verdict) -> bool {
+        self.seeds += 1;
         self.virtual_ns += u128::from(verdict.virtual_ns);
         self.dispatched += verdict.dispatched;
-        self.accepted += verdict.accepted;
         self.coverage.merge(&verdict.coverage);
         if verdict.failure.is_none() {
             self.passed += 1;
@@ -189,121 +201,185 @@ impl Totals {
             }
         }
     }
+
+    /// What a run has done, in figures.
+    fn print(&self, real_s: f64, cpu_s: f64) {
+        let hours = self.virtual_ns as f64 / 3.6e12;
+        let count = |name| self.coverage.count(name);
+        println!(
+            "{} seeds: {hours:.2} h simulated in {real_s:.0} s, {cpu_s:.0} s of CPU time: {:.0} h per CPU-hour; {} things happened",
+            self.seeds,
+            hours / (cpu_s.max(0.01) / 3600.0),
+            self.dispatched
+        );
+        println!("{}", self.coverage.faults());
+        println!(
+            "checked: {} messages, {} RECVs of them, {} positions of logs, {} comparisons of replicas",
+            count("checked messages"),
+            count("checked RECVs"),
+            count("checked log positions"),
+            count("checked comparisons of replicas")
+        );
+        println!("{} passed, {} failed", self.passed, self.failed);
+    }
 }
 
 fn main() {
     let arguments = parse_arguments();
     trial::quiet_panics();
     if arguments.list {
-        all_scenarios().for_each(|(name, ..)| println!("scenario {name}"));
+        all_scenarios().for_each(|(name, _)| println!("scenario {name}"));
         Sabotage::ALL.iter().for_each(|one| println!("sabotage {} (caught by {})", one.name(), one.caught_by().name()));
         return;
     }
     let began = Instant::now();
     let mut totals = Totals::default();
-    if let Some(name) = &arguments.sabotage {
-        run_sabotage(name, &arguments, &mut totals);
-    } else if let Some(name) = &arguments.scenario {
-        run_scenario(name, arguments.verbose, &mut totals);
-    } else if let Some(seed) = arguments.seed {
-        let verdict = run_seed(seed, arguments.nodes, None, arguments.verbose);
-        println!("seed {seed} has the history {:016x}", verdict.history());
-        totals.take(&verdict);
-    } else if arguments.self_test {
-        run_self_tests(&arguments, &mut totals);
-    } else if arguments.count.is_some() || arguments.from.is_some() {
-        run_seeds(arguments.from.unwrap_or(0), arguments.count.unwrap_or(SEEDS), &arguments, &mut totals);
-    } else {
-        run_everything(&arguments, &mut totals);
-    }
+    run(&arguments, &mut totals);
     if arguments.coverage {
         totals.coverage.print();
     }
-    let real = began.elapsed().as_secs_f64();
-    let simulated = totals.virtual_ns as f64 / 1e9;
-    println!(
-        "simulated {simulated:.0} s in {real:.1} s: {:.0} s per second; {} things happened, {} messages were accepted",
-        simulated / real.max(1e-9),
-        totals.dispatched,
-        totals.accepted
-    );
-    println!("{} passed, {} failed", totals.passed, totals.failed);
+    totals.print(began.elapsed().as_secs_f64(), crew::cpu_seconds());
     exit(totals.exit);
 }
 
+/// One piece of a run.
+enum Piece {
+    SelfTest(&'static str, fn()),
+    Scenario(&'static str, stage::Script),
+    Canary(Sabotage),
+    /// A seed, its number of nodes if it is not to be drawn, and what it has found once.
+    Seed(u64, Option<u16>, Option<&'static str>),
+}
+
+/// What came of it.
+enum Done {
+    Text(String, Result<String, String>),
+    /// And whether a second run of the seed had another history.
+    Verdict(Box<Verdict>, Option<String>),
+}
+
+impl Piece {
+    fn work(&self, verbose: bool) -> Done {
+        match *self {
+            Piece::SelfTest(name, test) => {
+                let result = std::panic::catch_unwind(test).map_err(|_| trial::last_panic());
+                Done::Text(format!("self-test {name}"), result.map(|()| "holds".to_owned()))
+            }
+            Piece::Scenario(name, script) => Done::Text(format!("scenario {name}"), trial::run_script(script, verbose)),
+            Piece::Canary(sabotage) => {
+                let result = trial::canary(sabotage, CANARY_SEEDS);
+                Done::Text(format!("canary {}", sabotage.name()), result)
+            }
+            Piece::Seed(seed, nodes, once) => {
+                let verdict = run_seed(seed, nodes, None, verbose);
+                let twice = once.is_none() && seed.is_multiple_of(TWICE_EVERY);
+                let differs = twice.then(|| trial::differs(&verdict, &run_seed(seed, nodes, None, false)));
+                Done::Verdict(Box::new(verdict), differs.flatten())
+            }
+        }
+    }
+
+    fn take(&self, done: Done, totals: &mut Totals) -> bool {
+        match (self, done) {
+            (_, Done::Text(what, result)) => {
+                totals.note(&what, result);
+                true
+            }
+            (Piece::Seed(seed, nodes, once), Done::Verdict(verdict, differs)) => {
+                let holds = totals.take(&verdict);
+                if let Some(what) = once.filter(|_| !holds) {
+                    println!("seed {seed} with {nodes:?} nodes once met: {what}");
+                }
+                if let Some(text) = differs {
+                    totals.note(&format!("replay of seed {seed}"), Err(text));
+                }
+                holds
+            }
+            _ => unreachable!("only seeds have verdicts"),
+        }
+    }
+}
+
+fn run(arguments: &Arguments, totals: &mut Totals) {
+    let nodes = arguments.nodes;
+    let mut pieces = Vec::new();
+    let named = |name: &str, pieces: &[Piece], totals: &mut Totals| {
+        if pieces.is_empty() {
+            totals.note(name, Err("nothing is called so".to_owned()));
+        }
+    };
+    if let Some(name) = &arguments.sabotage {
+        let sabotage = Sabotage::parse(name);
+        if let (Some(sabotage), Some(seed)) = (sabotage, arguments.seed) {
+            totals.take(&run_seed(seed, nodes, Some(sabotage), arguments.verbose));
+            return;
+        }
+        pieces.extend(sabotage.map(Piece::Canary));
+        named(name, &pieces, totals);
+    } else if let Some(name) = &arguments.scenario {
+        pieces.extend(
+            all_scenarios().filter(|(known, _)| known == name).map(|(name, script)| Piece::Scenario(name, script)),
+        );
+        named(name, &pieces, totals);
+    } else if let Some(seed) = arguments.seed {
+        let verdict = run_seed(seed, nodes, None, arguments.verbose);
+        println!("seed {seed} has the history {:016x}", verdict.history());
+        totals.take(&verdict);
+        return;
+    } else if arguments.self_test {
+        pieces.extend(self_tests());
+    } else if arguments.count.is_some() || arguments.from.is_some() {
+        let from = arguments.from.unwrap_or(0);
+        pieces.extend((from..from + arguments.count.unwrap_or(SEEDS)).map(|seed| Piece::Seed(seed, nodes, None)));
+    } else {
+        return run_everything(arguments, totals);
+    }
+    run_pieces(&pieces, arguments, totals);
+}
+
+fn run_pieces(pieces: &[Piece], arguments: &Arguments, totals: &mut Totals) {
+    let threads = arguments.threads.unwrap_or_else(crew::threads_by_default);
+    crew::run(
+        threads,
+        pieces,
+        |piece| piece.work(arguments.verbose),
+        |piece, done| piece.take(done, totals) || arguments.keep_going,
+    );
+}
+
+/// The ordinary run.
 fn run_everything(arguments: &Arguments, totals: &mut Totals) {
-    run_self_tests(arguments, totals);
-    for (name, ..) in all_scenarios().filter(|(name, ..)| arguments.picks(name)) {
-        run_scenario(name, false, totals);
-    }
-    for sabotage in Sabotage::ALL.into_iter().filter(|sabotage| arguments.picks(sabotage.name())) {
-        if sabotage == Sabotage::StayCut {
-            // A cut that stays is not seen by who looks at the rest: the checker is to be mended, not the canary.
-            println!("PENDING canary {}: not caught yet; run it by its name", sabotage.name());
-            continue;
-        }
-        totals.note(&format!("canary {}", sabotage.name()), trial::canary(sabotage, CANARY_SEEDS));
-    }
-    println!("PENDING several nodes in seeds from {CLUSTER_SEEDS} on: run them with --nodes N");
-    for (seed, nodes, what) in REGRESSION_SEEDS.into_iter().filter(|(_, _, what)| arguments.picks(what)) {
-        let verdict = run_seed(seed, Some(nodes), None, false);
-        if !totals.take(&verdict) {
-            println!("seed {seed} with {nodes} nodes once met: {what}");
-        }
-    }
+    let mut pieces: Vec<Piece> = self_tests().collect();
+    pieces.extend(all_scenarios().map(|(name, script)| Piece::Scenario(name, script)));
+    pieces.extend(Sabotage::ALL.into_iter().map(Piece::Canary));
+    pieces.extend(REGRESSION_SEEDS.into_iter().map(|(seed, nodes, once)| Piece::Seed(seed, Some(nodes), Some(once))));
+    pieces.extend((0..SEEDS).map(|seed| Piece::Seed(seed, None, None)));
+    pieces.retain(|piece| match piece {
+        Piece::SelfTest(name, _) | Piece::Scenario(name, _) => arguments.picks(name),
+        Piece::Canary(sabotage) => arguments.picks(sabotage.name()),
+        Piece::Seed(_, _, Some(once)) => arguments.picks(once),
+        Piece::Seed(..) => arguments.picks("seeds"),
+    });
+    run_pieces(&pieces, arguments, totals);
     if arguments.picks("seeds") {
-        run_seeds(0, SEEDS, arguments, totals);
         let complete = totals.coverage.complete();
         totals.note("coverage", complete);
     }
 }
 
-/// Name, script, and whether it needs several nodes.
-fn all_scenarios() -> impl Iterator<Item = (&'static str, stage::Script, bool)> {
-    let one = scenarios::ALL.into_iter().map(|(name, script)| (name, script, false));
-    let several = cluster_scenarios::ALL.into_iter().chain(replica_scenarios::ALL);
-    let several = several.chain(splits::ALL).chain(planned::ALL).chain(presence::ALL);
-    one.chain(several.map(|(name, script)| (name, script, true)))
+fn self_tests() -> impl Iterator<Item = Piece> {
+    self_test::ALL.iter().chain(&link_tests::ALL).map(|(name, test)| Piece::SelfTest(name, *test))
 }
 
-fn run_self_tests(arguments: &Arguments, totals: &mut Totals) {
-    for (name, test) in self_test::ALL.iter().filter(|(name, _)| arguments.picks(name)) {
-        let result = std::panic::catch_unwind(test).map_err(|_| trial::last_panic());
-        totals.note(&format!("self-test {name}"), result.map(|()| "holds".to_owned()));
-    }
-}
-
-fn run_scenario(name: &str, verbose: bool, totals: &mut Totals) {
-    let Some((name, script, _)) = all_scenarios().find(|(known, ..)| *known == name) else {
-        return totals.note(name, Err("no such scenario".to_owned()));
-    };
-    let result = trial::run_script(script, verbose);
-    totals.note(&format!("scenario {name}"), result);
-}
-
-fn run_sabotage(name: &str, arguments: &Arguments, totals: &mut Totals) {
-    let Some(sabotage) = Sabotage::parse(name) else {
-        return totals.note(name, Err("no such sabotage".to_owned()));
-    };
-    match arguments.seed {
-        Some(seed) => {
-            totals.take(&run_seed(seed, arguments.nodes, Some(sabotage), arguments.verbose));
-        }
-        None => totals.note(&format!("canary {name}"), trial::canary(sabotage, CANARY_SEEDS)),
-    }
-}
-
-fn run_seeds(from: u64, count: u64, arguments: &Arguments, totals: &mut Totals) {
-    for seed in from..from + count {
-        let verdict = run_seed(seed, arguments.nodes, None, false);
-        if !totals.take(&verdict) && !arguments.keep_going {
-            break;
-        }
-        if seed % TWICE_EVERY == 0 {
-            let again = run_seed(seed, arguments.nodes, None, false);
-            if let Some(text) = trial::differs(&verdict, &again) {
-                totals.note(&format!("replay of seed {seed}"), Err(text));
-            }
-        }
-    }
+/// Name and script.
+fn all_scenarios() -> impl Iterator<Item = (&'static str, stage::Script)> {
+    let several = cluster_scenarios::ALL
+        .into_iter()
+        .chain(replica_scenarios::ALL)
+        .chain(splits::ALL)
+        .chain(merges::ALL)
+        .chain(straight::ALL)
+        .chain(planned::ALL)
+        .chain(presence::ALL);
+    scenarios::ALL.into_iter().chain(several)
 }

@@ -38,6 +38,8 @@ pub struct Connection {
     pub arrived_end: bool,
     /// When it was begun.
     pub opened_ns: u64,
+    /// When the node has heard something last.
+    pub heard_ns: u64,
     to_server_ns: u64,
     to_client_ns: u64,
 }
@@ -61,6 +63,7 @@ impl Connection {
             arrived: Vec::new(),
             arrived_end: false,
             opened_ns: 0,
+            heard_ns: 0,
             to_server_ns: 0,
             to_client_ns: 0,
         }

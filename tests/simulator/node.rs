@@ -30,6 +30,9 @@ const UNIX_START_MS: u64 = 1_767_225_600_000;
 /// How long an orderly stop may take.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
+/// What has happened to a shard is heard by it within so long.
+const HEARS_SOON_NS: u64 = 1_000_000;
+
 /// What goes wrong with a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NodeFault {
@@ -157,6 +160,11 @@ impl Node {
         Now { instant: Instant(shown_ns as u64), unix: UnixMillis(unix_ms) }
     }
 
+    /// Its clock runs too fast or too slow.
+    pub fn drifts(&self) -> bool {
+        self.drift_ppm != 0
+    }
+
     /// A point on the node's monotonic clock in virtual time.
     pub fn virtual_ns(&self, instant: Instant) -> u64 {
         if self.drift_ppm == 0 {
@@ -182,9 +190,22 @@ impl Node {
         self.damages.push((shard, damage));
     }
 
-    /// True when nothing is under way in any shard or disk.
-    pub fn is_idle(&self) -> bool {
-        self.hosts.iter().all(|host| host.inbox.is_empty()) && self.disks.iter().all(|disk| !disk.is_busy())
+    /// What is under way in a shard or a disk, if anything is. With other nodes, their heartbeats are always under way, and with them what
+    /// a shard hears at this moment.
+    pub fn under_way(&self, now_ns: u64, alone: bool) -> Option<String> {
+        let soon_ns = if alone { 0 } else { HEARS_SOON_NS };
+        self.hosts.iter().zip(&self.disks).enumerate().find_map(|(shard, (host, disk))| {
+            let view = host.shard.cluster_view();
+            let counts = [
+                (host.inbox.len(), "events", now_ns - host.waits_since_ns >= soon_ns),
+                (view.submits_waiting, "messages without a leader's answer", true),
+                (view.asks_waiting, "questions without an answer", true),
+                (view.transfers, "transfers", true),
+            ];
+            let waits = counts.into_iter().find(|(count, _, counts)| *count > 0 && *counts);
+            let waits = waits.map(|(count, what, _)| format!("{count} {what}"));
+            waits.or_else(|| disk.under_way()).map(|what| format!("shard {shard}: {what}"))
+        })
     }
 }
 
@@ -363,12 +384,16 @@ impl World {
         }
     }
 
-    fn send_mesh(&mut self, host: HostRef, to: Place, frames: Vec<Frame>) {
+    fn send_mesh(&mut self, host: HostRef, to: Place, mut frames: Vec<Frame>) {
+        assert!(!frames.is_empty(), "an empty batch of frames");
+        self.lose_straight(&mut frames);
+        if frames.is_empty() {
+            return;
+        }
         let node = &mut self.nodes[host.node];
         let from = Place { node: node.id, shard: ShardId(host.shard as u16) };
         assert_eq!(to.node, node.id, "what is for another node travels over a link");
         assert_ne!(to, from, "frames to the own shard do not leave it");
-        assert!(!frames.is_empty(), "an empty batch of frames");
         let frames = if self.plan.network.frames_as_bytes { through_bytes(frames) } else { frames };
         let target = HostRef { node: host.node, shard: usize::from(to.shard.0) };
         let (low, high) = self.plan.network.mesh_us;
@@ -451,17 +476,20 @@ impl World {
             NodeFault::SlowDisk => self.spell(host, fault),
             NodeFault::FullDisk => self.spell(host, fault),
             NodeFault::DiskError => {
+                self.coverage.add("fault: disk error", 1);
                 self.trouble_strikes();
                 self.nodes[index].disks[shard].fail_next = true;
             }
             NodeFault::Damage => {
                 if let Some(damage) = self.nodes[index].disks[shard].damage(&mut self.chances.faults) {
+                    self.coverage.add("fault: flipped bit", 1);
                     self.nodes[index].expect_damage(shard, damage);
                     self.damaged = true;
                     self.say(|| format!("{host}: a bit flips, {damage:?}"));
                 }
             }
             NodeFault::ClockJump => {
+                self.coverage.add("fault: clock jump", 1);
                 self.checkers.ids.clock_went_back = true;
                 self.nodes[index].skew_ms += self.chances.faults.below(20_000) as i64 - 10_000;
             }
@@ -479,6 +507,8 @@ impl World {
             return;
         }
         self.trouble_begins();
+        let slow = fault == NodeFault::SlowDisk;
+        self.coverage.add(if slow { "fault: slow disk" } else { "fault: full disk" }, 1);
         self.say(|| format!("{host}: {fault:?} begins"));
         let span = self.chances.faults.span_ms(50, 1_500);
         self.after(span, Action::FaultEnds(host, fault));
@@ -514,6 +544,7 @@ impl World {
     pub fn crash_node_for(&mut self, index: usize, machine: Machine, away: Duration) {
         let wounds = self.plan.faults.wounds;
         self.say(|| format!("node {index} crashes"));
+        self.coverage.add(if machine == Machine::Dark { "fault: power cut" } else { "fault: crash" }, 1);
         self.nodes[index].ends.0 += 1;
         self.checkers.order.crashed = true;
         self.checkers.order.gaps = self.damaged || self.plan.forgets();
@@ -530,6 +561,7 @@ impl World {
     pub fn count_shards(&mut self, index: usize) {
         for host in &self.nodes[index].hosts {
             self.coverage.add_counters(host.shard.view().counters);
+            self.coverage.add_links(&host.shard.cluster_view().links);
         }
     }
 
@@ -554,6 +586,7 @@ impl World {
     /// Tells a node to stop.
     pub fn stop_node(&mut self, index: usize) {
         self.say(|| format!("node {index} is told to stop"));
+        self.coverage.add("fault: orderly stop", 1);
         self.nodes[index].stopping = true;
         for shard in 0..self.nodes[index].hosts.len() {
             self.happen(HostRef { node: index, shard }, Event::Stop);

@@ -1,4 +1,4 @@
-//! What an operator does while everything runs: lets a node join, drains one, replaces one, asks for a split. Joining is starting a node
+//! What an operator does while everything runs: lets a node join, drains one, replaces one, asks for splits and merges. Joining is starting a node
 //! that has nothing and knows another's address; the rest is a command to whoever leads the metadata group.
 
 use jindou::engine::event::Event;
@@ -23,6 +23,10 @@ pub enum Order {
     Split,
     /// The slot of this number, modulo all, becomes two.
     SplitOne(usize),
+    /// All siblings become one.
+    Merge,
+    /// The siblings of this number, modulo all, become one.
+    MergeOne(usize),
 }
 
 impl World {
@@ -37,11 +41,13 @@ impl World {
         let absent = self.nodes.iter().position(|node| !node.present);
         let chance = &mut self.chances.outages;
         let some = chance.below(u64::from(self.plan.nodes)) as usize;
-        let order = match (absent, chance.below(5)) {
+        let order = match (absent, chance.below(7)) {
             (Some(absent), 0 | 1) => Order::Join(absent),
             (_, 2) => Order::Drain(some),
             (_, 3) => Order::Split,
             (_, 4) => Order::SplitOne(chance.below(64) as usize),
+            (_, 5) => Order::Merge,
+            (_, 6) => Order::MergeOne(chance.below(64) as usize),
             _ => Order::Undrain(some),
         };
         self.after(span, Action::Operate(order));
@@ -57,19 +63,24 @@ impl World {
         if let Order::Join(node) = order {
             self.start_node(node);
             self.trouble_strikes();
-            return self.coverage.add("counted joins", 1);
+            return self.coverage.add("seen orders to join", 1);
         }
         if let Order::Split | Order::SplitOne(_) = order {
             let which = if let Order::SplitOne(slot) = order { Some(slot) } else { None };
             self.split(which);
-            return self.coverage.add("counted orders to split", 1);
+            return self.coverage.add("seen orders to split", 1);
+        }
+        if let Order::Merge | Order::MergeOne(_) = order {
+            let which = if let Order::MergeOne(pair) = order { Some(pair) } else { None };
+            self.merge(which);
+            return self.coverage.add("counted orders to merge", 1);
         }
         match self.command_of(order) {
             Some(command) => {
                 self.trouble_strikes();
                 self.propose(&command);
             }
-            None => self.coverage.add("counted orders that no command exists for", 1),
+            None => self.coverage.add("seen orders that no command exists for", 1),
         }
     }
 
@@ -91,7 +102,7 @@ impl World {
             Order::Drain(node) => Some(state(node, MemberState::Draining)),
             Order::Undrain(node) => Some(state(node, MemberState::Serving)),
             Order::Forget(node) => Some(MetadataCommand::RemoveMember { node: self.nodes[node].id }),
-            Order::Join(_) | Order::Split | Order::SplitOne(_) => None,
+            Order::Join(_) | Order::Split | Order::SplitOne(_) | Order::Merge | Order::MergeOne(_) => None,
         }
     }
 }

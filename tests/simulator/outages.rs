@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::sabotage::Sabotage;
 use crate::world::{Action, World};
 
 /// Something that is wrong for a while.
@@ -20,6 +21,19 @@ pub enum Outage {
     Clogged(usize, usize),
     /// A node stands still: no turns, its sockets stay open and fill.
     Hung(usize),
+}
+
+impl Outage {
+    /// As coverage counts it.
+    fn name(self) -> &'static str {
+        match self {
+            Outage::Isolated(_) => "fault: isolated node",
+            Outage::Apart(..) => "fault: two nodes apart",
+            Outage::Deaf(..) => "fault: cut in one direction",
+            Outage::Clogged(..) => "fault: clogged direction",
+            Outage::Hung(_) => "fault: hung node",
+        }
+    }
 }
 
 /// Outages under way, each with how often.
@@ -108,6 +122,7 @@ impl World {
 
     /// Two nodes lose each other again and again, for moments.
     pub fn flap(&mut self, one: usize, other: usize) {
+        self.coverage.add("fault: flapping", 1);
         let chance = &mut self.chances.outages;
         let mut at_ns = self.now_ns;
         let times = chance.between(3, 8);
@@ -129,7 +144,7 @@ impl World {
                 self.crash_node(node);
             }
         }
-        self.coverage.add("counted site failures", 1);
+        self.coverage.add("fault: site without power", 1);
     }
 
     fn directions(&self, outage: Outage) -> Vec<(usize, usize)> {
@@ -163,11 +178,14 @@ impl World {
             self.nodes[node].hung += 1;
             self.links.set_hung(node, true, self.now_ns);
         }
-        self.coverage.add("counted outages", 1);
+        self.coverage.add(outage.name(), 1);
     }
 
     /// It is over; harmless when everything has healed meanwhile.
     pub fn outage_ends(&mut self, outage: Outage) {
+        if self.healed && self.sabotage == Some(Sabotage::StayCut) {
+            return;
+        }
         let Some(count) = self.outages.active.get_mut(&outage) else { return };
         *count -= 1;
         if *count == 0 {
@@ -220,6 +238,6 @@ impl World {
         self.say(|| format!("node {node} loses its data"));
         self.crash_node(node);
         self.nodes[node].wipe(&self.plan);
-        self.coverage.add("counted wiped disks", 1);
+        self.coverage.add("fault: wiped disk", 1);
     }
 }

@@ -273,6 +273,7 @@ impl World {
         let connection = link.connection;
         self.connections[connection].cut = true;
         self.connections[connection].client_open = false;
+        self.coverage.add("fault: client gone without a word", 1);
         self.say(|| format!("device {index} vanishes from connection {connection}"));
     }
 
@@ -429,6 +430,7 @@ impl World {
         let mean_us = every.as_micros() as u64;
         let span = self.chances.faults.span_us(mean_us / 4, mean_us * 7 / 4);
         self.after(span, Action::RubbishTick);
+        self.coverage.add("fault: rubbish from a stranger", 1);
         let chance = &mut self.chances.workload;
         let transport = if chance.one_in(2) { Transport::Tcp } else { Transport::WebSocket };
         let length = chance.between(1, 400) as usize;

@@ -166,7 +166,7 @@ fn a_drained_node_is_forgotten(stage: &mut Stage) -> Done {
 
 fn the_dead_are_replaced_and_return(stage: &mut Stage) -> Done {
     stage.cluster(4, 0);
-    stage.world.plan.cluster.replace_after = Duration::from_secs(8);
+    stage.world.plan.cluster.steward.replace_after = Duration::from_secs(8);
     stage.begin(&["ana", "bo"])?;
     stage.whole()?;
     let (ana, bo, leader) = stage.pair_away_from_leader()?;
@@ -332,7 +332,7 @@ fn members_cannot_change_on_the_minority_side(stage: &mut Stage) -> Done {
 
 fn a_newcomer_dies_and_comes_back(stage: &mut Stage) -> Done {
     stage.cluster(3, 1);
-    stage.world.plan.cluster.replace_after = Duration::from_secs(8);
+    stage.world.plan.cluster.steward.replace_after = Duration::from_secs(8);
     stage.begin(&["ana", "bo"])?;
     stage.whole()?;
     let (ana, bo, _) = stage.pair_away_from_leader()?;
@@ -614,7 +614,7 @@ fn votes(world: &World, node: usize) -> bool {
 
 fn a_dead_voter_is_replaced(stage: &mut Stage) -> Done {
     stage.cluster(4, 0);
-    stage.world.plan.cluster.replace_after = Duration::from_secs(8);
+    stage.world.plan.cluster.steward.replace_after = Duration::from_secs(8);
     stage.begin(&["ana", "bo"])?;
     stage.whole()?;
     let dead = stage.metadata_leader();

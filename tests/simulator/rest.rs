@@ -7,20 +7,22 @@ use jindou::engine::shard::OfflineMode;
 
 use crate::checkers::{Promise, Violation, endings, lost, presence};
 use crate::node::NodeFault;
+use crate::outages::Outage;
 use crate::sabotage::Sabotage;
 use crate::world::{Action, HostRef, World};
 
 /// How often what is overdue is looked for.
 const WATCH_EVERY: Duration = Duration::from_millis(100);
 
-/// How often rest is looked for.
-const SETTLE_STEP: Duration = Duration::from_millis(50);
+/// How often rest is looked for. Not in step with raft's beat, or it would always be the same moment between two of them.
+const SETTLE_STEP: Duration = Duration::from_millis(47);
 
 /// Rest is when nothing was open so often in a row.
 const QUIET_STEPS: u32 = 10;
 
-/// As that, with several nodes: leadership is handed over now and then, and states are sent in the background.
-const QUIET_STEPS_OF_CLUSTER: u32 = 80;
+/// As that, with several nodes: leadership is handed over now and then, and states are sent in the background. Besides, who has begun to look
+/// after the cluster listens for a while before anything is moved.
+const QUIET_OF_CLUSTER: Duration = Duration::from_millis(3_500);
 
 /// However much there is to be sent.
 const SETTLE_MAX: Duration = Duration::from_secs(1_800);
@@ -79,11 +81,13 @@ impl World {
 
     /// Faults end; devices become calm and stay.
     pub fn heal(&mut self) {
-        self.healed = true;
         self.say(|| "everything heals".to_owned());
-        if self.sabotage != Some(Sabotage::StayCut) {
-            self.end_outages();
+        self.end_outages();
+        if self.sabotage == Some(Sabotage::StayCut) {
+            let node = self.saboteur.below(self.nodes.len() as u64) as usize;
+            self.outage_begins(Outage::Isolated(node));
         }
+        self.healed = true;
         for node in 0..self.nodes.len() {
             for shard in 0..usize::from(self.plan.shards) {
                 let host = HostRef { node, shard };
@@ -118,24 +122,34 @@ impl World {
         limits.idle_timeout + redeliveries + Duration::from_secs(if self.plan.nodes > 1 { 90 } else { 30 })
     }
 
-    /// Waits until nothing has moved for a while. As long as devices see new messages it goes on waiting, within reason:
-    /// a long backlog over a slow network is no fault.
+    fn quiet_steps(&self) -> u32 {
+        if self.plan.nodes == 1 {
+            return QUIET_STEPS;
+        }
+        let quiet = QUIET_OF_CLUSTER.max(self.plan.cluster.steward.listen_first + Duration::from_secs(1));
+        quiet.as_millis().div_ceil(SETTLE_STEP.as_millis()) as u32
+    }
+
+    /// Waits until nothing has moved for a while. As long as devices see new messages and moves of replicas are agreed on it goes on waiting,
+    /// within reason: a long backlog over a slow network is no fault, nor are many moves of which one is made at a time.
     fn settle(&mut self) -> Result<(), Violation> {
         let bound_ns = self.settle_bound().as_nanos() as u64;
         let end_ns = self.now_ns + SETTLE_MAX.as_nanos() as u64;
-        let (mut until_ns, mut seen, mut quiet) = (self.now_ns + bound_ns, 0, 0);
+        let quiet_steps = self.quiet_steps();
+        let (mut until_ns, mut seen, mut quiet) = (self.now_ns + bound_ns, (0, 0), 0);
         let mut open = String::new();
         while self.now_ns < until_ns.min(end_ns) {
             self.run_for(SETTLE_STEP)?;
-            if self.receipts > seen {
-                (seen, quiet) = (self.receipts, 0);
+            let progress = (self.receipts, self.checkers.tables.newest().map_or(0, |newest| newest.version));
+            if progress != seen {
+                (seen, quiet) = (progress, 0);
                 until_ns = self.now_ns + bound_ns;
             }
             match self.unrest() {
                 None => quiet += 1,
                 Some(text) => (quiet, open) = (0, text),
             }
-            if quiet >= if self.plan.nodes > 1 { QUIET_STEPS_OF_CLUSTER } else { QUIET_STEPS } {
+            if quiet >= quiet_steps {
                 return Ok(());
             }
         }
@@ -168,8 +182,8 @@ impl World {
             if !node.up {
                 return Some(format!("node {index} is down"));
             }
-            if !node.is_idle() {
-                return Some(format!("node {index} is busy"));
+            if let Some(what) = node.under_way(self.now_ns, self.plan.nodes == 1) {
+                return Some(format!("node {index} is busy: {what}"));
             }
             for host in &node.hosts {
                 for (id, session) in host.gate.iter() {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use jindou::engine::shard::{Durability, OfflineMode};
 
 use crate::checkers::Promise;
-use crate::faults::{FaultPlan, OutageKinds, Plan};
+use crate::faults::{FaultPlan, Plan, quiet_cluster};
 
 /// What is broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,11 +47,13 @@ pub enum Sabotage {
     ForkTable,
     /// A node is cut off when everything should heal.
     StayCut,
+    /// What goes straight from a leader to a session is lost, and homes do not look again.
+    LoseStraight,
 }
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Sabotage; 18] = [
+    pub const ALL: [Sabotage; 19] = [
         Sabotage::ForgeAck,
         Sabotage::SecondId,
         Sabotage::SwapRecvs,
@@ -70,6 +72,7 @@ impl Sabotage {
         Sabotage::OtherReplica,
         Sabotage::ForkTable,
         Sabotage::StayCut,
+        Sabotage::LoseStraight,
     ];
 
     /// As the command line says it.
@@ -93,13 +96,14 @@ impl Sabotage {
             Sabotage::OtherReplica => "other-replica",
             Sabotage::ForkTable => "fork-table",
             Sabotage::StayCut => "stay-cut",
+            Sabotage::LoseStraight => "lose-straight",
         }
     }
 
     /// How many nodes it needs.
     pub fn nodes(self) -> u16 {
         match self {
-            Sabotage::ForkTable | Sabotage::StayCut => 3,
+            Sabotage::ForkTable | Sabotage::StayCut | Sabotage::LoseStraight => 3,
             _ => 1,
         }
     }
@@ -130,6 +134,7 @@ impl Sabotage {
             Sabotage::OtherReplica => Promise::Replicas,
             Sabotage::ForkTable => Promise::Table,
             Sabotage::StayCut => Promise::Rest,
+            Sabotage::LoseStraight => Promise::AckedNeverLost,
         }
     }
 
@@ -157,10 +162,20 @@ impl Sabotage {
             }
             Sabotage::StayDown | Sabotage::LoseSegment => plan.faults.crash_every = Duration::from_millis(700),
             Sabotage::SwallowSendack => plan.faults = FaultPlan::default(),
+            Sabotage::LoseStraight => {
+                plan.faults = FaultPlan::default();
+                plan.shards = 2;
+                plan.limits.look_again_after = Duration::from_secs(100_000);
+                plan.limits.cached_routes_max = 64;
+                plan.limits.watched_rows_max = 64;
+                // After a while in which the cluster forms, and leaders move to where they should be.
+                plan.safety = Duration::from_secs(20);
+            }
             Sabotage::StayCut => {
                 plan.faults = FaultPlan::default();
-                plan.cluster.outage_every = Duration::from_millis(500);
-                plan.cluster.kinds = OutageKinds { isolate: true, ..OutageKinds::default() };
+                plan.cluster = quiet_cluster();
+                // Long enough for the cluster to have formed.
+                plan.safety = Duration::from_secs(15);
             }
             _ => {}
         }

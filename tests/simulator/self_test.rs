@@ -168,8 +168,22 @@ fn windows_are_counted() {
     }
     assert!(window.write(5, 1, 0, 10, &limits).is_err(), "again too early");
     assert!(window.write(again_ns + 5, 1, 1, 10, &limits).is_ok(), "again in time");
-    window.ack(1, 2);
-    assert!(window.write(3 * again_ns, 3, 1, 10, &limits).is_err(), "again after its acknowledgement");
+    let second = |count: u64| count * 1_000_000_000;
+    let acked_ns = second(10);
+    window.ack(acked_ns, 1, 2);
+    // When the home's leader came, when the repeat is written, and whether it may be.
+    let cases = [
+        (None, second(11), false),
+        (Some(acked_ns + second(1)), second(12), true),
+        (Some(acked_ns - second(1)), second(12), true),
+        (Some(acked_ns + second(1)), second(17), false),
+        (Some(acked_ns + second(3)), second(14), false),
+    ];
+    for (led_anew_ns, at_ns, may) in cases {
+        window.led_anew_ns = led_anew_ns;
+        let verdict = window.write(at_ns, 3, 1, 10, &limits);
+        assert_eq!(verdict.is_ok(), may, "again after its acknowledgement: {led_anew_ns:?}, {at_ns}");
+    }
     let mut window = Window::default();
     for id in 0..=i64::from(limits.recv_window) {
         assert!(window.write(0, 1, id, 10, &limits).is_ok());

@@ -156,6 +156,8 @@ pub struct ShardHost {
     pub gate: Gate,
     /// What has happened and was not yet handed over.
     pub inbox: VecDeque<Event>,
+    /// Since when something has been in the inbox.
+    pub waits_since_ns: u64,
     /// When its next turn is due, as scheduled.
     pub turn_ns: Option<u64>,
     /// Steps so far.
@@ -175,6 +177,7 @@ impl ShardHost {
             shard,
             gate: Gate::default(),
             inbox: VecDeque::new(),
+            waits_since_ns: 0,
             turn_ns: None,
             steps: 0,
             stopped: false,
@@ -192,6 +195,7 @@ impl ShardHost {
     pub fn turn(&mut self, at_ns: u64, now: Now, events_max: usize) -> Result<Vec<Effect>, String> {
         let count = self.inbox.len().min(events_max);
         self.batch.extend(self.inbox.drain(..count));
+        self.waits_since_ns = at_ns;
         for index in 0..self.batch.len() {
             self.note_incoming(index, at_ns);
         }
@@ -236,7 +240,7 @@ impl ShardHost {
                 let pending = PendingSend { number: None, conflict: true, at_ns };
                 session.sends.entry(*client_seq).or_default().push_back(pending);
             }
-            ClientPacket::Recvack { message_id, .. } => session.window.ack(*message_id, step),
+            ClientPacket::Recvack { message_id, .. } => session.window.ack(at_ns, *message_id, step),
             ClientPacket::Connect(_) => session.connect_ns = Some(at_ns),
             _ => {}
         }

@@ -23,7 +23,8 @@ pub const ALL: [(&str, Script); 6] = [
 /// Slots at most that random orders make.
 const SLOTS_MAX: usize = 64;
 
-const USERS: [&str; 8] = ["ana", "bo", "cem", "dia", "eli", "fay", "gus", "hal"];
+/// Who talks in these scenarios.
+pub const USERS: [&str; 8] = ["ana", "bo", "cem", "dia", "eli", "fay", "gus", "hal"];
 
 impl World {
     /// Slots become two: the one of this number modulo all, or every one.
@@ -41,7 +42,8 @@ impl World {
     }
 }
 
-fn slots(world: &World) -> usize {
+/// How many slots there are.
+pub fn slots(world: &World) -> usize {
     world.newest_cluster().map_or(0, |cluster| cluster.rows.len())
 }
 
@@ -51,7 +53,7 @@ fn splits_under_way(cluster: &Cluster) -> bool {
 
 impl Stage {
     /// Three nodes, users who talk with each other from some of them.
-    fn gathering(&mut self, at: &[usize]) -> Done<Vec<usize>> {
+    pub fn gathering(&mut self, at: &[usize]) -> Done<Vec<usize>> {
         self.cluster(3, 0);
         self.begin(&USERS)?;
         self.until("the cluster is whole", |world| world.unrest_of_cluster().is_none())?;
@@ -66,7 +68,7 @@ impl Stage {
     }
 
     /// Everybody sends to the next ones, for so many rounds of some milliseconds.
-    fn talk(&mut self, devices: &[usize], rounds: usize, ms: u64) -> Done<Vec<(usize, Number)>> {
+    pub fn talk(&mut self, devices: &[usize], rounds: usize, ms: u64) -> Done<Vec<(usize, Number)>> {
         let mut sent = Vec::new();
         for round in 0..rounds {
             for user in 0..devices.len() {
@@ -78,7 +80,7 @@ impl Stage {
         Ok(sent)
     }
 
-    fn all_see(&mut self, sent: &[(usize, Number)]) -> Done {
+    pub fn all_see(&mut self, sent: &[(usize, Number)]) -> Done {
         for (device, number) in sent {
             self.sees(*device, *number)?;
         }
@@ -91,7 +93,7 @@ impl Stage {
         })
     }
 
-    fn nobody_refused(&mut self) -> Done {
+    pub fn nobody_refused(&mut self) -> Done {
         self.expect("nobody was refused", |world| world.devices.iter().all(|device| device.given_up == 0))
     }
 }

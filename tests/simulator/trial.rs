@@ -1,8 +1,8 @@
 //! One simulation from seed to verdict: runs it, catches panics, says everything that was drawn when it fails, and how to
 //! run it again. Canaries are trials that must fail, by the right checker.
 
+use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Mutex;
 
 use crate::checkers::{Promise, Violation};
 use crate::coverage::Coverage;
@@ -11,7 +11,9 @@ use crate::sabotage::Sabotage;
 use crate::stage::{Script, Stage};
 use crate::world::World;
 
-static LAST_PANIC: Mutex<String> = Mutex::new(String::new());
+thread_local! {
+    static LAST_PANIC: RefCell<String> = const { RefCell::new(String::new()) };
+}
 
 /// Keeps panics for the report of the trial in which they happen.
 pub fn quiet_panics() {
@@ -20,15 +22,13 @@ pub fn quiet_panics() {
         let text = text.or_else(|| info.payload().downcast_ref::<&str>().map(|text| (*text).to_owned()));
         let place = info.location().map_or(String::new(), |at| format!("{}:{}", at.file(), at.line()));
         let text = format!("{} at {place}", text.unwrap_or_default());
-        if let Ok(mut last) = LAST_PANIC.lock() {
-            *last = text;
-        }
+        LAST_PANIC.with_borrow_mut(|last| *last = text);
     }));
 }
 
-/// What the last panic said.
+/// What the last panic of this thread said.
 pub fn last_panic() -> String {
-    LAST_PANIC.lock().map(|text| text.clone()).unwrap_or_default()
+    LAST_PANIC.with_borrow(String::clone)
 }
 
 /// How a trial failed.
@@ -50,8 +50,6 @@ pub struct Verdict {
     pub virtual_ns: u64,
     /// Things that happened.
     pub dispatched: u64,
-    /// Messages that were acknowledged.
-    pub accepted: u64,
     /// What happened.
     pub coverage: Coverage,
     digest: u64,
@@ -124,21 +122,25 @@ fn verdict_of(seed: u64, plan: Plan, world: &World, failure: Option<Failure>) ->
     let disks = world.nodes.iter().flat_map(|node| &node.disks);
     let (writes, refusals) = disks.fold((0, 0), |(w, r), disk| (w + disk.writes, r + disk.refusals));
     let mut coverage = world.coverage.clone();
-    coverage.add("counted crashes", ends.iter().map(|(crashes, _)| crashes).sum());
-    coverage.add("counted orderly stops", ends.iter().map(|(_, stops)| stops).sum());
-    coverage.add("counted damages named", named);
-    coverage.add("counted disk refusals", refusals);
-    coverage.add("counted kicks", world.checkers.kicks.carried_out);
-    coverage.add("counted messages abandoned", abandoned as u64);
-    coverage.add("counted changes of leaders", world.checkers.leaders.changes);
-    coverage.add("counted comparisons of replicas", world.checkers.replicas.compared);
+    coverage.add("seen damages named", named);
+    coverage.add("fault: disk request refused", refusals);
+    coverage.add("seen kicks", world.checkers.kicks.carried_out);
+    coverage.add("seen messages abandoned", abandoned as u64);
+    coverage.add("seen changes of leaders", world.checkers.leaders.changes);
+    coverage.add("checked comparisons of replicas", world.checkers.replicas.compared);
+    coverage.add("checked messages", accepted as u64);
+    coverage.add("checked log positions", world.checkers.positions_read);
+    coverage.add("checked RECVs", world.receipts);
     for (what, count) in &world.links.counts {
         coverage.add(what, *count);
     }
-    for disk in world.nodes.iter().flat_map(|node| &node.disks) {
-        coverage.add("counted torn writes", disk.torn);
-        coverage.add("counted read errors", disk.read_errors);
-        coverage.add("counted segments removed", disk.trimmed);
+    for node in &world.nodes {
+        coverage.add("fault: clock that drifts", u64::from(node.drifts()));
+        for disk in &node.disks {
+            coverage.add("fault: torn write", disk.torn);
+            coverage.add("fault: read error", disk.read_errors);
+            coverage.add("seen segments removed", disk.trimmed);
+        }
     }
     let facts = format!(
         "{} sent, {accepted} accepted, {} connections, {ends:?} crashes and stops, {writes} journal writes, {refusals} refused, \
@@ -154,7 +156,6 @@ fn verdict_of(seed: u64, plan: Plan, world: &World, failure: Option<Failure>) ->
         plan,
         virtual_ns: world.now_ns,
         dispatched: world.dispatched(),
-        accepted: accepted as u64,
         coverage,
         digest: world.trace.digest(),
         tail: if failure.is_some() { world.trace.tail().cloned().collect() } else { Vec::new() },
@@ -213,7 +214,7 @@ fn brief(text: &str) -> String {
 /// Runs a scenario.
 ///
 /// # Errors
-/// What broke.
+/// What happened last, and what broke.
 pub fn run_script(script: Script, verbose: bool) -> Result<String, String> {
     let mut stage = Stage::new(verbose);
     let result = catch_unwind(AssertUnwindSafe(|| script(&mut stage)));
@@ -222,9 +223,10 @@ pub fn run_script(script: Script, verbose: bool) -> Result<String, String> {
         Ok(Err(violation)) => Err(format!("{} broken: {}", violation.promise.name(), violation.text)),
         Err(_) => Err(format!("panic: {}", last_panic())),
     };
-    if outcome.is_err() {
-        stage.world.trace.tail().for_each(|line| println!("{line}"));
+    outcome.map_err(|what| {
+        let tail: Vec<&str> = stage.world.trace.tail().map(String::as_str).collect();
+        let text = format!("{what}\n{}\n{what}", tail.join("\n"));
         std::mem::forget(stage);
-    }
-    outcome
+        text
+    })
 }

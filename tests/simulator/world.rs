@@ -170,6 +170,8 @@ pub struct World {
     pub scripted: bool,
     /// RECVs that devices have taken.
     pub receipts: u64,
+    /// What goes straight from a leader to a session on the same node is lost.
+    pub loses_straight: bool,
     /// History may have been lost on purpose (damage that was reported).
     pub damaged: bool,
     trouble: Trouble,
@@ -204,6 +206,7 @@ impl World {
             healed: false,
             scripted: false,
             receipts: 0,
+            loses_straight: false,
             damaged: false,
             trouble: Trouble::default(),
             queue: BinaryHeap::new(),
@@ -240,6 +243,9 @@ impl World {
     /// Something happened to a shard; its turn follows soon.
     pub fn happen(&mut self, host: HostRef, event: Event) {
         let Some(target) = self.nodes[host.node].hosts.get_mut(host.shard) else { return };
+        if target.inbox.is_empty() {
+            target.waits_since_ns = self.now_ns;
+        }
         target.inbox.push_back(event);
         let pause_ns = self.chances.network.between(1_000, 20_000);
         self.turn_at(host, self.now_ns + pause_ns);

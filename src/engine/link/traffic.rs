@@ -4,7 +4,7 @@
 use super::entry::{AckDue, Link, Stage};
 use super::{LinkNews, LinkState, LinkWish, Links, Timer, window};
 use crate::format::frame_codec::{self, FRAMES_HEADER_BYTES, FrameBatch, LinkNumbers};
-use crate::ids::{LinkConn, Place};
+use crate::ids::{LinkConn, NodeId, Place};
 
 /// A batch of lossy frames, or of none.
 const UNNUMBERED: u64 = 0;
@@ -13,12 +13,18 @@ const UNNUMBERED: u64 = 0;
 const EMPTY_BATCH_BYTES: usize = 64;
 
 impl Links {
-    /// Frames pass, and something has come lately.
+    /// True when a shard of this node has been heard over a link within the time in which one that lives says something.
     #[must_use]
-    pub fn hears(&self, from: Place) -> bool {
-        let recent = self.config.limits.silent_after * 2;
-        let link = self.links.get(&from).filter(|link| link.state == LinkState::Up);
-        link.is_some_and(|link| self.now.since(link.heard) < recent)
+    pub fn hears(&self, node: NodeId) -> bool {
+        let lately = self.config.limits.silent_after * 3 / 2;
+        let of_node = self.links.iter().filter(|(place, link)| place.node == node && link.state == LinkState::Up);
+        of_node.into_iter().any(|(_, link)| self.now.since(link.heard) < lately)
+    }
+
+    /// There is a link, and nothing passes over it now.
+    #[must_use]
+    pub fn is_broken(&self, to: Place) -> bool {
+        self.links.get(&to).is_some_and(|link| link.state != LinkState::Up)
     }
 
     /// Everything whole that a link's socket has brought.

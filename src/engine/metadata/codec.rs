@@ -82,14 +82,16 @@ impl MetadataCommand {
                     out.number(slot.0).number(*low).number(*high);
                 });
             }
-            MetadataCommand::MergeFrozen { slot, plan, index } => {
-                out.tag(13).number(slot.0).number(*plan).number(*index);
+            MetadataCommand::MergeBegin { slots } => {
+                out.tag(13).list(slots, |out, (slot, plan)| {
+                    out.number(slot.0).number(*plan);
+                });
             }
             MetadataCommand::MergeDone { slot, plan } => {
                 out.tag(14).number(slot.0).number(*plan);
             }
-            MetadataCommand::CancelMerge { slot, plan } => {
-                out.tag(15).number(slot.0).number(*plan);
+            MetadataCommand::MergeDigested { slot, plan, replica } => {
+                out.tag(15).number(slot.0).number(*plan).replica(*replica);
             }
             _ => debug_assert!(false, "the caller encodes the others"),
         }
@@ -127,9 +129,11 @@ impl MetadataCommand {
             12 => MetadataCommand::Merge {
                 slots: input.list(|input| Ok((input.slot()?, input.number()?, input.number()?)))?,
             },
-            13 => MetadataCommand::MergeFrozen { slot: input.slot()?, plan: input.number()?, index: input.number()? },
+            13 => MetadataCommand::MergeBegin { slots: input.list(|input| Ok((input.slot()?, input.number()?)))? },
             14 => MetadataCommand::MergeDone { slot: input.slot()?, plan: input.number()? },
-            15 => MetadataCommand::CancelMerge { slot: input.slot()?, plan: input.number()? },
+            15 => {
+                MetadataCommand::MergeDigested { slot: input.slot()?, plan: input.number()?, replica: input.replica()? }
+            }
             _ => return Err(TAG),
         };
         input.end()?;
@@ -162,11 +166,15 @@ impl Cluster {
                 Some(Reshape::Split { plan, child, replicas }) => {
                     out.tag(1).number(*plan).number(child.0).replicas(replicas)
                 }
-                Some(Reshape::Absorb { plan, sibling, frozen_at: None }) => out.tag(2).number(*plan).number(sibling.0),
-                Some(Reshape::Absorb { plan, sibling, frozen_at: Some(index) }) => {
-                    out.tag(3).number(*plan).number(sibling.0).number(*index)
+                Some(Reshape::Absorb { plan, sibling, gathered }) => {
+                    out.tag(2).number(*plan).number(sibling.0).tag(u8::from(*gathered))
                 }
-                Some(Reshape::Yield { plan, sibling }) => out.tag(4).number(*plan).number(sibling.0),
+                Some(Reshape::Yield { plan, sibling, gathered }) => {
+                    out.tag(3).number(*plan).number(sibling.0).tag(u8::from(*gathered))
+                }
+                Some(Reshape::Digest { plan, sibling, replicas, waits }) => {
+                    out.tag(4).number(*plan).number(sibling.0).replicas(replicas).replicas(waits)
+                }
             };
         }
         out.0
@@ -398,9 +406,9 @@ impl<'a> Input<'a> {
         let (plan, slot) = (self.number()?, self.slot()?);
         Ok(Some(match tag {
             1 => Reshape::Split { plan, child: slot, replicas: self.replicas()? },
-            2 => Reshape::Absorb { plan, sibling: slot, frozen_at: None },
-            3 => Reshape::Absorb { plan, sibling: slot, frozen_at: Some(self.number()?) },
-            4 => Reshape::Yield { plan, sibling: slot },
+            2 => Reshape::Absorb { plan, sibling: slot, gathered: self.flag()? },
+            3 => Reshape::Yield { plan, sibling: slot, gathered: self.flag()? },
+            4 => Reshape::Digest { plan, sibling: slot, replicas: self.replicas()?, waits: self.replicas()? },
             _ => return Err(TAG),
         }))
     }

@@ -116,10 +116,10 @@ impl SlotRow {
         self.replicas.iter().chain(coming).copied()
     }
 
-    /// Every replica that the row names, those of a planned child too.
+    /// Every replica that the row names, those of a planned child and of a sibling that was taken in too.
     pub fn named(&self) -> impl Iterator<Item = ReplicaId> + '_ {
         let children = match &self.reshape {
-            Some(Reshape::Split { replicas, .. }) => replicas.as_slice(),
+            Some(Reshape::Split { replicas, .. } | Reshape::Digest { replicas, .. }) => replicas.as_slice(),
             _ => &[],
         };
         self.voters_and_target().chain(children.iter().copied())

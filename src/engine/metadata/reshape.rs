@@ -4,13 +4,15 @@
 //!
 //! ```text
 //!  split:  Split ─► parent's row: Split{child's replicas, numbered} ─► parent's log: split ─► SplitDone: two rows, one deeper
-//!  merge:  Merge ─► lower row: Absorb, upper row: Yield ─► upper's log: its last entry ─► MergeFrozen: Absorb{frozen_at}
-//!               ─► each lower replica waits for its neighbour up to there ─► lower's log: absorb ─► MergeDone: one row, one shallower
-//!          CancelMerge before MergeFrozen; the log of the metadata group says which of the two came first, and the lower group
-//!          takes nothing in before it has seen MergeFrozen.
+//!  merge:  Merge ─► lower row: Absorb, upper row: Yield, both not gathered: moves bring the upper one to where the lower one is
+//!               ─► MergeBegin, when nothing of both moves and their places are the same: gathered, nothing moves any more
+//!               ─► upper's log: its last entry ─► lower's log: absorb ─► MergeDone: one row, one shallower, Digest
+//!               ─► MergeDigested by every replica of the row ─► at rest; the upper one's group ends
 //! ```
 //! A planned split is never given up: its parent's leader may have written it down already, and it needs no more than the majority that
-//! the parent needs anyway. A disk lost meanwhile sets a target, but a row's reshaping comes before its move.
+//! the parent needs anyway. A disk lost meanwhile sets a target, but a row's reshaping comes before its move. Nor is a merge given up:
+//! until it begins both slots are moved as any others (the upper one to where the lower one is), from then on it needs the majorities that
+//! both groups need anyway. Why a row that has merged names the group of its sibling for a while is said in `engine::shard::merges`.
 
 use super::{Cluster, Refusal, Reshape, SLOT_DEPTH_MAX, SlotRow, refuse};
 use crate::ids::{Place, ReplicaId, SlotId};
@@ -76,60 +78,81 @@ impl Cluster {
             return refuse(format!("the operator is too early: slot {high} is split further than slot {low}"));
         }
         assert!(low < high, "the lower one takes the upper one in");
-        let (mut here, mut there) = (places(row), places(sibling));
-        here.sort_unstable();
-        there.sort_unstable();
-        if here != there {
-            return refuse(format!("the operator is too early: slots {low} and {high} are not in the same places"));
-        }
         let plan = self.version + 1;
-        self.rows
-            .entry(low)
-            .and_modify(|row| row.reshape = Some(Reshape::Absorb { plan, sibling: high, frozen_at: None }));
-        self.rows.entry(high).and_modify(|row| row.reshape = Some(Reshape::Yield { plan, sibling: low }));
+        let (absorb, gives) = (
+            Reshape::Absorb { plan, sibling: high, gathered: false },
+            Reshape::Yield { plan, sibling: low, gathered: false },
+        );
+        row_mut(self, low, |row| row.reshape = Some(absorb));
+        row_mut(self, high, |row| row.reshape = Some(gives));
         Ok(true)
     }
 
-    pub(super) fn merge_frozen(&mut self, high: SlotId, plan: u64, index: u64) -> Result<bool, Refusal> {
-        let Some(row) = self.rows.get(&high) else { return no_slot(high) };
-        let low = match row.reshape {
-            Some(Reshape::Yield { plan: planned, sibling }) if planned == plan => sibling,
-            _ => return not_planned(high, plan),
-        };
-        let absorb = self.rows.get_mut(&low).and_then(|row| row.reshape.as_mut());
-        let Some(Reshape::Absorb { frozen_at, .. }) = absorb else { return not_planned(low, plan) };
-        if frozen_at.is_some_and(|before| before != index) {
-            return refuse(format!("slot {high}'s leader is wrong: its last entry cannot be two"));
-        }
-        let changed = frozen_at.is_none();
-        *frozen_at = Some(index);
-        Ok(changed)
+    /// Siblings that are to merge can begin with it: where one is the other is, and nothing of them moves.
+    #[must_use]
+    pub fn is_gathered(&self, low: &SlotRow, high: &SlotRow) -> bool {
+        let rests = |row: &SlotRow| row.target.is_none() && !row.settling;
+        let (mut here, mut there) = (places(low), places(high));
+        here.sort_unstable();
+        there.sort_unstable();
+        rests(low) && rests(high) && here == there
     }
 
-    pub(super) fn merge_done(&mut self, low: SlotId, plan: u64) -> Result<bool, Refusal> {
-        let (high, frozen_at) = self.absorbing(low, plan)?;
-        if frozen_at.is_none() {
-            return refuse(format!("slot {low}'s leader is wrong: slot {high} was not frozen yet"));
+    pub(super) fn begin_merge(&mut self, low: SlotId, plan: u64) -> Result<bool, Refusal> {
+        let (high, gathered) = self.absorbing(low, plan)?;
+        if gathered {
+            return Ok(false);
         }
-        self.rows.remove(&high);
-        row_mut(self, low, |row| {
-            assert!(row.depth > 0, "only siblings are merged, and the only slot has none");
-            row.depth -= 1;
-            row.epoch += 1;
-            row.reshape = None;
+        let (Some(row), Some(sibling)) = (self.rows.get(&low), self.rows.get(&high)) else { return no_slot(high) };
+        if !self.is_gathered(row, sibling) {
+            return refuse(format!("the sender is too early: slots {low} and {high} are not in the same places"));
+        }
+        let place = row.preferred.place();
+        let beside = sibling.replicas.iter().copied().find(|replica| replica.place() == place);
+        let (absorb, gives) = (
+            Reshape::Absorb { plan, sibling: high, gathered: true },
+            Reshape::Yield { plan, sibling: low, gathered: true },
+        );
+        row_mut(self, low, |row| row.reshape = Some(absorb));
+        row_mut(self, high, |row| {
+            row.reshape = Some(gives);
+            // Side by side the leaders hear of each other at once.
+            row.preferred = beside.unwrap_or(row.preferred);
         });
         Ok(true)
     }
 
-    pub(super) fn cancel_merge(&mut self, low: SlotId, plan: u64) -> Result<bool, Refusal> {
-        let (high, frozen_at) = self.absorbing(low, plan)?;
-        if frozen_at.is_some() {
-            return refuse(format!("the operator is too late: slot {high} is frozen, the merge goes on"));
+    pub(super) fn merge_done(&mut self, low: SlotId, plan: u64) -> Result<bool, Refusal> {
+        let reported = self.rows.get(&low).and_then(|row| row.reshape.as_ref());
+        if matches!(reported, Some(Reshape::Digest { plan: done, .. }) if *done == plan) {
+            return Ok(false);
         }
-        for slot in [low, high] {
-            row_mut(self, slot, |row| row.reshape = None);
+        let (high, gathered) = self.absorbing(low, plan)?;
+        if !gathered {
+            return refuse(format!("slot {low}'s leader is wrong: its merge has not begun"));
         }
+        let Some(taken) = self.rows.remove(&high) else { return no_slot(high) };
+        row_mut(self, low, |row| {
+            assert!(row.depth > 0, "only siblings are merged, and the only slot has none");
+            row.depth -= 1;
+            row.epoch += 1;
+            let (replicas, waits) = (taken.replicas, row.replicas.clone());
+            row.reshape = Some(Reshape::Digest { plan, sibling: high, replicas, waits });
+        });
         Ok(true)
+    }
+
+    pub(super) fn merge_digested(&mut self, slot: SlotId, plan: u64, replica: ReplicaId) -> Result<bool, Refusal> {
+        let Some(row) = self.rows.get_mut(&slot) else { return no_slot(slot) };
+        match &row.reshape {
+            Some(Reshape::Digest { plan: planned, waits, .. }) if *planned == plan => {
+                let waited = waits.contains(&replica);
+                row.digest_without(|waits| *waits == replica);
+                Ok(waited)
+            }
+            // Said again, because the table that says so was late.
+            _ => Ok(false),
+        }
     }
 
     /// Children and siblings are who they must be, and both siblings speak of the same plan.
@@ -146,21 +169,25 @@ impl Cluster {
             Some(Reshape::Split { child, replicas, .. }) => {
                 row.depth < SLOT_DEPTH_MAX && *child == slot.sibling(row.depth + 1) && !replicas.is_empty()
             }
-            Some(Reshape::Absorb { plan, sibling, .. }) => {
-                let other = partner(row.depth, *sibling);
-                matches!(other, Some(Reshape::Yield { plan: same, sibling: back }) if same == plan && *back == slot)
+            Some(Reshape::Absorb { plan, sibling, gathered }) => {
+                let back = Reshape::Yield { plan: *plan, sibling: slot, gathered: *gathered };
+                partner(row.depth, *sibling) == Some(&back)
             }
-            Some(Reshape::Yield { plan, sibling }) => {
-                let other = partner(row.depth, *sibling);
-                matches!(other, Some(Reshape::Absorb { plan: same, sibling: back, .. }) if same == plan && *back == slot)
+            Some(Reshape::Yield { plan, sibling, gathered }) => {
+                let back = Reshape::Absorb { plan: *plan, sibling: slot, gathered: *gathered };
+                partner(row.depth, *sibling) == Some(&back)
+            }
+            Some(Reshape::Digest { sibling, replicas, waits, .. }) => {
+                let waiting = !waits.is_empty() && waits.iter().all(|one| row.replicas.contains(one));
+                row.depth < SLOT_DEPTH_MAX && *sibling == slot.sibling(row.depth + 1) && !replicas.is_empty() && waiting
             }
         }
     }
 
-    fn absorbing(&self, low: SlotId, plan: u64) -> Result<(SlotId, Option<u64>), Refusal> {
+    fn absorbing(&self, low: SlotId, plan: u64) -> Result<(SlotId, bool), Refusal> {
         let Some(row) = self.rows.get(&low) else { return no_slot(low) };
         match row.reshape {
-            Some(Reshape::Absorb { plan: planned, sibling, frozen_at }) if planned == plan => Ok((sibling, frozen_at)),
+            Some(Reshape::Absorb { plan: planned, sibling, gathered }) if planned == plan => Ok((sibling, gathered)),
             _ => not_planned(low, plan),
         }
     }
@@ -171,7 +198,30 @@ impl Reshape {
     #[must_use]
     pub fn plan(&self) -> u64 {
         match self {
-            Reshape::Split { plan, .. } | Reshape::Absorb { plan, .. } | Reshape::Yield { plan, .. } => *plan,
+            Reshape::Split { plan, .. }
+            | Reshape::Absorb { plan, .. }
+            | Reshape::Yield { plan, .. }
+            | Reshape::Digest { plan, .. } => *plan,
+        }
+    }
+}
+
+impl SlotRow {
+    /// Its group has something to do that comes before moves.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        match self.reshape {
+            None | Some(Reshape::Digest { .. }) => false,
+            Some(Reshape::Split { .. }) => true,
+            Some(Reshape::Absorb { gathered, .. } | Reshape::Yield { gathered, .. }) => gathered,
+        }
+    }
+
+    /// Nobody waits any more for those replicas to have digested a merge; when nobody is left, it is over.
+    pub(super) fn digest_without(&mut self, gone: impl Fn(&ReplicaId) -> bool) {
+        if let Some(Reshape::Digest { waits, .. }) = &mut self.reshape {
+            waits.retain(|replica| !gone(replica));
+            self.reshape.take_if(|reshape| matches!(reshape, Reshape::Digest { waits, .. } if waits.is_empty()));
         }
     }
 }

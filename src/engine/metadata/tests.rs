@@ -218,24 +218,72 @@ fn siblings_merge_back() {
     assert!(cluster.apply(&upper).unwrap_err().0.contains("upper sibling"));
     assert!(cluster.apply(&uneven).is_ok(), "1 and 3 are siblings on one place");
     cluster.apply(&merge).unwrap();
+    assert!(cluster.apply(&merge).unwrap_err().0.contains("under way"));
     let plan = cluster.rows[&SlotId(0)].reshape.as_ref().unwrap().plan();
-    let frozen = |index| MetadataCommand::MergeFrozen { slot: SlotId(4), plan, index };
+    let begin = MetadataCommand::MergeBegin { slots: vec![(SlotId(0), plan)] };
     let done = MetadataCommand::MergeDone { slot: SlotId(0), plan };
-    assert!(cluster.apply(&done).unwrap_err().0.contains("not frozen"));
-    cluster.apply(&MetadataCommand::CancelMerge { slot: SlotId(0), plan }).unwrap();
-    assert!(cluster.apply(&frozen(50)).is_err(), "given up");
-    cluster.apply(&merge).unwrap();
-    let plan = cluster.rows[&SlotId(0)].reshape.as_ref().unwrap().plan();
-    cluster.apply(&MetadataCommand::MergeFrozen { slot: SlotId(4), plan, index: 50 }).unwrap();
+    assert!(cluster.apply(&done).unwrap_err().0.contains("not begun"));
+    // The lower one may still move; the upper one follows it.
+    let away = |slot, epoch| MetadataCommand::SetTargets { moves: vec![(slot, epoch, vec![place(2, 0)])] };
+    let settle = |cluster: &mut Cluster, slot: SlotId| {
+        let row = cluster.rows[&slot].clone();
+        let voters = row.target.unwrap();
+        cluster.apply(&MetadataCommand::Settled { slot, epoch: row.epoch, voters }).unwrap();
+    };
+    cluster.apply(&away(SlotId(0), 3)).unwrap();
+    assert!(cluster.apply(&begin).unwrap_err().0.contains("same places"));
+    settle(&mut cluster, SlotId(0));
+    assert!(cluster.apply(&begin).unwrap_err().0.contains("same places"));
+    cluster.apply(&away(SlotId(4), 1)).unwrap();
+    settle(&mut cluster, SlotId(4));
+    cluster.apply(&begin).unwrap();
     let version = cluster.version;
-    cluster.apply(&MetadataCommand::MergeFrozen { slot: SlotId(4), plan, index: 50 }).unwrap();
+    cluster.apply(&begin).unwrap();
     assert_eq!(cluster.version, version, "the same again is nothing new");
-    assert!(cluster.apply(&MetadataCommand::MergeFrozen { slot: SlotId(4), plan, index: 51 }).is_err());
-    assert!(cluster.apply(&MetadataCommand::CancelMerge { slot: SlotId(0), plan }).is_err());
-    cluster.apply(&MetadataCommand::MergeDone { slot: SlotId(0), plan }).unwrap();
-    let row = &cluster.rows[&SlotId(0)];
-    assert_eq!((row.depth, row.epoch, &row.reshape), (2, 4, &None));
+    assert!(cluster.apply(&away(SlotId(0), 4)).is_err(), "nothing moves any more");
+    assert!(cluster.apply(&MetadataCommand::MergeDone { slot: SlotId(0), plan: plan + 1 }).is_err());
+    let (low, high) = (cluster.rows[&SlotId(0)].clone(), cluster.rows[&SlotId(4)].clone());
+    assert_eq!(high.preferred.place(), low.preferred.place());
+    cluster.apply(&done).unwrap();
+    let row = cluster.rows[&SlotId(0)].clone();
+    assert_eq!((row.depth, row.epoch), (2, 5));
+    let names = |replica: &ReplicaId| row.named().any(|named| named == *replica);
+    assert!(high.replicas.iter().all(names), "who was taken in is needed for a while");
     assert!(!cluster.rows.contains_key(&SlotId(4)) && cluster.fault().is_none());
+    let split = MetadataCommand::Split { slots: vec![(SlotId(0), 5)] };
+    assert!(cluster.apply(&split).unwrap_err().0.contains("under way"));
+    let said = |replica| MetadataCommand::MergeDigested { slot: SlotId(0), plan, replica };
+    let version = cluster.version;
+    cluster.apply(&said(high.replicas[0])).unwrap();
+    cluster.apply(&done).unwrap();
+    assert_eq!(cluster.version, version, "nobody waits for that, and what was said is known");
+    cluster.apply(&said(low.replicas[0])).unwrap();
+    assert_eq!(cluster.rows[&SlotId(0)].reshape, None);
+    cluster.apply(&split).unwrap();
+}
+
+#[test]
+fn a_merge_waits_for_nobody_who_has_left() {
+    let mut cluster = spread(3);
+    cluster.apply(&MetadataCommand::Split { slots: vec![(SlotId(0), 2)] }).unwrap();
+    let plan = cluster.rows[&SlotId(0)].reshape.as_ref().unwrap().plan();
+    cluster.apply(&MetadataCommand::SplitDone { slot: SlotId(0), plan }).unwrap();
+    cluster.apply(&MetadataCommand::Merge { slots: vec![(SlotId(0), 3, 1)] }).unwrap();
+    let plan = cluster.rows[&SlotId(0)].reshape.as_ref().unwrap().plan();
+    cluster.apply(&MetadataCommand::MergeBegin { slots: vec![(SlotId(0), plan)] }).unwrap();
+    cluster.apply(&MetadataCommand::MergeDone { slot: SlotId(0), plan }).unwrap();
+    let replicas = cluster.rows[&SlotId(0)].replicas.clone();
+    assert_eq!(replicas.len(), 3);
+    for replica in &replicas[..2] {
+        let digested = MetadataCommand::MergeDigested { slot: SlotId(0), plan, replica: *replica };
+        cluster.apply(&digested).unwrap();
+    }
+    let stay: Vec<Place> = replicas[..2].iter().map(|replica| replica.place()).collect();
+    cluster.apply(&MetadataCommand::SetTargets { moves: vec![(SlotId(0), 4, stay)] }).unwrap();
+    assert!(matches!(cluster.rows[&SlotId(0)].reshape, Some(Reshape::Digest { .. })));
+    let voters = replicas[..2].to_vec();
+    cluster.apply(&MetadataCommand::Settled { slot: SlotId(0), epoch: 4, voters }).unwrap();
+    assert_eq!((&cluster.rows[&SlotId(0)].reshape, cluster.fault()), (&None, None));
 }
 
 #[test]
@@ -248,7 +296,7 @@ fn states_that_do_not_add_up_are_not_read() {
         &|cluster| cluster.next_replica = 3,
         &|cluster| cluster.members.clear(),
         &|cluster| {
-            let reshape = Reshape::Absorb { plan: 3, sibling: SlotId(2), frozen_at: Some(1) };
+            let reshape = Reshape::Absorb { plan: 3, sibling: SlotId(2), gathered: true };
             cluster.rows.entry(SlotId(0)).and_modify(|row| row.reshape = Some(reshape));
         },
         &|cluster| {
@@ -307,13 +355,16 @@ fn command(cluster: &Cluster, draw: [u16; 5]) -> MetadataCommand {
         9 => MetadataCommand::SetReplicasWanted { replicas: (c % 9) as u8 },
         10 => MetadataCommand::Split { slots: vec![(slot, epoch), (SlotId(c % 8), 1)] },
         11 => MetadataCommand::SplitDone { slot, plan },
-        12 if c % 4 == 0 => MetadataCommand::CancelMerge { slot, plan },
+        12 if c % 4 == 0 => {
+            let replica = row.replicas[usize::from(d) % row.replicas.len()];
+            MetadataCommand::MergeDigested { slot, plan, replica }
+        }
         12 => {
             let high = slot.sibling(row.depth.max(1));
             let sibling = cluster.rows.get(&high).map_or(0, |row| row.epoch);
             MetadataCommand::Merge { slots: vec![(slot, epoch, sibling)] }
         }
-        13 => MetadataCommand::MergeFrozen { slot, plan, index: u64::from(c) << 40 },
+        13 => MetadataCommand::MergeBegin { slots: vec![(slot, plan)] },
         _ => MetadataCommand::MergeDone { slot, plan },
     }
 }

@@ -173,7 +173,11 @@ impl Shard {
     }
 
     pub(super) fn answer_ask(&mut self, asker: Place, ticket: u64, answer: ApiAnswer) {
-        self.out.frame(asker, Frame::Answered(Box::new(Answered { ticket, answer: Some(answer) })));
+        let mut frame = Frame::Answered(Box::new(Answered { ticket, answer: Some(answer) }));
+        if !self.takes_bytes(asker, frame.weight()) {
+            frame = Frame::Answered(Box::new(Answered { ticket, answer: Some(ApiAnswer::Busy) }));
+        }
+        self.out.frame(asker, frame);
     }
 
     fn online_of(&self, uid: &Uid) -> Vec<(Uid, crate::ids::DeviceFlag)> {

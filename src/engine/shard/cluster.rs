@@ -104,7 +104,9 @@ impl Shard {
     pub(super) fn follow_leaderships(&mut self, now: Now, effects: &mut Effects) {
         let mut known = Vec::new();
         for (slot, led) in std::mem::take(&mut self.leadership_changes) {
-            let Some(term) = led else { continue };
+            // Of a slot that a sibling takes in, nobody is to know.
+            let frozen = self.place_of(slot).is_some_and(|place| self.hosted[place].slot.is_frozen());
+            let Some(term) = led.filter(|_| !frozen) else { continue };
             let gateways: Vec<Place> = self.gateways().collect();
             if let Some(place) = self.place_of(slot) {
                 let until = now.instant + self.config.limits.rollcall_patience;
@@ -136,7 +138,9 @@ impl Shard {
 
     fn led_here(&self) -> Vec<LeaderOf> {
         let place = Some(self.config.place);
-        let led = self.hosted.iter().filter_map(|hosted| hosted.slot.led_term().map(|term| (hosted.slot.id(), term)));
+        // Of a slot that a sibling takes in, nobody is to know.
+        let told = self.hosted.iter().filter(|hosted| !hosted.slot.is_frozen());
+        let led = told.filter_map(|hosted| hosted.slot.led_term().map(|term| (hosted.slot.id(), term)));
         led.map(|(slot, term)| LeaderOf { slot, term, place }).collect()
     }
 
@@ -165,30 +169,14 @@ impl Shard {
     }
 
     /// Every shard that may have sessions, this one included.
-    fn gateways(&self) -> impl Iterator<Item = Place> + '_ {
+    pub(super) fn gateways(&self) -> impl Iterator<Item = Place> + '_ {
         let here = self.config.place;
         let own = (0..self.config.shard_count).map(move |shard| Place { shard: ShardId(shard), ..here });
-        let nodes = self.node_shards.iter().filter(move |(node, _)| **node != here.node);
-        let others =
-            nodes.flat_map(|(node, shards)| (0..*shards).map(|shard| Place { node: *node, shard: ShardId(shard) }));
-        own.chain(others.filter(|place| !self.is_gone(*place)))
-    }
-
-    /// Its node is said to be down, and it is not heard either: the word alone is a hint, and may be about datagrams only.
-    fn is_gone(&self, gateway: Place) -> bool {
-        self.nodes_down.contains(&gateway.node) && !self.links.hears(gateway)
-    }
-
-    /// Whoever may be at this gateway is not online any more, should it be gone.
-    pub(super) fn forget_if_gone(&mut self, gateway: Place) {
-        if !self.is_gone(gateway) {
-            return;
-        }
-        self.forget_gateway(gateway);
-        self.end_sessions_of(gateway);
-        for hosted in &mut self.hosted {
-            hosted.rollcall.answered(gateway);
-        }
+        let nodes =
+            self.node_shards.iter().filter(move |(node, _)| **node != here.node && !self.nodes_down.contains(node));
+        own.chain(
+            nodes.flat_map(|(node, shards)| (0..*shards).map(|shard| Place { node: *node, shard: ShardId(shard) })),
+        )
     }
 
     // ---- what waits for a leader ----
@@ -202,6 +190,7 @@ impl Shard {
         let mut room = self.submit_room(place);
         self.submits.send_again(slot, (term, &mut room), &mut send, &mut failed);
         self.submit_rooms.insert(place, room);
+        self.out.counters.submits_sent_again += send.len() as u64;
         for submission in send {
             self.out.frame(place, Frame::Submit(submission));
         }
@@ -213,7 +202,7 @@ impl Shard {
         }
     }
 
-    /// Bytes of messages that may go to a shard in this step. Half of what a link takes: were all that waits sent at once, it could be
+    /// Bytes of messages and answers that may go to a shard in this step. Half of what a link takes: were all that waits sent at once, it could be
     /// more than a link ever takes, and would reset it again and again.
     fn submit_room(&self, to: Place) -> usize {
         if to.node == self.config.place.node {
@@ -224,10 +213,15 @@ impl Shard {
 
     /// Whether one more message may go to a shard in this step; it is counted.
     pub(super) fn takes_submit(&mut self, to: Place, submit: &Submit) -> bool {
+        self.takes_bytes(to, submits::weight(submit))
+    }
+
+    /// Whether something of this weight, without which nothing is lost, may go to a shard in this step; it is counted.
+    pub(super) fn takes_bytes(&mut self, to: Place, weight: usize) -> bool {
         if to.node == self.config.place.node {
             return true;
         }
-        let (room, weight) = (self.submit_room(to), submits::weight(submit));
+        let room = self.submit_room(to);
         let fits = weight <= room;
         self.submit_rooms.insert(to, if fits { room - weight } else { room });
         fits
@@ -337,6 +331,7 @@ impl Shard {
             }
         }
         if present.last {
+            self.out.counters.rollcall_answers += 1;
             for place in led.values() {
                 self.hosted[*place].rollcall.answered(present.place);
                 self.gateway_has_spoken(*place, present.place);
@@ -386,6 +381,7 @@ impl Shard {
 
     /// A gateway shard is another process now, or what was on its way to it is lost: its sessions are gone until it names them.
     pub(super) fn forget_gateway(&mut self, gateway: Place) {
+        self.forget_routes(gateway);
         for hosted in self.hosted.iter_mut().filter(|hosted| hosted.slot.leads()) {
             hosted.slot.forget_gateway(gateway);
         }
@@ -415,10 +411,15 @@ impl Shard {
         }
         let shards = self.node_shards.get(&node).copied().unwrap_or(0);
         for shard in (0..shards).map(ShardId) {
-            self.forget_if_gone(Place { node, shard });
+            self.forget_gateway(Place { node, shard });
+            self.end_sessions_of(Place { node, shard });
         }
         for hosted in &mut self.hosted {
-            hosted.slot.hurry(node);
+            hosted.rollcall.down(node);
+            // Gossip loses its way more easily than raft: what it says of a leader that is heard is not true.
+            if hosted.slot.group().misses_leader() {
+                hosted.slot.hurry(node);
+            }
         }
     }
 

@@ -1,7 +1,6 @@
 //! The shard's side of frames: each is handed to the one machine it is for. A frame for a slot that is not led here is dropped: its sender
 //! repeats what matters.
 
-use crate::engine::delivery::Arrival;
 use crate::engine::devices::{self, Conflict};
 use crate::engine::effect::{Effect, Effects, ServerPacket};
 use crate::engine::event::ApiAnswer;
@@ -10,8 +9,8 @@ use crate::engine::session::Phase;
 use crate::engine::slot::{self, Asker};
 use crate::engine::submits::Answer;
 use crate::format::frame::{
-    Backlog, BacklogRow, Deliver, Fetch, Fetched, Frame, Kick, Notify, Origin, Received, Register, Registered, Resume,
-    Submission, Submitted, Unregister,
+    Backlog, BacklogRow, Fetch, Fetched, Frame, Kick, Origin, Received, Register, Registered, Resume, Submission,
+    Submitted, Unregister,
 };
 use crate::format::packet::{HeaderFlags, Reason};
 use crate::ids::{ChannelKey, DeviceFlag, DeviceLevel, Place, SessionAddress, Uid};
@@ -34,6 +33,7 @@ impl Shard {
             Frame::Registered(registered) => self.handle_registered(now, registered, effects),
             Frame::Unregister(unregister) => self.handle_unregister(&unregister),
             Frame::Deliver(deliver) => self.handle_deliver(now, deliver),
+            Frame::Whereabouts(told) => self.handle_whereabouts(now, from, *told),
             Frame::Received(received) => self.handle_received(now, &received),
             Frame::Resume(resume) => self.handle_resume(&resume),
             Frame::Backlog(backlog) => self.handle_backlog(now, backlog),
@@ -124,47 +124,6 @@ impl Shard {
             Origin::Api { ticket } => self.out.answer(ticket, ApiAnswer::Busy),
             Origin::Nobody => {}
         }
-    }
-
-    fn handle_notify(&mut self, now: Now, from: Place, notify: &Notify) {
-        let slot = self.routes.slot(notify.uid.key_hash());
-        let Some(place) = self.leading_of(notify.uid.key_hash()) else {
-            self.tell_leader(slot, from);
-            return;
-        };
-        self.with_slot(place, now, |slot, _, around| slot.handle_notify(notify, around));
-        let Some(home) = self.hosted[place].slot.home(&notify.uid) else {
-            return;
-        };
-        let row = home.row(&notify.channel);
-        for online in home.online() {
-            let cursor = row.map_or(0, |row| row.cursor(online.flag));
-            let deliver = Deliver {
-                session: online.address.session,
-                channel: notify.channel.clone(),
-                seq: notify.seq,
-                cursor,
-                message: notify.message.clone(),
-            };
-            self.out.frame(online.address.place, Frame::Deliver(deliver));
-        }
-    }
-
-    fn handle_deliver(&mut self, now: Now, deliver: Deliver) {
-        let limits = self.config.limits;
-        let mut deferred = false;
-        self.push_with(deliver.session, |delivery, out| {
-            let Deliver { channel, seq, cursor, message, .. } = deliver;
-            match (seq, message) {
-                (0, Some(message)) => deferred = !delivery.handle_transient(message, &limits, out),
-                (0, None) => {}
-                (seq, message) => {
-                    let arrival = Arrival { channel: &channel, seq, cursor, message };
-                    deferred = !delivery.handle_arrival(now.instant, arrival, &limits, out);
-                }
-            }
-        });
-        self.out.counters.deliveries_deferred += u64::from(deferred);
     }
 
     // ---- the home's part ----
@@ -415,6 +374,13 @@ impl Shard {
     ) {
         let fetched =
             Fetched { session: fetch.address.session, channel: fetch.channel.clone(), messages, next_seq, last_seq };
-        self.out.frame(fetch.address.place, Frame::Fetched(fetched));
+        let frame = Frame::Fetched(fetched);
+        // When many sessions of a shard catch up at once, what they fetch may be more than its link takes. Who gets nothing asks again
+        // after its patience.
+        if self.takes_bytes(fetch.address.place, frame.weight()) {
+            self.out.frame(fetch.address.place, frame);
+        } else {
+            self.out.counters.fetches_put_off += 1;
+        }
     }
 }

@@ -6,7 +6,7 @@ use crate::engine::effect::{Effect, Effects};
 use crate::engine::metadata::{Cluster, SlotRow};
 use crate::engine::raft_group::{GroupState, MemberChange, RaftGroup, Role};
 use crate::engine::routes::Table;
-use crate::engine::slot::{Slot, SlotState};
+use crate::engine::slot::{Reshaped, Slot, SlotState};
 use crate::engine::steering::{self, Sight, Step};
 use crate::format::frame::{Frame, SlotReport, SlotReports};
 use crate::format::raft_message::GroupMembers;
@@ -29,12 +29,14 @@ impl Shard {
             cluster.members.keys().filter(|node| !self.node_shards.contains_key(node)).copied().collect();
         self.node_shards = members.clone().map(|(node, member)| (*node, member.shards)).collect();
         self.nodes_down.retain(|node| cluster.members.contains_key(node));
+        self.nodes_doubted.retain(|node| cluster.members.contains_key(node));
         self.tell_links(&cluster);
         self.cluster = Some(cluster);
         let own = self.config.place.node;
         newcomers.into_iter().filter(|node| *node != own).for_each(|node| self.meet(node));
         self.host_what_is_ours(now);
         self.follow_table(&before);
+        self.hurry_merges(now);
     }
 
     pub(super) fn host_what_is_ours(&mut self, now: Now) {
@@ -92,7 +94,8 @@ impl Shard {
         let voters = founds.map_or(Vec::new(), |row| row.replicas.clone());
         self.journal.append_begin(id, depth, replica, &voters);
         let group = GroupState::begin(replica, &voters);
-        let state = SlotState { group, message_ids_last: 0, channels: Vec::new(), homes: Vec::new() };
+        let reshaped = Reshaped::default();
+        let state = SlotState { group, message_ids_last: 0, reshaped, channels: Vec::new(), homes: Vec::new() };
         let (tail, chance) = (self.config.limits.log_tail_bytes_max, chance_of(&self.config, id));
         let slot =
             Slot::restore(id, state, self.map_state, tail, chance).expect("an empty state has nothing wrong in it");
@@ -189,22 +192,22 @@ impl Shard {
     fn heir(&self, group: &RaftGroup, preferred: ReplicaId) -> Option<ReplicaId> {
         let can_be_told = |replica: ReplicaId| {
             let place = replica.place();
-            place.node != self.config.place.node && self.links.hears(place)
+            place.node != self.config.place.node && self.links.hears(place.node) && !self.links.is_broken(place)
         };
         steering::heir(group, preferred, can_be_told)
     }
 
     fn steer_group(&mut self, place: usize, row: &SlotRow, now: Now) {
-        if self.steer_split(place, now, row) {
+        if self.steer_split(place, now, row) || (!self.stopping && self.steer_merge(place, now, row)) {
             return;
         }
         let group = self.hosted[place].slot.group();
         let standings = group.progress();
         // Without a target the voters stay who they are: a move that was given up may have ended already, and whoever it removed has
         // forgotten its log.
-        // A split comes first, and it is for those that the row names.
-        let at_rest = if row.reshape.is_some() { &row.replicas } else { &group.members().voters };
-        let wanted = row.target.as_deref().filter(|_| row.reshape.is_none()).unwrap_or(at_rest);
+        // A split or merge comes first, and it is for those that the row names.
+        let at_rest = if row.is_busy() { &row.replicas } else { &group.members().voters };
+        let wanted = row.target.as_deref().filter(|_| !row.is_busy()).unwrap_or(at_rest);
         let sight = Sight {
             leader: group.replica(),
             members: group.members(),
@@ -227,6 +230,7 @@ impl Shard {
                 if self.stopping || now.instant >= self.hosted[place].hand_over_at {
                     self.hosted[place].bequeathed |= self.stopping;
                     self.hosted[place].hand_over_at = now.instant + self.config.limits.hand_over_every;
+                    self.out.counters.hand_overs += 1;
                     self.with_slot(place, now, |slot, _, _| slot.hand_over(heir));
                 }
                 return;

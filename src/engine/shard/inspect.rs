@@ -7,7 +7,7 @@ use super::{ClusterView, Shard};
 use crate::engine::link::{LinkRow, LinkState};
 use crate::engine::metadata::MemberState;
 use crate::engine::slot::Slot;
-use crate::ids::{ChannelKey, KeyHash, ReplicaId, SlotId};
+use crate::ids::{ChannelKey, KeyHash, Place, ReplicaId, SlotId};
 
 /// One replica.
 #[derive(Clone, Copy)]
@@ -16,9 +16,9 @@ pub struct ReplicaView<'a> {
 }
 
 impl Shard {
-    /// Slots that are led here, each with the term.
+    /// Slots that are led here, each with the term. Those that siblings have taken in, or are about to, are nobody's any more.
     pub fn led(&self) -> impl Iterator<Item = (SlotId, u64)> + '_ {
-        let led = self.hosted.iter().filter(|hosted| hosted.slot.leads());
+        let led = self.hosted.iter().filter(|hosted| hosted.slot.leads() && !hosted.slot.is_frozen());
         led.map(|hosted| (hosted.slot.id(), hosted.slot.group().term()))
     }
 
@@ -89,6 +89,12 @@ impl ReplicaView<'_> {
         self.slot.depth()
     }
 
+    /// The last plan of a split or merge that it has carried out. Who once had its slot's number had another.
+    #[must_use]
+    pub fn plan(&self) -> u64 {
+        self.slot.reshaped().plan
+    }
+
     /// Something that it holds and that belongs to another slot: there is nothing of the kind.
     #[must_use]
     pub fn stray(&self) -> Option<String> {
@@ -97,6 +103,12 @@ impl ReplicaView<'_> {
         let homes = self.slot.sorted_homes().into_iter().filter(|(uid, _)| elsewhere(uid.key_hash()));
         let channels = channels.map(|entry| format!("channel {}", entry.key.id));
         channels.chain(homes.map(|(uid, _)| format!("the home of {uid}"))).next()
+    }
+
+    /// Where the leader is that it follows, or that it is itself.
+    #[must_use]
+    pub fn follows(&self) -> Option<Place> {
+        self.slot.group().leader().map(ReplicaId::place)
     }
 
     /// The last entry that is in its state.

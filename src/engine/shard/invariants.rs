@@ -13,6 +13,7 @@ impl Shard {
         self.check_memory();
         self.journal.check_invariants();
         self.check_transfers();
+        self.check_merges();
         self.submits.check_invariants();
         self.greetings.check_invariants();
         self.hosted.iter().for_each(|hosted| hosted.endings.check_invariants());
@@ -39,7 +40,7 @@ impl Shard {
     fn check_hosted(&self) {
         for (at, hosted) in self.hosted.iter().enumerate() {
             let slot = hosted.slot.id();
-            hosted.slot.check_invariants();
+            hosted.slot.check_invariants(&self.config.limits);
             assert_eq!(self.place_of(slot), Some(at), "a replica is found by its slot");
             assert_eq!(hosted.slot.replica().place(), self.config.place, "a replica lives where its name says");
             assert_ne!(slot, SlotId::METADATA, "the metadata's replica is the council's");
@@ -81,6 +82,7 @@ impl Shard {
         );
         let is_member = |node: &NodeId| cluster.members.contains_key(node);
         assert!(self.nodes_down.iter().all(is_member), "only members are thought down");
+        assert!(self.nodes_doubted.iter().all(is_member), "only members are doubted");
         let preferred = |row: &crate::engine::metadata::SlotRow| row.replicas.contains(&row.preferred);
         assert!(cluster.rows.values().all(preferred), "who should lead votes");
         let exists = |place: Place| cluster.members.get(&place.node).is_none_or(|member| place.shard.0 < member.shards);

@@ -67,16 +67,23 @@ impl Shard {
     /// A socket breaks when its process ends, long before anybody is missed: groups led there stand for election soon. When it was only the
     /// socket, the others have heard their leader and do not vote.
     fn handle_link_down(&mut self, peer: Place) {
-        self.forget_if_gone(peer);
+        self.forget_routes(peer);
         for hosted in &mut self.hosted {
             if hosted.slot.group().leader().is_some_and(|leader| leader.place() == peer) {
                 hosted.slot.hurry(peer.node);
             }
         }
         self.council_hurry(peer);
+        if self.nodes_doubted.contains(&peer.node) && !self.links.hears(peer.node) {
+            self.nodes_doubted.remove(&peer.node);
+            self.handle_node_down(peer.node);
+        }
     }
 
     fn handle_link_up(&mut self, now: Now, peer: Place, fresh: bool) {
+        if fresh {
+            self.nodes_doubted.remove(&peer.node);
+        }
         if fresh && self.node_shards.contains_key(&peer.node) && peer == self.partner_on(peer.node) {
             self.announce_to_node(peer.node);
         }
@@ -145,7 +152,11 @@ impl Shard {
     /// The first shard's gossip says that a node is down or up: the others are told in their own words.
     pub(super) fn hear_of_node(&mut self, node: NodeId, up: bool) {
         if up {
+            self.nodes_doubted.remove(&node);
             self.handle_node_up(node);
+        } else if self.links.hears(node) && self.node_shards.contains_key(&node) {
+            // A link is a better witness. Should it be lost before gossip has come to another view, gossip was right.
+            self.nodes_doubted.insert(node);
         } else {
             self.handle_node_down(node);
         }

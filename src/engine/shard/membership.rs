@@ -16,7 +16,7 @@ use crate::engine::chance::Chance;
 use crate::engine::checkpoint::{self, Cover};
 use crate::engine::council::Council;
 use crate::engine::effect::{Effect, Effects};
-use crate::engine::gossip::{Gossip, GossipConfig, GossipLimits, GossipNews, GossipWish};
+use crate::engine::gossip::{Gossip, GossipConfig, GossipNews, GossipWish};
 use crate::engine::metadata::{Cluster, MetadataCommand, NewMember};
 use crate::engine::raft_group::GroupState;
 use crate::engine::steward::Steward;
@@ -98,7 +98,7 @@ impl Office {
                 seeds: config.cluster.seeds.clone(),
                 cluster_name: config.cluster.name.to_string(),
                 secret: config.cluster.secret.as_bytes().to_vec(),
-                limits: GossipLimits::PRODUCTION,
+                limits: config.cluster.gossip,
             };
             Gossip::new(gossip, Chance::new(config.seed, 4))
         });

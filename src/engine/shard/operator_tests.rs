@@ -93,7 +93,6 @@ fn what_cannot_be_is_refused_in_a_sentence_that_names_it() {
         (ClusterRequest::SetReplicas { replicas: 9 }, "9 replicas"),
         (ClusterRequest::Split { slots: vec![SlotId(9)], depth: 3 }, "no slot 9"),
         (ClusterRequest::Split { slots: vec![], depth: 15 }, "15 bits"),
-        (ClusterRequest::Merge { slots: vec![SlotId(2)], depth: 1 }, "not in the same places"),
         (ClusterRequest::Transfer { slot: SlotId(2), node: n(3) }, "it has them on n1, n2"),
         (ClusterRequest::Transfer { slot: SlotId(9), node: n(1) }, "no slot 9"),
     ] {

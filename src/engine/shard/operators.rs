@@ -273,9 +273,19 @@ fn slot_status(slot: SlotId, row: &SlotRow, leader: Option<Place>, moves: &[Move
     let moving = moves.binary_search_by_key(&slot, |one| one.slot).ok().map(|at| &moves[at]);
     let stage = match (&row.reshape, moving) {
         (Some(Reshape::Split { child, .. }), _) => format!("splits: slot {child} begins"),
-        (Some(Reshape::Absorb { sibling, frozen_at: None, .. }), _) => format!("waits for slot {sibling} to stop"),
+        (Some(Reshape::Absorb { sibling, gathered: false, .. }), None) => {
+            format!("waits for slot {sibling} to come beside it")
+        }
+        (Some(Reshape::Yield { sibling, gathered: false, .. }), None) => format!("is to come beside slot {sibling}"),
+        (Some(Reshape::Absorb { gathered: false, .. } | Reshape::Yield { gathered: false, .. }), Some(moving)) => {
+            format!("is to merge; {}", moving.stage)
+        }
         (Some(Reshape::Absorb { sibling, .. }), _) => format!("takes slot {sibling} in"),
         (Some(Reshape::Yield { sibling, .. }), _) => format!("ends in slot {sibling}"),
+        (Some(Reshape::Digest { sibling, waits, .. }), _) => {
+            let nodes: Vec<String> = waits.iter().map(|replica| replica.place().node.to_string()).collect();
+            format!("has taken slot {sibling} in; waits for {}", nodes.join(", "))
+        }
         (None, Some(moving)) => moving.stage.to_string(),
         (None, None) if row.target.is_some() => "moves".to_owned(),
         (None, None) => String::new(),

@@ -22,7 +22,7 @@
 //! Until its half is in place the child here hears nothing from its group: a leader that asked how far it is would send it over the network what
 //! is about to be here anyway. It may answer elections blank, as any new replica may: it never was in a majority.
 //!
-//! A merge is refused when it is proposed (`engine::council`).
+//! The way back is `engine::shard::merges`'. What a gateway does when the table has other slots than before is here for both.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -37,7 +37,7 @@ use crate::engine::raft_group::Role;
 use crate::engine::reads::{Purpose, RangeRead};
 use crate::engine::routes::Table;
 use crate::engine::session::Phase;
-use crate::engine::slot::{Half, Slot, SlotState};
+use crate::engine::slot::{Half, Reshaped, Slot, SlotState};
 use crate::format::frame::{Answered, Frame, Propose, Submitted};
 use crate::format::raft_message::{GroupMembers, RaftMessage, SnapshotHead};
 use crate::ids::{ChannelKey, KeyHash, Place, ReplicaId, ShardId, SlotId};
@@ -123,7 +123,7 @@ pub(super) fn names(cluster: &Cluster, slot: SlotId, replica: ReplicaId) -> bool
 impl Shard {
     // ---- whose key it is ----
 
-    /// The slot led here that a key belongs to. The groups may be ahead of the table by a split.
+    /// The slot led here that a key belongs to. The groups may be ahead of the table by a split or merge.
     pub(super) fn leading_of(&self, key: KeyHash) -> Option<usize> {
         let slot = self.routes.slot(key);
         let owner = |place: &usize| self.hosted[*place].slot.owns(key);
@@ -131,8 +131,8 @@ impl Shard {
         if usual.as_ref().is_some_and(owner) {
             return usual;
         }
-        let deeper = (1..=SLOT_DEPTH_MAX).filter_map(|depth| self.leading(key.slot(depth)));
-        deeper.filter(|place| self.hosted[*place].slot.id() != slot).find(owner)
+        let others = (0..=SLOT_DEPTH_MAX).filter_map(|depth| self.leading(key.slot(depth)));
+        others.filter(|place| self.hosted[*place].slot.id() != slot).find(owner)
     }
 
     /// What is asked is about keys of this slot only.
@@ -303,7 +303,9 @@ impl Shard {
             return;
         };
         let Half { message_ids_last, channels, homes, .. } = half;
-        let state = SlotState { group, message_ids_last, channels, homes };
+        // Its own terms are those that its parent's were lifted to.
+        let reshaped = Reshaped { plan: half.split.plan, ..Reshaped::default() };
+        let state = SlotState { group, message_ids_last, reshaped, channels, homes };
         let (tail, chance) = (self.config.limits.log_tail_bytes_max, chance_of(&self.config, child));
         let mut whole =
             Slot::restore(child, state, self.map_state, tail, chance).expect("it was part of a slot, so it is sound");
@@ -394,7 +396,10 @@ impl Shard {
     /// The table has other slots than before: whatever waits here goes where its key is now.
     pub(super) fn follow_table(&mut self, before: &Table) {
         let table = Arc::clone(self.routes.table());
-        if table.slot_count() == before.slot_count() || before.slot_count() == 0 {
+        let unchanged = |slot: SlotId, depth: u8| before.row(slot).is_some_and(|row| row.depth == depth);
+        let same =
+            table.slot_count() == before.slot_count() && table.iter().all(|(slot, row)| unchanged(slot, row.depth));
+        if same || before.slot_count() == 0 {
             return;
         }
         let mut asking = Vec::new();
@@ -409,10 +414,14 @@ impl Shard {
             }
         }
         asking.into_iter().for_each(|id| self.ask_home(id));
-        let newcomers = table.iter().map(|(slot, _)| slot).filter(|slot| before.row(*slot).is_none());
-        for slot in newcomers.filter(|slot| self.routes.leader(*slot).is_some()) {
+        // Who has keys that it did not have is to hear who is here.
+        let grown = |slot: SlotId, depth: u8| before.row(slot).is_none_or(|row| row.depth > depth);
+        let grown = table.iter().filter(|(slot, row)| grown(*slot, row.depth)).map(|(slot, _)| slot);
+        for slot in grown.filter(|slot| self.routes.leader(*slot).is_some()) {
             self.to_greet.insert(slot);
         }
+        let routes = &self.routes;
+        self.submits.stall(|slot| routes.leader(slot).is_some());
         self.move_submits();
         let mut asks = std::mem::take(&mut self.asks);
         let moved = asks.reroute(|request| self.parts_of(request));

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use crate::engine::counters::Counters;
+use crate::engine::gossip::GossipLimits;
 use crate::engine::link::{LinkCounters, LinkLimits, LinksConfig};
 use crate::engine::steward::StewardLimits;
 use crate::format::frame::Addresses;
@@ -71,6 +72,8 @@ pub struct ClusterSettings {
     pub replicas: u8,
     /// How long a node must be gone before its replicas are rebuilt elsewhere, and other bounds of who looks after the cluster.
     pub steward: StewardLimits,
+    /// Bounds of gossip.
+    pub gossip: GossipLimits,
     /// Bounds of links.
     pub links: LinkLimits,
     /// What others are told of this node.
@@ -92,6 +95,7 @@ impl ClusterSettings {
             seeds: Vec::new(),
             replicas: 3,
             steward: StewardLimits::PRODUCTION,
+            gossip: GossipLimits::PRODUCTION,
             links: LinkLimits::PRODUCTION,
             addresses,
         }

@@ -205,8 +205,8 @@ impl Shard {
             return;
         }
         let channels = self.hosted[place].slot.channels();
-        // On the other side of a split channels have other numbers: nothing of what is here helps.
-        let channels = if self.hosted[place].depth == offer.depth { channels } else { &[] };
+        // On the other side of a split or merge channels have other numbers: nothing of what is here helps.
+        let channels = if self.hosted[place].slot.reshaped().plan == offer.plan { channels } else { &[] };
         let own: Vec<u32> = channels.iter().map(|entry| entry.channel.last_seq()).collect();
         let want = self.transfers.incoming.handle_offer(now.instant, offer, &own, &self.config.limits);
         self.out.frame(from, Frame::SnapshotWant(want));
@@ -251,17 +251,21 @@ impl Shard {
         let map_state = self.map_state;
         let mut read = state::read(&state, map_state).map_err(blame)?;
         let depth = read.depth;
-        if depth < self.hosted[place].depth {
-            return Err(blame(format!("it is of a slot of depth {depth}, not {}", self.hosted[place].depth)));
-        }
-        let entries = if depth == self.hosted[place].depth { self.hosted[place].slot.channels() } else { &[] };
+        let same = read.reshaped.plan == self.hosted[place].slot.reshaped().plan;
+        let entries = if same { self.hosted[place].slot.channels() } else { &[] };
         let own = |index: usize| entries.get(index).map(|entry| (&entry.key, &entry.channel));
         let incoming = &self.transfers.incoming;
         let channels = incoming.assemble(slot, &mut read, &own, &self.config.limits).map_err(blame)?;
         let replay_segment = self.journal.written_segment();
         let group = self.hosted[place].slot.group_mut().prepare_install(head, &mut self.journal).ok_or(None)?;
         let announced = self.journal.position();
-        let state = SlotState { group, message_ids_last: read.message_ids_last, channels, homes: read.homes };
+        let state = SlotState {
+            group,
+            message_ids_last: read.message_ids_last,
+            reshaped: read.reshaped,
+            channels,
+            homes: read.homes,
+        };
         let (tail_max, chance) = (self.config.limits.log_tail_bytes_max, chance_of(&self.config, slot));
         let mut whole = match Slot::restore(slot, state, map_state, tail_max, chance) {
             Ok(whole) => whole,
@@ -299,7 +303,8 @@ impl Shard {
             let install = &mut self.transfers.installs[index];
             install.asked = true;
             let bytes = checkpoint::encode(&install.whole, &install.whole.group().state(), cover);
-            self.hosted[place].checkpointing = Some((replay_segment, kept_segment, mark));
+            let plan = install.whole.reshaped().plan;
+            self.hosted[place].checkpointing = Some((replay_segment, kept_segment, mark, plan));
             effects.push(Effect::Checkpoint { slot: install.whole.id(), bytes });
         }
     }

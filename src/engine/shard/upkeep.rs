@@ -32,12 +32,14 @@ impl Shard {
             self.chase_at = now.instant + every;
             self.chase_leaders(now, effects);
             self.steer_groups(now);
+            self.look_again(now);
             self.let_sessions_go(now, effects);
             let everything = now.instant >= self.report_at;
             if everything {
                 self.report_at = now.instant + self.config.limits.report_every;
             }
             self.report_slots(everything && self.node_shards.len() > 1);
+            self.report_digested(now);
         }
         if now.instant >= self.retry_at {
             self.retry_at = now.instant + self.config.limits.announce_retry_after;
@@ -132,7 +134,7 @@ impl Shard {
                 let long_ago = mark - hosted.checkpoint_mark >= half;
                 let keeps = hosted.kept_segment < self.segment_wanted
                     && hosted.kept_segment < hosted.slot.group().replay_segment(&self.journal);
-                hosted.checkpointing.is_none() && (long_ago || keeps)
+                hosted.checkpointing.is_none() && (long_ago || keeps || self.owes_checkpoint(hosted))
             })
             .filter(|(_, hosted)| !self.is_nursing(hosted.slot.id()))
             .map(|(place, hosted)| (hosted.checkpoint_mark, place))
@@ -144,7 +146,7 @@ impl Shard {
             let hosted = &mut self.hosted[place];
             let replay_segment = hosted.slot.group().replay_segment(&self.journal);
             let kept_segment = replay_segment.min(others);
-            hosted.checkpointing = Some((replay_segment, kept_segment, mark));
+            hosted.checkpointing = Some((replay_segment, kept_segment, mark, hosted.slot.reshaped().plan));
             let cover = Cover { depth: hosted.depth, replay_segment: kept_segment };
             let bytes = checkpoint::encode(&hosted.slot, &hosted.slot.group().state(), cover);
             effects.push(Effect::Checkpoint { slot: hosted.slot.id(), bytes });
@@ -160,7 +162,7 @@ impl Shard {
             return;
         };
         let hosted = &mut self.hosted[place];
-        let Some((replay_segment, kept_segment, mark)) = hosted.checkpointing.take() else {
+        let Some((replay_segment, kept_segment, mark, plan)) = hosted.checkpointing.take() else {
             return;
         };
         if written {
@@ -168,6 +170,7 @@ impl Shard {
             hosted.kept_segment = kept_segment;
             hosted.checkpointed = true;
             hosted.checkpoint_mark = mark;
+            hosted.checkpoint_plan = plan;
             self.out.counters.checkpoints += 1;
         }
     }

@@ -6,8 +6,8 @@
 //!                                       └─► Half: the others, without anything that only this leader knew
 //! ```
 //!
-//! The depth is part of what is agreed on: a split counts only at the depth for which it was written, so one that comes again does
-//! nothing. What the leader had written into the log behind the split for keys that are gone by then is passed over by every
+//! The depth and the last plan are part of what is agreed on: a split counts only at the depth for which it was written, and each plan once, so one
+//! that comes again does nothing. What the leader had written into the log behind the split for keys that are gone by then is passed over by every
 //! replica, and who waits for it is told that it was not taken.
 
 use super::{Channel, ChannelEntry, Home, Slot, Surroundings, Waiter};
@@ -22,8 +22,8 @@ use crate::limits::Limits;
 pub struct Half {
     /// The split.
     pub split: SplitCommand,
-    /// Of its entry. The half's group begins with it, so that whatever is ordered by terms (who leads, which connection came later) goes on
-    /// rising.
+    /// Of its entry, lifted. The half's group begins with it, so that whatever is ordered by terms (who leads, which connection came later) goes
+    /// on rising.
     pub term: u64,
     /// The new number of each channel that stays, by its old one.
     pub numbers: Vec<Option<u32>>,
@@ -47,10 +47,10 @@ impl Slot {
         self.depth = depth;
     }
 
-    /// A key is this slot's.
+    /// A key is this slot's. A frozen slot has none any more.
     #[must_use]
     pub fn owns(&self, key: KeyHash) -> bool {
-        key.slot(self.depth) == self.id.at(self.depth)
+        key.slot(self.depth) == self.id.at(self.depth) && !self.is_frozen()
     }
 
     pub(super) fn owns_command(&self, command: &Command<'_>) -> bool {
@@ -59,7 +59,7 @@ impl Slot {
             Command::Append { kind: ChannelKind::Command, id, .. } => id,
             Command::Row(row) => row.uid,
             Command::Token { uid, .. } | Command::Quit { uid, .. } | Command::NewFlag { uid, .. } => uid,
-            Command::Split(_) => return true,
+            Command::Split(_) | Command::Freeze(_) | Command::Absorb(_) => return true,
         };
         self.owns(uid_hash(key))
     }
@@ -77,10 +77,15 @@ impl Slot {
     }
 
     pub(super) fn apply_split(&mut self, split: SplitCommand, term: u64, around: &mut Surroundings<'_>) {
-        if split.depth != self.depth || split.child != self.id.sibling(self.depth + 1) {
+        let due = split.plan > self.reshaped.plan && split.depth == self.depth && !self.is_frozen();
+        if !due || split.child != self.id.sibling(self.depth + 1) {
             return;
         }
         self.depth += 1;
+        self.reshaped.plan = split.plan;
+        let term = self.lifted(term);
+        self.send_notices(around);
+        self.route_cache.clear();
         let (channels, numbers) = self.split_channels();
         around.recent.renumber(self.id, |channel| numbers[channel as usize]);
         for mut check in std::mem::take(&mut self.repeats) {
@@ -168,4 +173,4 @@ pub(super) fn send_elsewhere(waiter: Waiter, around: &mut Surroundings<'_>) {
 
 #[cfg(test)]
 #[path = "split_tests.rs"]
-mod tests;
+pub(super) mod tests;

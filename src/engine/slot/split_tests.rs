@@ -6,7 +6,7 @@ use super::*;
 use crate::engine::chance::Chance;
 use crate::engine::raft_group::GroupState;
 use crate::engine::routes::Table;
-use crate::engine::slot::SlotState;
+use crate::engine::slot::{Reshaped, SlotState};
 use crate::format::message::MessageFields;
 use crate::format::packet::{HeaderFlags, Setting};
 use crate::format::record::Position;
@@ -17,30 +17,37 @@ use super::super::{CommittedEntry, Outbox, Recent, Routes};
 
 const PLACE: Place = Place { node: NodeId(1), shard: ShardId(0) };
 
-struct Bench {
-    slot: Slot,
+pub(in crate::engine::slot) struct Bench {
+    pub slot: Slot,
     out: Outbox,
     recent: Recent,
     routes: Routes,
     index: u64,
+    pub term: u64,
 }
 
 impl Bench {
-    fn new() -> Bench {
+    pub fn new() -> Bench {
         let map_state = Chance::new([3; 32], 0).map_state();
         let group = GroupState::begin(ReplicaId::new(PLACE, 1), &[]);
-        let state = SlotState { group, message_ids_last: 7, channels: Vec::new(), homes: Vec::new() };
+        let state = SlotState {
+            group,
+            message_ids_last: 7,
+            reshaped: Reshaped::default(),
+            channels: Vec::new(),
+            homes: Vec::new(),
+        };
         let mut slot = Slot::restore(SlotId(0), state, map_state, 0, Chance::new([4; 32], 0)).unwrap();
         slot.set_depth(0);
         let routes = Routes::new(Arc::new(Table::alone(NodeId(1), 1, 0)));
-        Bench { slot, out: Outbox::new(PLACE), recent: Recent::new(1 << 20), routes, index: 1 }
+        Bench { slot, out: Outbox::new(PLACE), recent: Recent::new(1 << 20), routes, index: 1, term: 5 }
     }
 
-    fn apply(&mut self, data: Vec<u8>) {
+    pub fn apply(&mut self, data: Vec<u8>) {
         self.index += 1;
         let position = Position { segment: 1, offset: self.index as u32 * 64 };
         let data = data.into();
-        let entry = CommittedEntry { index: self.index, term: 5, data, position, members_changed: false };
+        let entry = CommittedEntry { index: self.index, term: self.term, data, position, members_changed: false };
         let now = Now { instant: Instant(1), unix: UnixMillis(1_700_000_000_000) };
         let (limits, raft_out) = (Limits::TINY, &mut Vec::new());
         let (routes, out, recent) = (&self.routes, &mut self.out, &mut self.recent);
@@ -48,7 +55,7 @@ impl Bench {
         self.slot.apply(&entry, &mut around);
     }
 
-    fn append(&mut self, key: &ChannelKey, number: u64) {
+    pub fn append(&mut self, key: &ChannelKey, number: u64) {
         let (first, second) = key.members();
         let mut data = Vec::new();
         command::encode_append_head(key, 0, number, &mut data);
@@ -69,26 +76,29 @@ impl Bench {
         self.apply(data);
     }
 
-    fn split(&mut self, depth: u8) -> Vec<Half> {
+    pub fn split(&mut self, depth: u8) -> Vec<Half> {
         let mut data = Vec::new();
         let replicas = vec![ReplicaId::new(PLACE, 9)];
-        command::encode_split(&SplitCommand { plan: 3, depth, child: SlotId(1 << depth), replicas }, &mut data);
+        command::encode_split(
+            &SplitCommand { plan: 3 + u64::from(depth), depth, child: SlotId(1 << depth), replicas },
+            &mut data,
+        );
         self.apply(data);
-        self.slot.check_invariants();
+        self.slot.check_invariants(&Limits::TINY);
         self.slot.take_halves()
     }
 }
 
-fn uid(n: usize) -> Uid {
+pub(in crate::engine::slot) fn uid(n: usize) -> Uid {
     Uid::parse(&format!("user{n}")).unwrap()
 }
 
-fn keys() -> Vec<ChannelKey> {
+pub(in crate::engine::slot) fn keys() -> Vec<ChannelKey> {
     let pairs = (0..20).map(|n| ChannelKey::pair(&uid(n), &uid(n + 1)));
     pairs.chain((0..20).map(|n| ChannelKey::command(&uid(n)))).collect()
 }
 
-fn filled() -> Bench {
+pub(in crate::engine::slot) fn filled() -> Bench {
     let mut bench = Bench::new();
     for round in 0..3 {
         for (n, key) in keys().iter().enumerate() {
@@ -172,7 +182,7 @@ fn what_was_written_behind_the_split_for_gone_keys_is_passed_over() {
     for entry in bench.slot.channels() {
         assert_eq!((entry.key.key_hash().0 & 1, entry.channel.last_seq()), (0, 4));
     }
-    bench.slot.check_invariants();
+    bench.slot.check_invariants(&Limits::TINY);
 }
 
 #[test]
@@ -247,6 +257,7 @@ fn how_long_a_big_slot_stands_still() {
     let state = SlotState {
         group: GroupState::begin(ReplicaId::new(PLACE, 9), &[]),
         message_ids_last: 7,
+        reshaped: Default::default(),
         channels: half.channels,
         homes: half.homes,
     };

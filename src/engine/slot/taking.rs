@@ -1,6 +1,7 @@
 //! Commands on their way into a slot's log: what is asked of it, gathered into entries. Proposes nothing: the slot's turn does.
 
 use super::*;
+use crate::format::frame::Pusher;
 
 impl Slot {
     pub(super) fn pending(&mut self, limits: &Limits) -> &mut Pending {
@@ -16,7 +17,7 @@ impl Slot {
     /// True when something waits to be proposed or the group has work.
     #[must_use]
     pub fn has_work(&self) -> bool {
-        (!self.pending.is_empty() && !self.held_back) || self.group.has_work()
+        (!self.pending.is_empty() && !self.held_back) || self.group.has_work() || self.portion.is_some()
     }
 
     /// Takes a message in: stored after the group agreed, or passed on at once when it is not to be stored.
@@ -66,7 +67,9 @@ impl Slot {
         for uid in [first, second].into_iter().take(if first == second { 1 } else { 2 }) {
             let Ok(uid) = Uid::parse(uid) else { continue };
             let to = around.routes.guess(around.routes.slot(uid.key_hash()));
-            let notice = Notify { uid, channel: submit.channel.clone(), seq: 0, message: Some(message.clone()) };
+            // By the home always: two ways could bring it twice, and it has no number by which to tell.
+            let (channel, message, pusher) = (submit.channel.clone(), Some(message.clone()), Pusher::Home);
+            let notice = Notify { uid, channel, seq: 0, message, pusher };
             around.out.frame(to, Frame::Notify(notice));
         }
         tell(asker, (fields.message_id, 0), Reason::Success, around.out);
@@ -104,7 +107,7 @@ impl Slot {
 
     /// A number for a connection that is accepted now: larger than all that were given by earlier leaders, and by this one.
     pub fn next_order(&mut self) -> u64 {
-        let term = self.led_term.unwrap_or_default();
+        let term = self.lifted(self.led_term.unwrap_or_default());
         self.order_last = (self.order_last + 1).max(term << ORDER_TERM_SHIFT);
         self.order_last
     }

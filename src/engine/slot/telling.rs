@@ -1,6 +1,8 @@
 //! What a slot tells the homes of its channels' members, again until they have confirmed it, and what homes here make of being told.
 
+use super::straight::{Announcement, send_straight};
 use super::*;
+use crate::format::frame::Pusher;
 
 impl Slot {
     /// Tells every member's home how long the channel is, unless too many wait already: then the retry does.
@@ -15,16 +17,26 @@ impl Slot {
         if newly && waiting >= around.limits.announce_window {
             return;
         }
+        let often = around.now.instant.since(entry.noticed_at) < around.limits.talk_often_within;
         entry.noticed_at = around.now.instant;
         let seq = entry.channel.last_seq();
         for member in 0..entry.member_count() {
             if entry.confirmed[member] >= seq {
                 continue;
             }
-            let uid = entry.members[member].clone();
             let to = around.routes.guess(around.routes.slot(entry.hashes[member]));
-            let notice = Notify { uid, channel: entry.key.clone(), seq, message: message.clone() };
-            around.out.frame(to, Frame::Notify(notice));
+            let pusher = match &message {
+                Some(message) if to.node != around.out.here.node => {
+                    let (channel, member) = (&entry.key, Member { channel: index, place: member as u8 });
+                    let what = Announcement { channel, member, home: to, seq, message, often };
+                    send_straight(&mut self.route_cache, &mut self.notices, &what, around)
+                }
+                _ => Some(Pusher::Home),
+            };
+            if let Some(pusher) = pusher {
+                let (uid, channel, message) = (entry.members[member].clone(), entry.key.clone(), message.clone());
+                around.out.frame(to, Frame::Notify(Notify { uid, channel, seq, message, pusher }));
+            }
         }
     }
 
@@ -46,6 +58,10 @@ impl Slot {
 
     /// The slot leads now: channels that may have been cut short in announcing are announced again.
     pub(super) fn begin_leading(&mut self) {
+        if self.is_frozen() {
+            return;
+        }
+        self.begin_marks();
         for (index, entry) in self.channels.iter_mut().enumerate() {
             entry.confirmed = [entry.channel.announced_seq(); 2];
             entry.noticed_at = Instant(0);

@@ -216,7 +216,7 @@ impl Steward {
         if !self.has_majority(row, now, cluster) {
             return "waits: most of its replicas are silent".into();
         }
-        if row.reshape.is_some() {
+        if row.is_busy() {
             return "waits for its split or merge".into();
         }
         if let Some(place) = coming(row, &to).find(|place| !self.is_alive(place.node, now)) {

@@ -6,8 +6,12 @@ use crate::engine::metadata::NewMember;
 use crate::format::frame::Addresses;
 
 /// Few at a time, so that bounds are met by small clusters.
-const FEW: StewardLimits =
-    StewardLimits { moves_under_way_max: 8, moves_into_node_max: 2, ..StewardLimits::PRODUCTION };
+const FEW: StewardLimits = StewardLimits {
+    moves_under_way_max: 8,
+    moves_into_node_max: 2,
+    merges_under_way_max: 3,
+    ..StewardLimits::PRODUCTION
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -369,4 +373,63 @@ fn lost_slots_are_named_and_left_alone() {
     let progress = toy.progress();
     assert_eq!(progress.lost, lost);
     assert!(!progress.is_at_rest() && progress.waits.iter().any(|wait| wait.why.contains("lost")));
+}
+
+/// The groups do their part of every merge that has begun.
+fn merge_on(toy: &mut Toy) -> usize {
+    let rows: Vec<(SlotId, SlotRow)> = toy.cluster.rows.iter().map(|(slot, row)| (*slot, row.clone())).collect();
+    let mut under_way = 0;
+    for (slot, row) in rows {
+        match row.reshape {
+            Some(Reshape::Absorb { plan, sibling, gathered: true }) => {
+                let places = |slot: SlotId| -> BTreeSet<Place> {
+                    toy.cluster.rows[&slot].replicas.iter().map(|replica| replica.place()).collect()
+                };
+                assert_eq!(places(slot), places(sibling), "slot {slot} begins beside its sibling");
+                toy.cluster.apply(&MetadataCommand::MergeDone { slot, plan }).unwrap();
+                toy.groups.remove(&sibling);
+            }
+            Some(Reshape::Digest { plan, waits, .. }) => {
+                for replica in waits {
+                    toy.cluster.apply(&MetadataCommand::MergeDigested { slot, plan, replica }).unwrap();
+                }
+            }
+            _ => continue,
+        }
+        under_way += 1;
+    }
+    under_way
+}
+
+#[test]
+fn siblings_that_are_to_merge_come_together_first_a_few_at_a_time() {
+    let mut toy = Toy::grown(5, 3, 5);
+    let pairs = |cluster: &Cluster| -> Vec<(SlotId, u64, u64)> {
+        let lows = cluster.rows.iter().filter(|(low, row)| low.sibling(row.depth) > **low);
+        lows.map(|(low, row)| (*low, row.epoch, cluster.rows[&low.sibling(row.depth)].epoch)).collect()
+    };
+    let all = pairs(&toy.cluster);
+    let apart = |cluster: &Cluster, (low, ..): &(SlotId, u64, u64)| {
+        let row = &cluster.rows[low];
+        !cluster.is_gathered(row, &cluster.rows[&low.sibling(row.depth)])
+    };
+    assert!(all.iter().any(|pair| apart(&toy.cluster, pair)), "some live apart");
+    toy.cluster.apply(&MetadataCommand::Merge { slots: all }).unwrap();
+    let mut most = 0;
+    for second in 0.. {
+        toy.tick();
+        most = most.max(merge_on(&mut toy));
+        if toy.cluster.rows.values().all(|row| row.reshape.is_none()) {
+            break;
+        }
+        // A node that goes in between takes its slots' siblings with it.
+        if second == 10 {
+            toy.set(2, MemberState::Draining);
+        }
+        assert!(second < 400, "it comes to an end: {:?}", toy.cluster.rows);
+    }
+    assert_eq!((toy.cluster.rows.len(), most), (16, FEW.merges_under_way_max));
+    toy.rest();
+    let left = toy.cluster.rows.values().flat_map(|row| &row.replicas).filter(|replica| replica.place().node.0 == 2);
+    assert_eq!((left.count(), toy.cluster.fault()), (0, None));
 }

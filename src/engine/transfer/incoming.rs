@@ -72,8 +72,8 @@ impl Running {
 #[derive(Debug)]
 struct Staged {
     replica: ReplicaId,
-    /// Of the slot, in the state that is offered.
-    depth: u8,
+    /// The last split or merge in the state that is offered.
+    plan: u64,
     /// Seqs and where they lie, ascending, by channel index. Nothing that the replica's own state has.
     bodies: BTreeMap<u32, Vec<(u32, Position)>>,
     messages: usize,
@@ -190,7 +190,7 @@ impl Incoming {
     /// Somebody offers a state for a replica that is here and can use it; `own` is the last message of each channel that it has already. What
     /// is to be answered.
     pub fn handle_offer(&mut self, now: Instant, offer: SnapshotOffer, own: &[u32], limits: &Limits) -> SnapshotWant {
-        let SnapshotOffer { message, transfer, depth, .. } = offer;
+        let SnapshotOffer { message, transfer, plan, .. } = offer;
         let (slot, from) = (message.slot, message.to);
         let others = self.slots.iter().filter(|(other, staged)| **other != slot && staged.running.is_some()).count();
         let refused = SnapshotWant { transfer, slot, from, have: Vec::new(), accepted: false };
@@ -202,7 +202,7 @@ impl Incoming {
         self.offers += 1;
         let fresh = || Staged {
             replica: from,
-            depth,
+            plan,
             bodies: BTreeMap::new(),
             messages: 0,
             running: None,
@@ -210,7 +210,7 @@ impl Incoming {
         };
         let staged = self.slots.entry(slot).or_insert_with(fresh);
         // After a split channels have other numbers: what has come before does not count.
-        if staged.replica != from || staged.depth != depth {
+        if staged.replica != from || staged.plan != plan {
             *staged = fresh();
         }
         staged.touched = self.offers;

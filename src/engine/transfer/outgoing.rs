@@ -138,7 +138,7 @@ impl Outgoing {
 
     /// Begins to send a state; [`Outgoing::has_room`] was asked. `message` is raft's, for who takes the state.
     pub fn begin(&mut self, now: Instant, message: RaftMessage, frozen: Frozen, limits: &Limits) -> (Place, Frame) {
-        let depth = frozen.depth;
+        let plan = frozen.plan;
         assert!(self.has_room(message.slot, message.to, limits), "there was room");
         self.next_transfer += 1;
         let transfer = self.next_transfer;
@@ -163,7 +163,7 @@ impl Outgoing {
             heard_at: now,
             end: None,
         });
-        (to.place(), Frame::SnapshotOffer(Box::new(SnapshotOffer { message, transfer, messages, depth })))
+        (to.place(), Frame::SnapshotOffer(Box::new(SnapshotOffer { message, transfer, messages, plan })))
     }
 
     fn find(&mut self, transfer: u64, slot: SlotId, from: ReplicaId) -> Option<&mut Sending> {

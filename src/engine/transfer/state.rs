@@ -2,7 +2,7 @@
 //! replicas that have applied the same entries encode the same bytes, except for how far back their messages can be read.
 //!
 //! ```text
-//!  crc32 u32 of the rest · version u8 · slot depth u8 · last message id
+//!  crc32 u32 of the rest · version u8 · slot depth u8 · last message id · last plan, term lift, term of the freeze (0: none)
 //!  channels: kind, id, first readable, last seq, last id, announced, fingerprints (u64 LE)
 //!  homes:    as in a checkpoint, those that hold something agreed on
 //! ```
@@ -14,10 +14,10 @@ use crate::engine::chance::MapState;
 use crate::engine::channel::{ChannelParts, Fingerprint};
 use crate::engine::checkpoint::{self, Input, put};
 use crate::engine::home::Home;
-use crate::engine::slot::Slot;
+use crate::engine::slot::{Reshaped, Slot};
 use crate::ids::{ChannelKey, Uid};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const HEAD_BYTES: usize = 4;
 
 /// The state of a slot at one moment, and which messages go with it.
@@ -25,8 +25,8 @@ const HEAD_BYTES: usize = 4;
 pub struct Frozen {
     /// See the file's head.
     pub state: Bytes,
-    /// Bits of the hash that name the slot in it.
-    pub depth: u8,
+    /// The last plan of a split or merge in it.
+    pub plan: u64,
     /// First readable and last seq by channel index; first is one past last where nothing can be read.
     pub ranges: Vec<(u32, u32)>,
 }
@@ -45,6 +45,7 @@ pub fn freeze(slot: &Slot, depth: u8) -> Frozen {
     let mut out = vec![0; HEAD_BYTES];
     out.extend_from_slice(&[VERSION, depth]);
     put(slot.message_ids().last(), &mut out);
+    checkpoint::put_reshaped(slot.reshaped(), &mut out);
     put(slot.channels().len() as u64, &mut out);
     let mut ranges = Vec::with_capacity(slot.channels().len());
     for entry in slot.channels() {
@@ -74,7 +75,7 @@ pub fn freeze(slot: &Slot, depth: u8) -> Frozen {
     }
     let crc = crc32fast::hash(&out[HEAD_BYTES..]);
     out[..HEAD_BYTES].copy_from_slice(&crc.to_le_bytes());
-    Frozen { state: Bytes::from(out), depth, ranges }
+    Frozen { state: Bytes::from(out), plan: slot.reshaped().plan, ranges }
 }
 
 /// A channel as its group knows it.
@@ -94,6 +95,8 @@ pub struct State {
     pub depth: u8,
     /// Last message id, in [`crate::engine::message_ids::MessageIds`]' form.
     pub message_ids_last: u64,
+    /// What splits and merges have left.
+    pub reshaped: Reshaped,
     /// In the order in which they appeared.
     pub channels: Vec<ChannelState>,
     /// Homes.
@@ -123,6 +126,7 @@ pub fn read(bytes: &[u8], map_state: MapState) -> Result<State, String> {
 fn read_body(input: &mut Input<'_>, map_state: MapState) -> Option<State> {
     let depth = input.byte()?;
     let message_ids_last = input.number()?;
+    let reshaped = input.reshaped()?;
     let mut channels = Vec::new();
     for _ in 0..input.count()? {
         channels.push(read_channel(input)?);
@@ -131,7 +135,7 @@ fn read_body(input: &mut Input<'_>, map_state: MapState) -> Option<State> {
     for _ in 0..input.count()? {
         homes.push(input.home(map_state)?);
     }
-    input.bytes.is_empty().then_some(State { depth, message_ids_last, channels, homes })
+    input.bytes.is_empty().then_some(State { depth, message_ids_last, reshaped, channels, homes })
 }
 
 fn read_channel(input: &mut Input<'_>) -> Option<ChannelState> {

@@ -13,7 +13,7 @@ use crate::engine::chance::Chance;
 use crate::engine::channel::{Channel, Fingerprint, HOLE};
 use crate::engine::home::{Home, Row};
 use crate::engine::raft_group::GroupState;
-use crate::engine::slot::{Slot, SlotState};
+use crate::engine::slot::{Reshaped, Slot, SlotState};
 use crate::format::frame::{Frame, SnapshotPart, SnapshotTaken};
 use crate::format::message::{MessageFields, StoredMessage};
 use crate::format::packet::{HeaderFlags, Setting};
@@ -24,6 +24,7 @@ use crate::limits::Limits;
 use crate::time::Instant;
 
 const SLOT: SlotId = SlotId(3);
+const RESHAPED: Reshaped = Reshaped { plan: 12, term_lift: 300, frozen: Some(7) };
 
 /// Takes several messages, and not a whole part.
 const RUN_BYTES_MAX: usize = 600;
@@ -84,7 +85,7 @@ fn slot_with(lengths: &[u32], node: u16, place: &mut dyn FnMut(usize, u32) -> Po
         homes.push((uid(n), home));
     }
     let group = GroupState::begin(replica(node), &[replica(node)]);
-    let state = SlotState { group, message_ids_last: 77 + lengths.len() as u64, channels, homes };
+    let state = SlotState { group, message_ids_last: 77 + lengths.len() as u64, reshaped: RESHAPED, channels, homes };
     Slot::restore(SLOT, state, map_state, 0, Chance::new([1; 32], 2)).expect("a sound state")
 }
 
@@ -291,7 +292,13 @@ impl Bench {
         let channels = self.incoming.assemble(SLOT, &mut read, &own, &self.limits).expect("the same group");
         if written {
             let group = GroupState::begin(replica(2), &[replica(2)]);
-            let state = SlotState { group, message_ids_last: read.message_ids_last, channels, homes: read.homes };
+            let state = SlotState {
+                group,
+                message_ids_last: read.message_ids_last,
+                reshaped: read.reshaped,
+                channels,
+                homes: read.homes,
+            };
             self.replica = Slot::restore(SLOT, state, map_state, 0, Chance::new([1; 32], 2)).expect("sound");
         }
         let (_, taken) = self.incoming.installed(SLOT, written).expect("it was being installed");
@@ -434,7 +441,7 @@ fn own_messages_before_a_gap_that_retention_made_are_dropped() {
         vec![(key(0), Channel::restore(parts)), (key(1), Channel::restore(bench.leader.channels()[1].channel.parts()))];
     let map_state = Chance::new([1; 32], 1).map_state();
     let group = GroupState::begin(replica(1), &[replica(1)]);
-    let state = SlotState { group, message_ids_last: 79, channels, homes: Vec::new() };
+    let state = SlotState { group, message_ids_last: 79, reshaped: RESHAPED, channels, homes: Vec::new() };
     bench.leader = Slot::restore(SLOT, state, map_state, 0, Chance::new([1; 32], 2)).unwrap();
     bench.offer();
     bench.run();

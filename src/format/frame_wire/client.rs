@@ -12,12 +12,12 @@ use super::{
     device_level_byte, each, message, reason, slot, text, uid,
 };
 use crate::format::frame::{
-    Backlog, BacklogRow, Deliver, Fetch, Fetched, Kick, KickNotice, Notified, Notify, Present, PresentSession,
-    Received, Register, Registered, Resume, Submission, Submit, Submitted, Unregister,
+    Backlog, BacklogRow, Deliver, Fetch, Fetched, Kick, KickNotice, Notified, Notify, Present, PresentSession, Pusher,
+    Received, Register, Registered, Resume, Submission, Submit, Submitted, Unregister, Whereabouts,
 };
 use crate::format::message::StoredMessage;
 use crate::format::packet::{HeaderFlags, Setting};
-use crate::ids::{DeviceFlag, SlotId};
+use crate::ids::{DeviceFlag, SessionAddress, SlotId};
 use crate::limits::{DEVICE_ID_BYTES_MAX, FRAME_TEXT_BYTES_MAX, TOKEN_BYTES_MAX};
 
 // Messages and rows.
@@ -120,6 +120,7 @@ pub(super) struct WireNotify<'a> {
     uid: &'a str,
     channel: WireChannel<'a>,
     seq: u32,
+    pusher: u32,
     #[rkyv(with = Map<InlineAsBox>)]
     message: Option<&'a [u8]>,
 }
@@ -130,6 +131,7 @@ impl<'a> From<&'a Notify> for WireNotify<'a> {
             uid: frame.uid.as_str(),
             channel: (&frame.channel).into(),
             seq: frame.seq,
+            pusher: frame.pusher.number(),
             message: frame.message.as_ref().map(|message| &message.bytes()[..]),
         }
     }
@@ -141,6 +143,7 @@ impl ArchivedWireNotify<'_> {
             uid: uid(&self.uid)?,
             channel: self.channel.read()?,
             seq: self.seq.to_native(),
+            pusher: Pusher::of_number(self.pusher.to_native()),
             message: self.message.as_ref().map(|raw| message(raw, buffer)).transpose()?,
         })
     }
@@ -163,6 +166,40 @@ impl<'a> From<&'a Notified> for WireNotified<'a> {
 impl ArchivedWireNotified<'_> {
     pub(super) fn read(&self) -> Result<Notified, BadValue> {
         Ok(Notified { uid: uid(&self.uid)?, channel: self.channel.read()?, seq: self.seq.to_native() })
+    }
+}
+
+#[derive(Archive, Serialize)]
+pub(super) struct WireWhereabouts<'a> {
+    #[rkyv(with = InlineAsBox)]
+    uid: &'a str,
+    channel: WireChannel<'a>,
+    mark: u32,
+    away: Each<'a, SessionAddress, WireAddress>,
+    others: bool,
+}
+
+impl<'a> From<&'a Whereabouts> for WireWhereabouts<'a> {
+    fn from(frame: &'a Whereabouts) -> WireWhereabouts<'a> {
+        WireWhereabouts {
+            uid: frame.uid.as_str(),
+            channel: (&frame.channel).into(),
+            mark: frame.mark,
+            away: Each::new(&frame.away),
+            others: frame.others,
+        }
+    }
+}
+
+impl ArchivedWireWhereabouts<'_> {
+    pub(super) fn read(&self) -> Result<Whereabouts, BadValue> {
+        Ok(Whereabouts {
+            uid: uid(&self.uid)?,
+            channel: self.channel.read()?,
+            mark: self.mark.to_native(),
+            away: each(&self.away, |address| address.read())?,
+            others: self.others,
+        })
     }
 }
 
@@ -393,7 +430,7 @@ pub(super) struct WireDeliver<'a> {
     session: WireSession,
     channel: WireChannel<'a>,
     seq: u32,
-    cursor: u32,
+    cursor: Option<u32>,
     #[rkyv(with = Map<InlineAsBox>)]
     message: Option<&'a [u8]>,
 }
@@ -416,7 +453,7 @@ impl ArchivedWireDeliver<'_> {
             session: self.session.read(),
             channel: self.channel.read()?,
             seq: self.seq.to_native(),
-            cursor: self.cursor.to_native(),
+            cursor: self.cursor.as_ref().map(|cursor| cursor.to_native()),
             message: self.message.as_ref().map(|raw| message(raw, buffer)).transpose()?,
         })
     }

@@ -168,13 +168,13 @@ pub(super) struct WireSnapshotOffer<'a> {
     message: WireRaft<'a>,
     transfer: u64,
     messages: u64,
-    depth: u8,
+    plan: u64,
 }
 
 impl<'a> From<&'a SnapshotOffer> for WireSnapshotOffer<'a> {
     fn from(frame: &'a SnapshotOffer) -> WireSnapshotOffer<'a> {
-        let SnapshotOffer { message, transfer, messages, depth } = frame;
-        WireSnapshotOffer { message: message.into(), transfer: *transfer, messages: *messages, depth: *depth }
+        let SnapshotOffer { message, transfer, messages, plan } = frame;
+        WireSnapshotOffer { message: message.into(), transfer: *transfer, messages: *messages, plan: *plan }
     }
 }
 
@@ -184,7 +184,7 @@ impl ArchivedWireSnapshotOffer<'_> {
             message: *self.message.read(buffer)?,
             transfer: self.transfer.to_native(),
             messages: self.messages.to_native(),
-            depth: self.depth,
+            plan: self.plan.to_native(),
         })
     }
 }

@@ -243,6 +243,15 @@ impl Ensemble {
         self.wait_whole();
     }
 
+    /// Merges every slot with its sibling, and waits until it is so.
+    pub fn merge_all(&mut self) {
+        self.depth -= 1;
+        let depth = self.depth;
+        self.ask("/cluster/merge", &json!({ "slots": [], "depth": depth }));
+        self.wait_status("merge", |status| status["slots"]["total"] == 1u64 << depth);
+        self.wait_whole();
+    }
+
     /// What one of them has said so far.
     pub fn logs(&self) -> String {
         let logs: Vec<String> = self.ids().map(|id| format!("node {id}: {}", self.node(id).log())).collect();

@@ -23,9 +23,6 @@ const TIMES: usize = 20;
 /// A fault that is not repeated so often by then is reported with what there is.
 const GIVES_UP_AFTER: Duration = Duration::from_secs(300);
 
-/// Splits of one cluster: slots cannot be merged yet, and a cluster begins anew after 16, 32, 64, 128 and 256 of them.
-const SPLITS: usize = 4;
-
 const USERS: usize = 12;
 const PACE: Duration = Duration::from_millis(10);
 
@@ -53,13 +50,15 @@ enum Fault {
     Drained,
     /// Every slot is split in two.
     Split,
+    /// Every slot is merged with its sibling.
+    Merged,
     /// The node's packets reach no other node; theirs reach it.
     CutOneWay,
     /// No packet passes between the node and the others.
     CutBothWays,
 }
 
-const ALL: [(Fault, &str, &str); 9] = [
+const ALL: [(Fault, &str, &str); 10] = [
     (Fault::Killed, "killed", "node killed (SIGKILL), restarted"),
     (Fault::Hung, "hung", "node hung for 3 s (SIGSTOP); its users wait 1 s, then go elsewhere"),
     (Fault::Restarted, "restarted", "node restarted in order (SIGTERM), as in a rolling restart"),
@@ -67,6 +66,7 @@ const ALL: [(Fault, &str, &str); 9] = [
     (Fault::Joined, "joined", "fourth node joins and takes its share"),
     (Fault::Drained, "drained", "node drained"),
     (Fault::Split, "split", "every slot split in two"),
+    (Fault::Merged, "merged", "every slot merged with its sibling"),
     (
         Fault::CutOneWay,
         "cut_one_way",
@@ -83,6 +83,9 @@ impl Fault {
             talk.add(cluster.node(id).tcp());
             cluster.wait_whole();
         }
+        if self == Fault::Merged {
+            cluster.split_all();
+        }
     }
 
     /// Makes the cluster what it was.
@@ -93,6 +96,9 @@ impl Fault {
         if matches!(self, Fault::Joined | Fault::Drained) {
             cluster.forget_last();
             talk.forget_last();
+        }
+        if self == Fault::Split {
+            cluster.merge_all();
         }
     }
 
@@ -135,6 +141,7 @@ fn strike(fault: Fault, cluster: &mut Ensemble, talk: &Talk, id: usize, network:
         }
         Fault::Drained => return cluster.drain(cluster.addresses().len()),
         Fault::Split => cluster.split_all(),
+        Fault::Merged => cluster.merge_all(),
         Fault::CutOneWay | Fault::CutBothWays => {
             let network = network.expect("looked for before");
             network.cut(id, fault == Fault::CutBothWays);
@@ -158,8 +165,7 @@ fn measure(fault: Fault, times: usize, network: Option<&Separate>) -> Measured {
     let deadline = Instant::now() + GIVES_UP_AFTER;
     let mut all = Measured { times: 0, outages: Vec::new(), seen_by: 0, users: 0, counts: Counts::default() };
     while all.times < times && Instant::now() < deadline {
-        let at_once = if fault == Fault::Split { SPLITS } else { times };
-        let one = measure_one(fault, at_once.min(times - all.times), network, deadline);
+        let one = measure_one(fault, times - all.times, network, deadline);
         all.times += one.times;
         all.seen_by += one.seen_by;
         all.users += one.users;

@@ -17,9 +17,15 @@ struct Written {
     at_ns: u64,
     times: u8,
     bytes: usize,
-    /// The step that took its RECVACK, and when the message had been written.
-    acked: Option<u64>,
+    /// The step that took its RECVACK, and when.
+    acked: Option<(u64, u64)>,
 }
+
+/// What a RECVACK says is agreed on within so long: a leader of a later time knows it.
+const ACK_AGREED_NS: u64 = 2_000_000_000;
+
+/// So long after a slot has got another leader, words of the one before may still arrive.
+const LED_ANEW_NS: u64 = 5_000_000_000;
 
 /// What one session has been sent.
 #[derive(Default)]
@@ -27,9 +33,12 @@ pub struct Window {
     written: BTreeMap<i64, Written>,
     open: usize,
     open_bytes: usize,
-    /// A slot has got another leader lately. What an earlier one has said of where a device is may be under way still, and old:
-    /// a device then gets again what it has acknowledged, and drops it by its id.
-    pub led_anew: bool,
+    /// When the slot of the user's home has got its present leader. What an earlier one has said of where a device is may be under way
+    /// still, and old, and what was acknowledged shortly before may not be known to this one: a device then gets it again, and drops
+    /// it by its id.
+    pub led_anew_ns: Option<u64>,
+    /// How often that has happened.
+    pub again: u64,
 }
 
 /// What came of a written RECV.
@@ -62,12 +71,17 @@ impl Window {
         known.at_ns = at_ns;
         known.times += 1;
         // In the step that takes a RECVACK, the repeat may have been due before it.
-        if known.acked.is_some_and(|acked| acked < step) {
-            if self.led_anew {
+        if let Some((_, acked_ns)) = known.acked.filter(|(acked, _)| *acked < step) {
+            let anew = |led_ns: &u64| at_ns < led_ns + LED_ANEW_NS && acked_ns + ACK_AGREED_NS > *led_ns;
+            if self.led_anew_ns.as_ref().is_some_and(anew) {
                 known.times = 1;
+                self.again += 1;
                 return Ok(Fate::Waits);
             }
-            return Err(format!("id {message_id} was written again after its RECVACK"));
+            let (acked_s, led_s) = (acked_ns as f64 / 1e9, self.led_anew_ns.map(|led_ns| led_ns as f64 / 1e9));
+            return Err(format!(
+                "id {message_id} was written again after its RECVACK at {acked_s:.3} s; its home is led anew since {led_s:?} s"
+            ));
         }
         if u128::from(waited_ns) < limits.redeliver_after.as_nanos() {
             return Err(format!("id {message_id} was written again after {:.3} s", waited_ns as f64 / 1e9));
@@ -79,11 +93,11 @@ impl Window {
     }
 
     /// A RECVACK was handed to the shard.
-    pub fn ack(&mut self, message_id: i64, step: u64) {
+    pub fn ack(&mut self, at_ns: u64, message_id: i64, step: u64) {
         if let Some(known) = self.written.get_mut(&message_id)
             && known.acked.is_none()
         {
-            known.acked = Some(step);
+            known.acked = Some((step, at_ns));
             self.open -= 1;
             self.open_bytes -= known.bytes;
         }

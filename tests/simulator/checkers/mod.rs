@@ -138,6 +138,8 @@ pub struct Checkers {
     pub replicas: replicas::Replicas,
     /// See the module.
     pub tables: tables::Tables,
+    /// Positions of logs that were read at rest.
+    pub positions_read: u64,
 }
 
 impl Checkers {
@@ -155,6 +157,7 @@ impl Checkers {
             leaders: leaders::Leaders::default(),
             replicas: replicas::Replicas::default(),
             tables: tables::Tables::default(),
+            positions_read: 0,
         }
     }
 
@@ -191,6 +194,7 @@ impl Checkers {
 
     /// A log was read: the whole of it, ascending.
     pub fn log_read(&mut self, at_ns: u64, log: LogKey, found: &[(u32, i64, Number)], forgets: bool) {
+        self.positions_read += found.len() as u64;
         let verdict = order::dense(log, found, forgets);
         self.judge(Promise::Order, at_ns, verdict);
         for (seq, message_id, number) in found {

@@ -13,6 +13,11 @@ pub struct Tables {
 }
 
 impl Tables {
+    /// The latest that anybody has ever known.
+    pub fn newest(&self) -> Option<&Arc<Cluster>> {
+        self.states.last_key_value().map(|(_, cluster)| cluster)
+    }
+
     /// A node's process knows this now.
     pub fn known(&mut self, node: usize, life: u64, cluster: &Arc<Cluster>) -> Result<(), String> {
         let version = cluster.version;
