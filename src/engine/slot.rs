@@ -45,6 +45,7 @@ use crate::time::{Instant, Now};
 
 pub use merge::{MergeNews, Portion, Reshaped};
 pub use split::Half;
+pub use taking::Quit;
 
 /// Connections that one leader can number.
 const ORDER_TERM_SHIFT: u32 = 32;
@@ -140,17 +141,6 @@ pub struct RepeatCheck {
     pub seq: u32,
     /// The repeat.
     pub message: StoredMessage,
-}
-
-/// Devices have quit: their tokens are blank. Their connections are to end before it is answered.
-#[derive(Debug)]
-pub struct Quit {
-    /// Who waits: a shard and its number for it.
-    pub asker: (Place, u64),
-    /// Whose.
-    pub uid: Uid,
-    /// Of one flag, or all.
-    pub flag: Option<DeviceFlag>,
 }
 
 /// A hosted slot.
@@ -391,11 +381,6 @@ impl Slot {
     /// Repeats that must be compared with what is on disk.
     pub fn take_repeats(&mut self) -> Vec<RepeatCheck> {
         std::mem::take(&mut self.repeats)
-    }
-
-    /// Devices that have quit since the last call.
-    pub fn take_quits(&mut self) -> Vec<Quit> {
-        std::mem::take(&mut self.quits)
     }
 
     /// Proposes what is pending and hands new entries to the journal; applies what was agreed. Returns the flush whose

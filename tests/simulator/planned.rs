@@ -72,7 +72,8 @@ impl Stage {
         let most_ns = least_ns + 60_000_000_000;
         while self.world.now_ns < least_ns || !so(&self.world) {
             if self.world.now_ns > most_ns {
-                return self.fail("the cluster comes to rest while users talk");
+                let unrest = self.world.unrest_of_cluster();
+                return self.fail(&format!("the cluster comes to rest while users talk: {unrest:?}"));
             }
             let now_ns = self.world.now_ns;
             for at in 0..crowd.devices.len() {

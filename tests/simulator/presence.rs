@@ -52,7 +52,7 @@ fn many_sessions_of_one_leader(stage: &mut Stage) -> Done {
     // Leadership goes, and comes back.
     stage.world.stop_node(leader);
     stage.until("the node is down", |world| !world.nodes[leader].up)?;
-    stage.until("the node is back", |world| world.nodes[leader].is_ready())?;
+    stage.is_back(leader)?;
     stage.whole()?;
     stage.wait(2_000)?;
     if stage.overflows() > before {
@@ -75,7 +75,7 @@ fn a_quit_outlives_the_leader(stage: &mut Stage) -> Done {
     stage.expect("it has not heard yet", |world| world.devices[ana].is_live())?;
     stage.kill(leader, Machine::Refuses, 10_000);
     stage.until("the device has gone", |world| world.devices[ana].link.is_none())?;
-    stage.until("the node is back", |world| world.nodes[leader].is_ready())?;
+    stage.is_back(leader)?;
     stage.conclude()
 }
 

@@ -81,7 +81,8 @@ impl Stage {
         })
     }
 
-    fn is_back(&mut self, node: usize) -> Done {
+    /// A node runs again.
+    pub fn is_back(&mut self, node: usize) -> Done {
         self.until("a node is back", |world| world.nodes[node].up && !world.nodes[node].stopping)
     }
 
