@@ -6,7 +6,7 @@ use crate::plot::{Across, Line, Up, colour, svg};
 use crate::record::{Record, RunRecord, ServerRecord};
 use crate::table;
 use crate::verdict::Kind;
-use crate::versus::ratios;
+use crate::versus::{COLUMNS, row};
 
 const STYLE: &str = "
 :root { --ink: #1b1f27; --soft: #5b6472; --line: #e1e5eb; --paper: #ffffff; --card: #f6f8fa; }
@@ -46,9 +46,6 @@ pub fn page(record: &Record) -> String {
     for work in works {
         let servers: Vec<&ServerRecord> = record.servers.iter().filter(|server| server.work == work).collect();
         of_work(work, &servers, &mut out);
-    }
-    if record.servers.len() > 1 {
-        let _ = writeln!(out, "<h2>The table in markdown</h2><pre>{}</pre>", escaped(ratios(record).trim()));
     }
     out += "</body></html>\n";
     out

@@ -450,9 +450,16 @@ fn outage_of(setup: &Setup, harvests: &[Harvest]) -> outage::Outage {
         line.iter_mut().zip(one).for_each(|(sum, answers)| *sum += answers);
     }
     let ms = |seconds: f64| (seconds * 1000.0) as usize;
-    let failed = harvests.iter().filter_map(|harvest| harvest.first_failure_ms).min();
-    let broken = harvests.iter().map(|harvest| harvest.broken).sum();
-    outage::analyse(&line, ms(setup.intervals.measured_from_s()), ms(setup.intervals.measured_to_s()), failed, broken)
+    let known = outage::Known {
+        failed_ms: harvests.iter().filter_map(|harvest| harvest.first_failure_ms).min(),
+        connections_broken: harvests.iter().map(|harvest| harvest.broken).sum(),
+        intended: match &setup.mode {
+            Mode::Open { steps } => steps.iter().map(|(from, to)| from.min(*to)).reduce(f64::min),
+            Mode::Closed { .. } => None,
+        },
+    };
+    let (from, to) = (setup.intervals.measured_from_s(), setup.intervals.measured_to_s());
+    outage::analyse(&line, ms(from), ms(to), known)
 }
 
 fn allow_open_files(wanted: u64) -> Result<(), String> {
