@@ -67,6 +67,15 @@ fn of_work(work: &str, servers: &[&ServerRecord], out: &mut String) {
         );
     }
     *out += "</p>\n";
+    if servers.len() > 1 {
+        let cells = |tag: &str, cells: &[String]| -> String {
+            let cells: String = cells.iter().map(|cell| format!("<{tag}>{}</{tag}>", escaped(cell))).collect();
+            format!("<tr>{cells}</tr>")
+        };
+        let rows: String = servers.iter().map(|server| cells("td", &row(server, servers[0]))).collect();
+        let _ = writeln!(out, "<table>{}{rows}</table>", cells("th", &COLUMNS.map(str::to_owned)));
+        *out += "<p class=\"soft\">Medians of the good runs, and in parentheses the ratio to the first server.</p>\n";
+    }
     let runs =
         || servers.iter().enumerate().flat_map(|(number, server)| server.runs.iter().map(move |run| (number, run)));
     let lines = |dashed: bool, points: &dyn Fn(&RunRecord) -> Vec<(f64, f64)>| -> Vec<Line> {
@@ -173,6 +182,7 @@ mod tests {
         };
         let page = page(&Record::new(vec![server.clone(), server], Machine::default()));
         assert!(page.starts_with("<!doctype html>") && page.ends_with("</html>\n"));
+        assert!(page.contains("<th>server</th>"), "several servers are set side by side");
         assert!(page.contains("&lt;b&gt;&amp;&quot;") && !page.contains("<b>&"));
         assert!(!page.contains("http"), "it needs nothing else");
     }
