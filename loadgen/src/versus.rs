@@ -171,7 +171,10 @@ pub fn row(server: &ServerRecord, first: &ServerRecord) -> [String; 7] {
         spread,
         both(with_ratio(|run| Some(run.ack.p50), time), with_ratio(|run| Some(run.ack.p99), time)),
         both(with_ratio(|run| Some(run.delivery.p50), time), with_ratio(|run| Some(run.delivery.p99), time)),
-        with_ratio(|run| Some(run.server?.cpu_per_message), |cpu| format!("{cpu:.2}")),
+        with_ratio(
+            |run| run.server.map(|server| server.cpu_per_message).filter(|cpu| *cpu > 0.0),
+            |cpu| format!("{cpu:.2}"),
+        ),
     ]
 }
 
