@@ -691,14 +691,7 @@ impl Slot {
     }
 
     /// Asserts what must hold between steps.
-    pub fn check_invariants(&self, limits: &Limits) {
-        self.route_cache.check_invariants(limits);
-        assert!(self.watched.len() <= limits.watched_rows_max, "too many rows are watched");
-        assert!(self.notices.is_empty(), "homes hear in the same turn what went straight");
-        assert!(
-            self.leads() || (self.route_cache.is_empty() && self.watched.is_empty()),
-            "only a leader sends straight"
-        );
+    pub fn check_invariants(&self) {
         assert_eq!(self.channels.len(), self.channels_by_key.len());
         for entry in &self.channels {
             entry.channel.check_invariants();

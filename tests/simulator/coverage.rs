@@ -50,10 +50,10 @@ const MUST_HAPPEN_IN_CLUSTERS: &[&str] = &[
     "deliveries_stale",
     "deliveries_straight",
     "deliveries_strayed",
+    "fetches_put_off",
     "frames_unwelcome",
     "hand_overs",
     "leaderships",
-    "link batches that came twice",
     "link frames sent again",
     "link resets",
     "link silences",
@@ -127,7 +127,6 @@ impl Coverage {
 
     /// Adds what a shard's links have counted.
     pub fn add_links(&mut self, links: &LinkCounters) {
-        self.add("link batches that came twice", links.batches_duplicate);
         self.add("link frames sent again", links.frames_resent);
         self.add("link lossy frames dropped", links.lossy_dropped);
         self.add("link resets", links.resets);

@@ -79,6 +79,22 @@ fn an_idle_link_lives_and_a_silent_one_is_replaced() {
 }
 
 #[test]
+fn who_lives_is_heard_all_the_time_and_who_is_cut_off_is_not() {
+    let mut network = Network::members(2, 2, TINY);
+    talk(&mut network);
+    let hears = |network: &Network, end: usize| network.ends[end].links.hears(place(2 - end as u16).node);
+    for _ in 0..40 {
+        network.run(millis(250));
+        assert!(hears(&network, 0) && hears(&network, 1), "nothing to say is said once a second");
+    }
+    let wire = network.wires() - 1;
+    (0..2).for_each(|side| network.hold(wire, side, Duration::from_secs(1000)));
+    network.run(millis(2_800));
+    assert!(!hears(&network, 0) && !hears(&network, 1), "silence is noticed before the socket is given up");
+    assert_eq!(network.open_wires(), 1);
+}
+
+#[test]
 fn simultaneous_dials_come_to_one_link() {
     for seed in 0..300 {
         let mut network = Network::members(seed, 3, TINY);

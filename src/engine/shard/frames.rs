@@ -33,7 +33,7 @@ impl Shard {
             Frame::Registered(registered) => self.handle_registered(now, registered, effects),
             Frame::Unregister(unregister) => self.handle_unregister(&unregister),
             Frame::Deliver(deliver) => self.handle_deliver(now, deliver),
-            Frame::Whereabouts(told) => self.handle_whereabouts(now, from, *told),
+            Frame::Whereabouts(told) => self.handle_whereabouts(from, *told),
             Frame::Received(received) => self.handle_received(now, &received),
             Frame::Resume(resume) => self.handle_resume(&resume),
             Frame::Backlog(backlog) => self.handle_backlog(now, backlog),

@@ -38,7 +38,8 @@ impl Shard {
     fn check_hosted(&self) {
         for (at, hosted) in self.hosted.iter().enumerate() {
             let slot = hosted.slot.id();
-            hosted.slot.check_invariants(&self.config.limits);
+            hosted.slot.check_invariants();
+            hosted.slot.check_straight(&self.config.limits);
             assert_eq!(self.place_of(slot), Some(at), "a replica is found by its slot");
             assert_eq!(hosted.slot.replica().place(), self.config.place, "a replica lives where its name says");
             assert_ne!(slot, SlotId::METADATA, "the metadata's replica is the council's");

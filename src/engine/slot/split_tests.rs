@@ -84,7 +84,7 @@ impl Bench {
             &mut data,
         );
         self.apply(data);
-        self.slot.check_invariants(&Limits::TINY);
+        self.slot.check_invariants();
         self.slot.take_halves()
     }
 }
@@ -182,7 +182,7 @@ fn what_was_written_behind_the_split_for_gone_keys_is_passed_over() {
     for entry in bench.slot.channels() {
         assert_eq!((entry.key.key_hash().0 & 1, entry.channel.last_seq()), (0, 4));
     }
-    bench.slot.check_invariants(&Limits::TINY);
+    bench.slot.check_invariants();
 }
 
 #[test]
