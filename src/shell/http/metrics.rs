@@ -276,6 +276,22 @@ mod tests {
     }
 
     #[test]
+    fn the_dashboard_shows_only_what_is_on_the_page() {
+        let (_, page) = get_text(&Fake::default(), "/metrics");
+        let read = parse_prometheus(&page).unwrap();
+        let dashboard = include_str!("../../../tuning/grafana.json");
+        let names: std::collections::BTreeSet<&str> = dashboard
+            .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+            .filter(|word| word.starts_with("jindou_"))
+            .collect();
+        assert!(names.len() > 10, "{names:?}");
+        for name in names {
+            let family = name.strip_suffix("_sum").unwrap_or(name);
+            assert!(read.families.contains_key(family), "{name} is not on the page");
+        }
+    }
+
+    #[test]
     fn a_shard_that_is_not_ready_is_left_out() {
         let fake = Fake { ready: 1, ..Fake::default() };
         let (_, page) = get_text(&fake, "/metrics");
