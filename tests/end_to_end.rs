@@ -14,6 +14,8 @@ mod cluster;
 mod conversations;
 #[path = "end_to_end/http.rs"]
 mod http;
+#[path = "end_to_end/instruments.rs"]
+mod instruments;
 #[path = "end_to_end/misbehaviour.rs"]
 mod misbehaviour;
 #[path = "end_to_end/node.rs"]
