@@ -68,7 +68,7 @@ const CANARY_SEEDS: u64 = 30;
 
 /// Seeds with so many nodes that have found something once, with what it was. Plans change, and then a seed meets something else;
 /// kept because what was hard once is hard again.
-const REGRESSION_SEEDS: [(u64, u16, &str); 18] = [
+const REGRESSION_SEEDS: [(u64, u16, &str); 19] = [
     (2, 3, "an entry larger than the queue for lossy frames never left"),
     (29, 3, "an answer larger than a link's window reset the link for ever"),
     (23, 3, "a backlog that nobody had asked for was taken for the answer to a question"),
@@ -95,6 +95,7 @@ const REGRESSION_SEEDS: [(u64, u16, &str); 18] = [
     (70, 3, "gossip that had lost its way made a shard forget the sessions of a node that lived"),
     (411, 3, "what many sessions fetched at once was more than their link takes, and reset it again and again"),
     (638, 3, "all was taken to rest before who looks after the cluster had begun to"),
+    (90, 3, "half of an exchange of leaders was taken back by the next plan, for ever"),
 ];
 
 /// What the command line asks for.
