@@ -87,14 +87,14 @@ pub struct Limits {
     pub announce_retry_after: Duration,
     /// Announcements of one slot under way. At it: channels wait for the retry, without bodies.
     pub announce_window: usize,
-    /// Members of channels of one slot of whom its leader remembers where their sessions are. At it: the one learnt longest ago is forgotten.
-    /// 0: everything goes by the homes.
+    /// Members of channels of one slot of whom its leader remembers where their sessions are. At it: the one asked for longest ago
+    /// is forgotten, if that is `route_ask_every` ago; else no more homes are asked. 0: everything goes by the homes.
     pub cached_routes_max: usize,
     /// Sessions of one user that are told to a channel's leader. Over it: the home sends to all of them itself.
     pub straight_sessions_max: usize,
     /// Two messages of a channel within so long are talking often: it pays to know where the sessions are.
     pub talk_often_within: Duration,
-    /// How long after a home has said that nobody is away, or nothing, it is asked again.
+    /// How long after a home was asked, and has said that nobody is away, or nothing, it is asked again.
     pub route_ask_every: Duration,
     /// After messages went straight to a home's sessions, the home looks so much later (and up to `chase_every` more) whether they have come.
     pub look_again_after: Duration,
@@ -195,7 +195,7 @@ impl Limits {
         cached_routes_max: 1024,
         straight_sessions_max: 8,
         talk_often_within: Duration::from_secs(30),
-        route_ask_every: Duration::from_secs(10),
+        route_ask_every: Duration::from_secs(60),
         look_again_after: Duration::from_millis(500),
         watched_rows_max: 4096,
         dedupe_window: 4096,
@@ -257,7 +257,7 @@ impl Limits {
         row_flush_after: Duration::from_millis(20),
         announce_retry_after: Duration::from_millis(500),
         announce_window: 4,
-        cached_routes_max: 3,
+        cached_routes_max: 4,
         straight_sessions_max: 2,
         talk_often_within: Duration::from_secs(5),
         route_ask_every: Duration::from_secs(1),

@@ -92,7 +92,22 @@ pub mod tables {
         ("chat", &["serde_json"]),
         ("operator", &["serde_json"]),
         ("main", &["clap", "mimalloc", "tracing", "tracing_subscriber"]),
-        ("loadgen", &["clap", "core_affinity", "hdrhistogram", "mio", "rlimit", "socket2"]),
+        (
+            "loadgen",
+            &[
+                "clap",
+                "core_affinity",
+                "hdrhistogram",
+                "mio",
+                "mqttrs",
+                "rlimit",
+                "serde",
+                "serde_json",
+                "socket2",
+                "toml",
+                "xxhash_rust",
+            ],
+        ),
     ];
 
     /// Units without I/O, clocks, threads and chance of their own.

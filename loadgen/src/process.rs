@@ -75,6 +75,29 @@ impl Memory {
     }
 }
 
+/// Time of the calling thread, to the nanosecond.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ThreadTime {
+    /// Seconds on a core.
+    pub running: f64,
+    /// Seconds in which it could have run, but no core was free.
+    pub starved: f64,
+}
+
+impl ThreadTime {
+    /// Until now; `None` where the kernel does not tell.
+    pub fn now() -> Option<ThreadTime> {
+        let text = fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+        let mut fields = text.split_whitespace().map(|field| field.parse::<f64>().ok().map(|ns| ns / 1e9));
+        Some(ThreadTime { running: fields.next()??, starved: fields.next()?? })
+    }
+
+    /// What was used since.
+    pub fn since(self, earlier: ThreadTime) -> ThreadTime {
+        ThreadTime { running: self.running - earlier.running, starved: self.starved - earlier.starved }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,6 +111,7 @@ mod tests {
                 sum = std::hint::black_box(sum.wrapping_add(number));
             }
         }
+        assert!(ThreadTime::now().expect("/proc is there").running > 0.0);
         let memory = Memory::of("self").expect("/proc is there");
         assert!(memory.anonymous > 0 && memory.anonymous <= memory.resident);
         assert!(Cpu::of("no such process").is_none());

@@ -1,19 +1,25 @@
-//! What a message carries so that its receiver can judge it, and the judgement: nothing lost, doubled, reordered or damaged.
+//! What a message carries so that its receiver can judge it, and the judgement: nothing lost, doubled, reordered or damaged. Pure.
 //!
 //! ```text
-//! 0 u32 sender's number   4 u64 sequence from 1   12 u64 nanoseconds when it was (to be) sent   20.. filling
+//! 0 u32 check over the rest   4 u32 stream   8 u64 sequence from 1   16 u64 nanoseconds when it was (to be) sent   24.. filling
 //! ```
+//!
+//! A stream is one user's messages to another. Its sequence has no gaps, so what is missing is known exactly.
 
 use std::collections::BTreeSet;
+use std::ops::AddAssign;
+
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
 
 /// Smallest payload that holds the marks.
-pub const PAYLOAD_BYTES_MIN: usize = 20;
+pub const PAYLOAD_BYTES_MIN: usize = 24;
 
 /// Marks of one message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark {
-    /// Who sent it.
-    pub sender: u32,
+    /// Who sent it to whom.
+    pub stream: u32,
     /// Which of its messages.
     pub sequence: u64,
     /// When, on the generator's clock; in open mode when it was meant to be sent.
@@ -23,43 +29,49 @@ pub struct Mark {
 impl Mark {
     /// Writes the marks and the filling over a whole payload.
     pub fn write(self, payload: &mut [u8]) {
-        payload[0..4].copy_from_slice(&self.sender.to_le_bytes());
-        payload[4..12].copy_from_slice(&self.sequence.to_le_bytes());
-        payload[12..20].copy_from_slice(&self.at_ns.to_le_bytes());
-        payload[PAYLOAD_BYTES_MIN..].fill(self.filling());
+        payload[4..8].copy_from_slice(&self.stream.to_le_bytes());
+        payload[8..16].copy_from_slice(&self.sequence.to_le_bytes());
+        payload[16..24].copy_from_slice(&self.at_ns.to_le_bytes());
+        payload[PAYLOAD_BYTES_MIN..].fill((self.sequence as u8).wrapping_mul(31) ^ self.stream as u8);
+        let check = check_of(payload);
+        payload[0..4].copy_from_slice(&check);
     }
 
     /// Reads the marks; `None` when the payload is not one of ours or damaged.
     pub fn read(payload: &[u8]) -> Option<Mark> {
-        let (head, filling) = payload.split_at_checked(PAYLOAD_BYTES_MIN)?;
+        let head = payload.get(..PAYLOAD_BYTES_MIN)?;
         let mark = Mark {
-            sender: u32::from_le_bytes(head[0..4].try_into().ok()?),
-            sequence: u64::from_le_bytes(head[4..12].try_into().ok()?),
-            at_ns: u64::from_le_bytes(head[12..20].try_into().ok()?),
+            stream: u32::from_le_bytes(head[4..8].try_into().ok()?),
+            sequence: u64::from_le_bytes(head[8..16].try_into().ok()?),
+            at_ns: u64::from_le_bytes(head[16..24].try_into().ok()?),
         };
-        filling.iter().all(|byte| *byte == mark.filling()).then_some(mark)
-    }
-
-    fn filling(self) -> u8 {
-        (self.sequence as u8).wrapping_mul(31) ^ self.sender as u8
+        (head[0..4] == check_of(payload) && mark.sequence > 0).then_some(mark)
     }
 }
 
-/// What went wrong, counted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+fn check_of(payload: &[u8]) -> [u8; 4] {
+    (xxh3_64(&payload[4..]) as u32).to_le_bytes()
+}
+
+/// What went wrong, counted. Any of it fails a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Faults {
     /// Acknowledged, never delivered.
     pub lost: u64,
-    /// Delivered again.
+    /// Delivered again on the same connection.
     pub doubled: u64,
     /// Delivered after a later one.
     pub reordered: u64,
-    /// Not what was sent, or not from whom it should be.
+    /// Not what was sent, or not to whom it was sent.
     pub damaged: u64,
-    /// The server's own numbers (message_seq, message_id) do not rise.
+    /// The server's own numbers do not rise.
     pub misnumbered: u64,
-    /// SENDs that were refused.
+    /// Sends that were refused.
     pub refused: u64,
+    /// Sends that were never answered, though their connection lived.
+    pub unanswered: u64,
+    /// Connections that broke, or that the server ended, without being asked for.
+    pub disconnected: u64,
 }
 
 impl Faults {
@@ -67,72 +79,101 @@ impl Faults {
     pub fn is_none(&self) -> bool {
         *self == Faults::default()
     }
+}
 
-    /// Adds another's.
-    pub fn add(&mut self, other: Faults) {
+impl AddAssign for Faults {
+    fn add_assign(&mut self, other: Faults) {
         self.lost += other.lost;
         self.doubled += other.doubled;
         self.reordered += other.reordered;
         self.damaged += other.damaged;
         self.misnumbered += other.misnumbered;
         self.refused += other.refused;
+        self.unanswered += other.unanswered;
+        self.disconnected += other.disconnected;
     }
 }
 
-/// One receiver's view of its partner's messages.
-#[derive(Debug)]
+/// What a sender knows of one stream at the end.
+#[derive(Clone, Debug, Default)]
+pub struct SentSide {
+    /// Messages sent; their sequences are 1 to this.
+    pub sent: u64,
+    /// Those of them that need not arrive: refused, or with an unknown outcome because their connection broke.
+    pub excepted: Vec<u64>,
+}
+
+/// One device's view of one stream.
+#[derive(Clone, Debug, Default)]
 pub struct Receiver {
-    partner: u32,
     next: u64,
     missing: BTreeSet<u64>,
-    last_message: (u64, i64),
+    last_order: (u64, i64),
+    /// What had arrived before the present connection: of that, copies are allowed, because the receipt may have been lost.
+    before_connection: u64,
+    redelivered: u64,
+    /// What came after a later one.
+    late: Vec<u64>,
     faults: Faults,
 }
 
 impl Receiver {
     /// Nothing received yet.
-    pub fn new(partner: u32) -> Receiver {
-        Receiver { partner, next: 1, missing: BTreeSet::new(), last_message: (0, 0), faults: Faults::default() }
+    pub fn new() -> Receiver {
+        Receiver { next: 1, ..Receiver::default() }
     }
 
-    /// Judges one delivery; `None` when it does not count as one.
-    pub fn take(&mut self, message_seq: u64, message_id: i64, payload: &[u8]) -> Option<Mark> {
-        let Some(mark) = Mark::read(payload).filter(|mark| mark.sender == self.partner) else {
-            self.faults.damaged += 1;
-            return None;
-        };
-        if mark.sequence < self.next {
-            if self.missing.remove(&mark.sequence) {
-                self.faults.reordered += 1;
-                return Some(mark);
+    /// The device has connected again.
+    pub fn reconnected(&mut self) {
+        self.before_connection = self.next - 1;
+    }
+
+    /// Judges one delivery; true when it counts as one. `order` is the server's own number and id, where it has them.
+    pub fn take(&mut self, mark: Mark, order: Option<(u64, i64)>) -> bool {
+        let sequence = mark.sequence;
+        if sequence < self.next {
+            if self.missing.remove(&sequence) {
+                self.late.push(sequence);
+                return true;
             }
-            self.faults.doubled += 1;
-            return None;
+            if sequence <= self.before_connection {
+                self.redelivered += 1;
+            } else {
+                self.faults.doubled += 1;
+            }
+            return false;
         }
-        if message_seq <= self.last_message.0 || message_id <= self.last_message.1 {
-            self.faults.misnumbered += 1;
+        if let Some(order) = order {
+            if order.0 <= self.last_order.0 || order.1 <= self.last_order.1 {
+                self.faults.misnumbered += 1;
+            }
+            self.last_order = order;
         }
-        self.last_message = (message_seq, message_id);
-        self.missing.extend(self.next..mark.sequence);
-        self.next = mark.sequence + 1;
-        Some(mark)
+        self.missing.extend(self.next..sequence);
+        self.next = sequence + 1;
+        true
     }
 
-    /// A delivery that could not be deciphered.
-    pub fn damaged(&mut self) {
-        self.faults.damaged += 1;
+    /// How many are known to be missing now.
+    pub fn missing(&self) -> usize {
+        self.missing.len()
     }
 
-    /// How many of the partner's messages are here.
-    pub fn count(&self) -> u64 {
-        self.next - 1 - self.missing.len() as u64
+    /// Copies that were allowed.
+    pub fn redelivered(&self) -> u64 {
+        self.redelivered
     }
 
-    /// The whole judgement, once the partner is known to have had its first `acknowledged` messages acknowledged.
-    pub fn judge(&self, acknowledged: u64) -> Faults {
-        let behind = (acknowledged + 1).saturating_sub(self.next);
-        let lost = self.missing.range(..=acknowledged).count() as u64 + behind;
-        Faults { lost, ..self.faults }
+    /// The whole judgement, once it is known what was sent. A send with unknown outcome has no promised place in the order: whoever sends
+    /// it again does not know either.
+    pub fn judge(&self, side: &SentSide) -> Faults {
+        let behind = self.next..=side.sent;
+        let missing = self.missing.iter().copied().filter(|sequence| *sequence <= side.sent);
+        let gone = missing.clone().count() as u64 + (side.sent + 1).saturating_sub(self.next);
+        let excused: BTreeSet<u64> = side.excepted.iter().copied().collect();
+        let reordered = self.late.iter().filter(|one| !excused.contains(one)).count() as u64;
+        let excused = excused.iter().filter(|one| self.missing.contains(one) || behind.contains(one)).count() as u64;
+        Faults { lost: gone.saturating_sub(excused), reordered, ..self.faults }
     }
 }
 
@@ -140,40 +181,68 @@ impl Receiver {
 mod tests {
     use super::*;
 
-    fn payload(sequence: u64) -> Vec<u8> {
-        let mut payload = vec![0; 64];
-        Mark { sender: 7, sequence, at_ns: 5 }.write(&mut payload);
-        payload
+    fn mark(sequence: u64) -> Mark {
+        Mark { stream: 7, sequence, at_ns: 5 }
     }
 
     fn received(sequences: &[u64]) -> Receiver {
-        let mut receiver = Receiver::new(7);
+        let mut receiver = Receiver::new();
         for (index, sequence) in sequences.iter().enumerate() {
-            receiver.take(index as u64 + 1, index as i64 + 1, &payload(*sequence));
+            receiver.take(mark(*sequence), Some((index as u64 + 1, index as i64 + 1)));
         }
         receiver
     }
 
+    fn sent(sent: u64, excepted: &[u64]) -> SentSide {
+        SentSide { sent, excepted: excepted.to_vec() }
+    }
+
     #[test]
     fn what_is_in_order_and_whole_is_no_fault() {
-        let receiver = received(&[1, 2, 3]);
-        assert_eq!((receiver.count(), receiver.judge(3)), (3, Faults::default()));
-        assert_eq!(received(&[1, 2, 3]).judge(2), Faults::default(), "delivered before it was acknowledged");
+        assert_eq!(received(&[1, 2, 3]).judge(&sent(3, &[])), Faults::default());
+        assert_eq!(
+            received(&[1, 2, 3]).judge(&sent(3, &[3, 3])),
+            Faults::default(),
+            "an unknown outcome may be a delivery"
+        );
+        assert_eq!(received(&[1, 3]).judge(&sent(5, &[2, 4, 5])), Faults::default(), "or not");
+        assert_eq!(received(&[1, 3, 2]).judge(&sent(3, &[2])), Faults::default(), "or a late one");
     }
 
     #[test]
     fn each_fault_is_seen() {
-        assert_eq!(received(&[1, 3]).judge(3), Faults { lost: 1, ..Faults::default() });
-        assert_eq!(received(&[1, 2]).judge(4), Faults { lost: 2, ..Faults::default() });
-        assert_eq!(received(&[1, 2, 2]).judge(2), Faults { doubled: 1, ..Faults::default() });
-        assert_eq!(received(&[1, 3, 2]).judge(3), Faults { reordered: 1, ..Faults::default() });
+        assert_eq!(received(&[1, 3]).judge(&sent(3, &[])), Faults { lost: 1, ..Faults::default() });
+        assert_eq!(received(&[1, 2]).judge(&sent(4, &[3])), Faults { lost: 1, ..Faults::default() });
+        assert_eq!(received(&[]).judge(&sent(4, &[])), Faults { lost: 4, ..Faults::default() });
+        assert_eq!(received(&[1, 2, 2]).judge(&sent(2, &[])), Faults { doubled: 1, ..Faults::default() });
+        assert_eq!(received(&[1, 3, 2]).judge(&sent(3, &[])), Faults { reordered: 1, ..Faults::default() });
         let mut receiver = received(&[1]);
-        let mut bad = payload(2);
-        bad[40] ^= 1;
-        assert_eq!(receiver.take(2, 2, &bad), None);
-        assert_eq!(receiver.judge(1), Faults { damaged: 1, ..Faults::default() });
-        let mut receiver = received(&[1]);
-        receiver.take(1, 9, &payload(2));
-        assert_eq!(receiver.judge(2), Faults { misnumbered: 1, ..Faults::default() });
+        receiver.take(mark(2), Some((1, 9)));
+        assert_eq!(receiver.judge(&sent(2, &[])), Faults { misnumbered: 1, ..Faults::default() });
+    }
+
+    #[test]
+    fn a_copy_is_allowed_only_of_what_an_earlier_connection_got() {
+        let mut receiver = received(&[1, 2]);
+        receiver.reconnected();
+        for sequence in [2, 3, 3] {
+            receiver.take(mark(sequence), None);
+        }
+        assert_eq!(receiver.judge(&sent(3, &[])), Faults { doubled: 1, ..Faults::default() });
+        assert_eq!(receiver.redelivered(), 1);
+    }
+
+    #[test]
+    fn any_changed_byte_is_seen() {
+        let mut payload = vec![0; 64];
+        mark(9).write(&mut payload);
+        assert_eq!(Mark::read(&payload), Some(mark(9)));
+        for at in 0..payload.len() {
+            let mut bad = payload.clone();
+            bad[at] ^= 1;
+            assert_eq!(Mark::read(&bad), None, "byte {at}");
+        }
+        assert_eq!(Mark::read(&payload[..63]), None);
+        assert_eq!(Mark::read(&payload[..20]), None);
     }
 }

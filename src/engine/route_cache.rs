@@ -7,7 +7,7 @@
 //!              talks often                told of some away              told of none away, gateway lost, home elsewhere
 //!  unknown ───────────────────► asked ───────────────────► straight ─────────────────────────────────────► unknown or asked
 //!     ▲                           │ told of none away, or no answer: asked again after `route_ask_every`
-//!     └── over `cached_routes_max`: the one learnt longest ago gives way
+//!     └── at `cached_routes_max` the one asked for longest ago gives way, if that is `route_ask_every` ago; else nobody is asked
 //! ```
 
 use std::collections::VecDeque;
@@ -63,7 +63,7 @@ pub enum Advice<'a> {
 #[derive(Debug)]
 pub struct RouteCache {
     known: SeededMap<u64, KnownRoute>,
-    /// Every key of `known`, the one learnt longest ago first.
+    /// Every key of `known`, the one asked for longest ago first.
     order: VecDeque<u64>,
 }
 
@@ -102,18 +102,24 @@ impl RouteCache {
         if !often || limits.cached_routes_max == 0 {
             return Advice::ByHome;
         }
-        let asked = |route: &KnownRoute| route.home == home && now.since(route.since) < limits.route_ask_every;
-        if self.known.get(&key).is_some_and(asked) {
-            return Advice::ByHome;
+        let late = |route: &KnownRoute| now.since(route.since) >= limits.route_ask_every;
+        match self.known.get(&key) {
+            Some(route) if route.home == home && !late(route) => return Advice::ByHome,
+            Some(_) => self.order.retain(|known| *known != key),
+            None if self.known.len() < limits.cached_routes_max => {}
+            None => {
+                // Of more pairs than are remembered each would push out another one, and all of them would only ask.
+                let oldest = self.order.front().copied();
+                let Some(oldest) = oldest.filter(|oldest| self.known.get(oldest).is_some_and(late)) else {
+                    return Advice::ByHome;
+                };
+                self.order.pop_front();
+                self.known.remove(&oldest);
+            }
         }
         let route = KnownRoute { home, mark: 0, away: Vec::new(), others: true, noticing: false, since: now };
-        if self.known.insert(key, route).is_none() {
-            self.order.push_back(key);
-        }
-        while self.known.len() > limits.cached_routes_max {
-            let Some(oldest) = self.order.pop_front() else { break };
-            self.known.remove(&oldest);
-        }
+        self.known.insert(key, route);
+        self.order.push_back(key);
         Advice::Ask
     }
 
@@ -123,11 +129,10 @@ impl RouteCache {
     }
 
     /// A home says where a member's sessions are. Counts for what it was asked, or has just been told under another mark.
-    pub fn learn(&mut self, member: Member, home: Place, told: (u32, Vec<SessionAddress>, bool), now: Instant) {
+    pub fn learn(&mut self, member: Member, home: Place, told: (u32, Vec<SessionAddress>, bool)) {
         let Some(route) = self.known.get_mut(&member.key()) else { return };
         if route.home == home {
             (route.mark, route.away, route.others) = told;
-            route.since = now;
         }
     }
 
@@ -194,14 +199,14 @@ mod tests {
         assert_eq!(straight(&mut cache, 0, 2, now), None, "once is not often");
         assert!(asks(&mut cache, 0, 2, now));
         assert!(!asks(&mut cache, 0, 2, now), "the question is under way");
-        cache.learn(member(0), place(2), (7, vec![session(3)], false), now);
+        cache.learn(member(0), place(2), (7, vec![session(3)], false));
         assert_eq!(straight(&mut cache, 0, 2, now), Some(7));
         assert_eq!(straight(&mut cache, 0, 1, now), None, "the home is led elsewhere");
-        cache.learn(member(0), place(2), (8, Vec::new(), true), now);
+        cache.learn(member(0), place(2), (8, Vec::new(), true));
         assert_eq!(straight(&mut cache, 0, 2, now), None, "nobody is away");
         let later = now + Limits::TINY.route_ask_every + Duration::from_millis(1);
         assert!(!asks(&mut cache, 0, 2, now) && asks(&mut cache, 0, 2, later));
-        cache.learn(member(0), place(3), (9, vec![session(1)], false), later);
+        cache.learn(member(0), place(3), (9, vec![session(1)], false));
         assert_eq!(straight(&mut cache, 0, 3, later), None, "only the home that was asked knows");
         cache.check_invariants(&Limits::TINY);
     }
@@ -210,12 +215,15 @@ mod tests {
     fn it_is_bounded_and_forgets_gateways() {
         let (mut cache, now) = (cache(), Instant(5));
         let most = Limits::TINY.cached_routes_max as u32;
+        let later = now + Limits::TINY.route_ask_every;
         for channel in 0..=most {
-            assert!(asks(&mut cache, channel, 2, now));
-            cache.learn(member(channel), place(2), (7, vec![session(3 + channel as u16 % 2)], false), now);
+            let newcomer = channel == most;
+            assert_eq!(asks(&mut cache, channel, 2, now), !newcomer, "nobody gives way so soon");
+            assert!(!newcomer || asks(&mut cache, channel, 2, later));
+            cache.learn(member(channel), place(2), (7, vec![session(3 + channel as u16 % 2)], false));
             cache.check_invariants(&Limits::TINY);
         }
-        assert_eq!(straight(&mut cache, 0, 2, now), None, "the one learnt longest ago has given way");
+        assert_eq!(straight(&mut cache, 0, 2, now), None, "the one asked for longest ago has given way");
         assert_eq!(straight(&mut cache, most, 2, now), Some(7));
         assert_eq!(cache.len(), most as usize);
         cache.forget_gateway(place(3));

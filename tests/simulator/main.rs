@@ -37,6 +37,8 @@ mod node;
 mod operator;
 mod outages;
 mod people;
+mod planned;
+mod presence;
 mod replica_scenarios;
 mod rest;
 mod sabotage;
@@ -92,6 +94,7 @@ const REGRESSION_SEEDS: [(u64, u16, &str); 19] = [
     (308, 3, "rest was looked for in step with raft's beat, and a shard had always just heard something"),
     (343, 3, "rest was looked for in step with raft's beat, by short limits"),
     (429, 3, "gossip that had lost its way took leadership from a leader that everybody heard"),
+    (270, 3, "gossip that had lost its way made leaders forget who is online at a node that lived, at rest"),
     (70, 3, "gossip that had lost its way made a shard forget the sessions of a node that lived"),
     (411, 3, "what many sessions fetched at once was more than their link takes, and reset it again and again"),
     (638, 3, "all was taken to rest before who looks after the cluster had begun to"),
@@ -376,6 +379,8 @@ fn all_scenarios() -> impl Iterator<Item = (&'static str, stage::Script)> {
         .chain(replica_scenarios::ALL)
         .chain(splits::ALL)
         .chain(merges::ALL)
-        .chain(straight::ALL);
+        .chain(straight::ALL)
+        .chain(planned::ALL)
+        .chain(presence::ALL);
     scenarios::ALL.into_iter().chain(several)
 }

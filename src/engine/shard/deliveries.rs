@@ -42,7 +42,7 @@ impl Shard {
     }
 
     /// A home says where a member of a channel that is led here has its sessions.
-    pub(super) fn handle_whereabouts(&mut self, now: Now, from: Place, mut told: Whereabouts) {
+    pub(super) fn handle_whereabouts(&mut self, from: Place, mut told: Whereabouts) {
         let Some(place) = self.leading_of(told.channel.key_hash()) else { return };
         let here = self.config.place.node;
         let reached = |gateway: Place| gateway.node == here || !self.links.is_broken(gateway);
@@ -50,7 +50,7 @@ impl Shard {
         if told.away.len() > bound || !told.away.iter().all(|address| reached(address.place)) {
             told.away.clear();
         }
-        self.hosted[place].slot.learn_whereabouts(from, told, now.instant);
+        self.hosted[place].slot.learn_whereabouts(from, told);
     }
 
     /// What goes straight to a gateway shard may not arrive, or not soon.

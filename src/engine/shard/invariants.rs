@@ -15,6 +15,8 @@ impl Shard {
         self.check_transfers();
         self.check_merges();
         self.submits.check_invariants();
+        self.greetings.check_invariants();
+        self.hosted.iter().for_each(|hosted| hosted.endings.check_invariants());
         self.asks.check_invariants();
         self.routes.check_invariants();
         self.links.check_invariants();
@@ -38,7 +40,8 @@ impl Shard {
     fn check_hosted(&self) {
         for (at, hosted) in self.hosted.iter().enumerate() {
             let slot = hosted.slot.id();
-            hosted.slot.check_invariants(&self.config.limits);
+            hosted.slot.check_invariants();
+            hosted.slot.check_straight(&self.config.limits);
             assert_eq!(self.place_of(slot), Some(at), "a replica is found by its slot");
             assert_eq!(hosted.slot.replica().place(), self.config.place, "a replica lives where its name says");
             assert_ne!(slot, SlotId::METADATA, "the metadata's replica is the council's");

@@ -72,12 +72,12 @@ impl Slot {
     }
 
     /// A home says where a member's sessions are.
-    pub fn learn_whereabouts(&mut self, from: Place, told: Whereabouts, now: Instant) {
+    pub fn learn_whereabouts(&mut self, from: Place, told: Whereabouts) {
         let Some(index) = self.channels_by_key.get(&told.channel) else { return };
         let entry = &self.channels[*index as usize];
         if let Some(place) = entry.members.iter().position(|member| *member == told.uid) {
             let member = Member { channel: *index, place: place as u8 };
-            self.route_cache.learn(member, from, (told.mark, told.away, told.others), now);
+            self.route_cache.learn(member, from, (told.mark, told.away, told.others));
         }
     }
 
@@ -125,6 +125,15 @@ impl Slot {
     pub(super) fn begin_marks(&mut self) {
         let life = [self.replica().0, self.led_term.unwrap_or_default()].map(u64::to_le_bytes).concat();
         self.marks = xxhash_rust::xxh3::xxh3_64(&life) as u32;
+    }
+
+    /// Asserts what must hold between steps of what goes straight.
+    pub fn check_straight(&self, limits: &Limits) {
+        self.route_cache.check_invariants(limits);
+        assert!(self.watched.len() <= limits.watched_rows_max, "too many rows are watched");
+        assert!(self.notices.is_empty(), "homes hear in the same turn what went straight");
+        let idle = self.route_cache.is_empty() && self.watched.is_empty();
+        assert!(self.leads() || idle, "only a leader sends straight, or leaves it to another");
     }
 
     /// Rows that wait to be looked at again, for whoever takes this slot in.
@@ -183,3 +192,7 @@ impl Slot {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "straight_tests.rs"]
+mod tests;

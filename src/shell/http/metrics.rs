@@ -55,6 +55,12 @@ fn node_metrics(api: &Api, page: &mut Page) {
     page.line("info", &[("version", &env!("CARGO_PKG_VERSION"))], 1);
     page.family("uptime_seconds", "gauge", "Time since the start.");
     page.line("uptime_seconds", &[], api.started.elapsed().as_secs());
+    if let Some((cpu_seconds, resident_bytes)) = process_use() {
+        page.family("process_cpu_seconds_total", "counter", "CPU time of this process, user and system.");
+        page.line("process_cpu_seconds_total", &[], cpu_seconds);
+        page.family("process_resident_bytes", "gauge", "Resident memory of this process.");
+        page.line("process_resident_bytes", &[], resident_bytes);
+    }
     page.family("shard_ready", "gauge", "1 when the shard has its data back and serves.");
     for shard in api.shards() {
         let ready = u8::from(api.node.is_ready(shard));
@@ -69,6 +75,19 @@ fn node_metrics(api: &Api, page: &mut Page) {
         let class = format!("{}xx", at + 1);
         page.line("http_responses_total", &[("class", &class)], count.load(Ordering::Relaxed));
     }
+}
+
+/// CPU seconds and resident bytes of this process, from /proc.
+fn process_use() -> Option<(f64, u64)> {
+    /// The kernel's unit (USER_HZ) on every architecture that jindou runs on.
+    const TICKS_PER_SECOND: f64 = 100.0;
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The second field is the program's name in parentheses and may hold spaces.
+    let mut ticks = stat[stat.rfind(')')? + 2..].split(' ').skip(11).map(|field| field.parse::<f64>().ok());
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = resident.split_whitespace().next()?.parse().ok()?;
+    Some(((ticks.next()?? + ticks.next()??) / TICKS_PER_SECOND, kib * 1024))
 }
 
 /// One number that every shard shows.
@@ -241,6 +260,8 @@ mod tests {
         ] {
             assert!(page.lines().any(|line| line == wanted), "{wanted} is missing in\n{page}");
         }
+        let (_, resident) = super::process_use().expect("/proc is there");
+        assert!(resident > 1 << 20 && page.contains("jindou_process_cpu_seconds_total "), "{resident}");
     }
 
     #[test]
