@@ -1,11 +1,11 @@
-//! A cluster's status as tables for people, at most 120 columns wide. It reads the API's JSON and shows `?` for what is missing.
+//! A cluster's status as tables for people, at most a hundred columns wide. It reads the API's JSON and shows `?` for what is missing.
 
 use std::fmt::Write;
 
 use serde_json::Value;
 
 /// Columns of a terminal that is not narrow.
-const COLUMNS: usize = 120;
+const COLUMNS: usize = 100;
 
 /// Everything, the slot table too when its rows are there.
 pub(super) fn whole(data: &Value) -> String {

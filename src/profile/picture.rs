@@ -83,19 +83,16 @@ fn head(text: &mut String, before: &[NodeLook], now: &[NodeLook], pairs: &[Pair<
     let rate = |count: u64| count as f64 * 1e9 / nanos.max(1) as f64;
     let cpu: u64 = pairs.iter().map(|(_, before, now, _)| now.cpu_ns.saturating_sub(before.cpu_ns)).sum();
     let sends = gained("sends");
+    let (nodes, shards, seconds) = (plural(now.len(), "node"), plural(pairs.len(), "shard"), nanos as f64 / 1e9);
+    let [sent, received, stored] = [sends, gained("recvs"), gained("messages_stored")].map(rate);
     line(
         text,
-        &format!(
-            "{}, {}, {:.1} s: {:.0} SENDs/s, {:.0} RECVs/s, {:.0} stored/s; shards' CPU {:.0} % of a core{}",
-            plural(now.len(), "node"),
-            plural(pairs.len(), "shard"),
-            nanos as f64 / 1e9,
-            rate(sends),
-            rate(gained("recvs")),
-            rate(gained("messages_stored")),
-            cpu as f64 * 100.0 / nanos.max(1) as f64,
-            if sends > 0 { format!(", {} per SEND", time(cpu / sends)) } else { String::new() },
-        ),
+        &format!("{nodes}, {shards}, {seconds:.1} s: {sent:.0} SENDs/s, {received:.0} RECVs/s, {stored:.0} stored/s"),
+    );
+    let each = if sends > 0 { format!(", {} per SEND", time(cpu / sends)) } else { String::new() };
+    line(
+        text,
+        &format!("CPU of the shards' threads: {:.0} % of a core{each}", cpu as f64 * 100.0 / nanos.max(1) as f64),
     );
     let silent = now.iter().filter(|node| !before.iter().any(|earlier| earlier.node == node.node)).count();
     if silent > 0 {
@@ -114,7 +111,7 @@ fn row(at: At, stage: &str, buckets: &[(u64, u64)], last: String) -> Option<[Str
 
 fn way(ways: &Ways) -> String {
     let mut text = format!(
-        "\nA MESSAGE'S WAY ({} followed; what happens within one turn takes no time here)\n",
+        "\nA MESSAGE'S WAY ({} followed; within one turn no time passes)\n",
         plural(ways.messages.len(), "message")
     );
     let mut by: BTreeMap<(usize, At), Vec<u64>> = BTreeMap::new();
@@ -150,13 +147,18 @@ fn longest(pairs: &[Pair<'_>]) -> String {
         let last = now.turns.iter().map(|turn| turn.unix_ns).max().unwrap_or(0);
         let recent = now.turns.iter().filter(|turn| turn.unix_ns + nanos + 1_000_000_000 >= last);
         if let Some(turn) = recent.max_by_key(|turn| turn.whole_ns) {
-            line(&mut text, &format!("{}: {}", place(*at), turn_words(turn)));
+            let (parts, ran) = turn_words(turn);
+            line(&mut text, &format!("{}: {parts}", place(*at)));
+            if !ran.is_empty() {
+                line(&mut text, &format!("      {ran}"));
+            }
         }
     }
     text
 }
 
-fn turn_words(turn: &TurnLook) -> String {
+/// Its parts, and what ran in it.
+fn turn_words(turn: &TurnLook) -> (String, String) {
     let parts = format!(
         "{} (taking in {}, step {}, carrying out {})",
         time(turn.whole_ns),
@@ -178,7 +180,7 @@ fn turn_words(turn: &TurnLook) -> String {
             ran.push(format!("{count} {word}"));
         }
     }
-    if ran.is_empty() { parts } else { format!("{parts}: {}", ran.join(", ")) }
+    (parts, ran.join(", "))
 }
 
 fn depths(pairs: &[Pair<'_>]) -> String {
@@ -266,15 +268,15 @@ mod tests {
         let page = profile(&[before], &[now], &ways);
         for wanted in [
             "1 node, 1 shard, 2.0 s: 100 SENDs/s",
-            "50 % of a core, 5.0 ms per SEND",
+            "CPU of the shards' threads: 50 % of a core, 5.0 ms per SEND",
             "n4/0   step     100  10.0 us  10.0 us  10.0 us  10.0 us         0.1 %",
             "journal wait",
-            "n4/0: 3.0 ms (taking in 0 ns, step 2.0 ms, carrying out 0 ns): 12 SENDs",
+            "n4/0: 3.0 ms (taking in 0 ns, step 2.0 ms, carrying out 0 ns)\n      12 SENDs",
             "n4/0: reads waiting 3",
         ] {
             assert!(page.contains(wanted), "{wanted:?} is missing in\n{page}");
         }
-        assert!(page.lines().all(|line| line.chars().count() <= 120), "{page}");
+        assert!(page.lines().all(|line| line.chars().count() <= 100), "{page}");
     }
 
     #[test]
