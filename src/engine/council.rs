@@ -303,7 +303,7 @@ impl Council {
     /// Who could lead instead.
     #[must_use]
     pub fn heir(&self) -> Option<ReplicaId> {
-        steering::heir(&self.group, self.group.replica())
+        steering::heir(&self.group, self.group.replica(), |_| true)
     }
 
     /// Snapshots that raft wants sent: the state is small and goes with the message.

@@ -454,12 +454,13 @@ impl Links {
         Err(LinkFault::Overflow)
     }
 
-    /// Gives a frame to a shard if that is possible now. A member that has no link gets one, for the next.
+    /// Gives a frame to a shard if that is possible now, or when the first socket is there that is being made. A member that has no
+    /// link gets one.
     pub fn send_lossy(&mut self, to: Place, frame: Frame) {
         let limit = self.config.limits.lossy_queue_bytes;
         let weight = window::weight(&frame);
         if let Ok(link) = self.link_to(to)
-            && link.state == LinkState::Up
+            && link.may_bring()
             && link.lossy.takes(weight, limit)
         {
             link.lossy.pending.push(frame);

@@ -38,6 +38,7 @@ use raft::eraftpb::{ConfChangeV2, Entry, EntryType, HardState, Message, MessageT
 use raft::{Config, ProgressState, RawNode, Ready, SnapshotStatus, StateRole};
 
 pub use self::change::MemberChange;
+pub use self::convert::{brings_entries, makes_leader};
 use self::convert::{entry_kind, group_members, inward, kind_of, outward, travels};
 use self::log::Log;
 pub use self::log::LogEntry;
@@ -167,7 +168,7 @@ pub struct RaftGroup {
     installing: Option<u64>,
 }
 
-fn new_node(replica: ReplicaId, applied: u64, log: Log) -> RawNode<Log> {
+fn new_node(slot: SlotId, replica: ReplicaId, applied: u64, log: Log) -> RawNode<Log> {
     let config = Config {
         id: replica.0,
         applied,
@@ -177,7 +178,8 @@ fn new_node(replica: ReplicaId, applied: u64, log: Log) -> RawNode<Log> {
         check_quorum: true,
         // raft-rs 0.7 would put entries behind an empty message that is not sent yet without looking whether they follow it.
         batch_append: false,
-        skip_bcast_commit: true,
+        // A slot's followers hear with the next entry or heartbeat what is agreed on. Members wait for what the metadata group agrees on.
+        skip_bcast_commit: slot != SlotId::METADATA,
         max_size_per_msg: MESSAGE_BYTES_MAX,
         max_inflight_msgs: MESSAGES_IN_FLIGHT_MAX,
         max_uncommitted_size: UNCOMMITTED_BYTES_MAX,
@@ -204,7 +206,7 @@ impl RaftGroup {
         let mut group = RaftGroup {
             slot,
             replica,
-            node: new_node(replica, applied, log),
+            node: new_node(slot, replica, applied, log),
             chance,
             timed: (u64::MAX, StateRole::Follower),
             awaiting: VecDeque::new(),
@@ -508,6 +510,11 @@ impl RaftGroup {
             self.node.transfer_leader(to.0);
             self.set_election_timeout();
         }
+    }
+
+    /// The others hear at once what is agreed on.
+    pub fn tell_commit(&mut self) {
+        self.node.ping();
     }
 
     /// Messages to a member get lost: it is asked how far it is before more is sent.

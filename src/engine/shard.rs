@@ -13,7 +13,9 @@ mod api;
 mod clients;
 mod cluster;
 mod deliveries;
+mod endings;
 mod frames;
+mod greetings;
 mod hosting;
 mod inspect;
 mod invariants;
@@ -52,6 +54,8 @@ use crate::format::raft_message::RaftMessage;
 use crate::ids::{NodeId, Place, SLOT_COUNT_MAX, SessionId, ShardId, SlotId, Uid};
 use crate::time::{Instant, Now};
 
+use endings::Endings;
+use greetings::Greetings;
 use membership::Office;
 use merges::Merges;
 use operators::Leaving;
@@ -78,6 +82,8 @@ pub(super) struct Hosted {
     pub(super) depth: u8,
     /// Not before then is leadership handed over (again).
     hand_over_at: Instant,
+    /// Its node stops, and somebody else was asked to lead.
+    bequeathed: bool,
     /// In the list of slots with work.
     dirty: bool,
     /// In the queue of slots with changed rows.
@@ -86,6 +92,8 @@ pub(super) struct Hosted {
     checkpoint_mark: u64,
     /// First segment that replay needs beside the checkpoint on disk.
     pub(super) replay_segment: u32,
+    /// Sessions that its homes have ended, and whose gateways have not said so.
+    endings: Endings,
     /// Who has said which sessions are there, since this replica leads.
     pub(super) rollcall: Rollcall,
     /// It has a checkpoint on disk. One without is found by those of the others, which ask for what it needs too.
@@ -105,10 +113,12 @@ impl Hosted {
             slot,
             depth,
             hand_over_at: Instant(0),
+            bequeathed: false,
             dirty: true,
             rows_listed: false,
             checkpoint_mark: 0,
             replay_segment,
+            endings: Endings::default(),
             rollcall: Rollcall::default(),
             checkpointed: false,
             kept_segment: replay_segment,
@@ -138,6 +148,9 @@ pub struct Shard {
     leadership_changes: Vec<(SlotId, Option<u64>)>,
     /// Slots whose leaders are to hear which sessions are here.
     to_greet: BTreeSet<SlotId>,
+    greetings: Greetings,
+    /// Bytes of greetings that may still go to other nodes' shards in this step.
+    greeting_rooms: BTreeMap<Place, usize>,
     /// As last agreed and published on this node.
     cluster: Option<Arc<Cluster>>,
     /// Of the node's first shard: what it does for the whole node.
@@ -184,7 +197,7 @@ pub struct Shard {
     /// Not everything was done in the last step.
     restless: bool,
     stopping: bool,
-    /// Of a node that stops: its groups have other leaders, and this shard takes part in them no longer.
+    /// Of a node that stops: its groups have other leaders, and this shard will not lead any more.
     left: bool,
     /// When that is so at the latest.
     leave_until: Option<Instant>,
@@ -221,6 +234,8 @@ impl Shard {
             awaiting: VecDeque::new(),
             leadership_changes: Vec::new(),
             to_greet: BTreeSet::new(),
+            greetings: Greetings::default(),
+            greeting_rooms: BTreeMap::new(),
             cluster: None,
             office,
             metadata_leader: (0, None),
@@ -262,10 +277,7 @@ impl Shard {
             asks: Asks::default(),
             config,
         };
-        let mark = shard.journal_mark();
-        for hosted in &mut shard.hosted {
-            hosted.checkpoint_mark = mark;
-        }
+        shard.count_replay_from_here();
         shard.found_or_wait();
         Ok(shard)
     }
@@ -287,7 +299,7 @@ impl Shard {
         self.send_raft();
         self.out.flush(&mut self.api_open, effects);
         self.flush_links(now, effects);
-        self.leave_groups(now);
+        self.leave_groups(now, effects);
         let settled = self.left && self.row_slots.is_empty() && self.journal.pending_bytes() == 0;
         if self.stopping && !self.stopped && self.session_count == 0 && settled {
             self.stopped = true;
@@ -314,7 +326,7 @@ impl Shard {
                 self.follow_install(now, slot, result.is_ok(), effects);
             }
             Event::Api { ticket, request } => self.handle_api(now, ticket, request, effects),
-            Event::Stop => self.handle_stop(effects),
+            Event::Stop => self.handle_stop(),
             Event::LinkDialed { conn, made } => self.links.handle_dialed(now.instant, conn, made),
             Event::LinkAccepted { conn } => self.links.handle_accepted(now.instant, conn),
             Event::LinkBytes { conn, bytes } => self.links.handle_bytes(now.instant, conn, bytes),
@@ -335,12 +347,14 @@ impl Shard {
             self.turn_council(now, effects);
             self.follow_leaderships(now, effects);
             self.greet_leaders(now);
+            self.go_on_greeting();
             self.start_queued_reads(effects);
             self.turn_nursery();
             self.turn_transfers(now, effects);
             let at_rest = self.out.loopback.is_empty()
                 && self.dirty_slots.is_empty()
                 && self.dirty_sessions.is_empty()
+                && !self.greetings.goes_on
                 && !self.council_has_work();
             if at_rest {
                 self.journal.flush(now.instant, effects);
@@ -370,10 +384,12 @@ impl Shard {
             if let Some(flush) = waits_for {
                 self.awaiting.push_back((flush, self.hosted[place as usize].slot.id()));
             }
+            self.follow_quits(place as usize);
             self.follow_splits(place as usize);
             self.follow_merges(place as usize, now);
             self.start_transfers(place as usize, now);
             if let Some(led) = self.hosted[place as usize].slot.take_leadership_change() {
+                self.drop_endings(place as usize);
                 self.transfers.outgoing.abandon_slot(self.hosted[place as usize].slot.id(), led);
                 self.leadership_changes.push((self.hosted[place as usize].slot.id(), led));
                 // Who has just come to lead does so for a while: its predecessor may be about to stop.

@@ -45,6 +45,7 @@ use crate::time::{Instant, Now};
 
 pub use merge::{MergeNews, Portion, Reshaped};
 pub use split::Half;
+pub use taking::Quit;
 
 /// Connections that one leader can number.
 const ORDER_TERM_SHIFT: u32 = 32;
@@ -183,6 +184,8 @@ pub struct Slot {
     /// What the group wants said to its other replicas.
     raft_messages: Vec<RaftMessage>,
     repeats: Vec<RepeatCheck>,
+    /// What was agreed on about devices that quit, and whoever asked for it.
+    quits: Vec<Quit>,
     /// Sessions that ask what lags, while the group has not agreed on what they have reported. One a session.
     resumes: Vec<Resume>,
     /// What is pending waits for the next beat.
@@ -245,6 +248,7 @@ impl Slot {
             committed: Vec::new(),
             raft_messages: Vec::new(),
             repeats: Vec::new(),
+            quits: Vec::new(),
             resumes: Vec::new(),
             held_back: false,
             messages: 0,
@@ -565,7 +569,9 @@ impl Slot {
                     if let Some(home) = self.homes.get_mut(uid) {
                         home.apply_quit(flag);
                     }
-                    answer(&waiter, around.out);
+                    if let (Waiter::Api(place, ticket), Ok(uid)) = (waiter, Uid::parse(uid)) {
+                        self.quits.push(Quit { asker: (place, ticket), uid, flag });
+                    }
                 }
                 Command::NewFlag { uid, flag, beginning } => {
                     if let Ok(uid) = Uid::parse(uid) {

@@ -111,20 +111,22 @@ impl Sight<'_> {
         if elsewhere && self.has_caught_up(self.preferred) { Step::HandOver(self.preferred) } else { Step::Rest }
     }
 
-    fn heir(&self) -> Option<ReplicaId> {
+    fn heir(&self, is_fit: impl Fn(ReplicaId) -> bool) -> Option<ReplicaId> {
         let voters = self.standings.iter().filter(|s| s.active && self.members.voters.contains(&s.replica));
+        let voters = voters.filter(|standing| is_fit(standing.replica));
         let fit =
             |standing: &ReplicaProgress| self.preferred == standing.replica && self.has_caught_up(standing.replica);
         voters.max_by_key(|standing| (fit(standing), standing.matched)).map(|standing| standing.replica)
     }
 }
 
-/// Whom a leader hands over to before its node stops: the preferred replica if it has caught up, else the one that is furthest.
+/// Whom a leader hands over to before its node stops, of those that are fit: the preferred replica if it has caught up, else the one that
+/// is furthest.
 #[must_use]
-pub fn heir(group: &RaftGroup, preferred: ReplicaId) -> Option<ReplicaId> {
+pub fn heir(group: &RaftGroup, preferred: ReplicaId, is_fit: impl Fn(ReplicaId) -> bool) -> Option<ReplicaId> {
     let standings = group.progress();
     let (leader, members, last_index) = (group.replica(), group.members(), group.last_index());
-    Sight { leader, members, wanted: &[], preferred, standings: &standings, last_index }.heir()
+    Sight { leader, members, wanted: &[], preferred, standings: &standings, last_index }.heir(is_fit)
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@
 //! A name is only given to a file that is whole and synced, and the directory is synced after each change of names. So
 //! whatever instant the power fails at, a segment under its name can be written to without any metadata to commit.
 
+use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -117,6 +118,8 @@ impl FileThread {
         let (tasks, inbox) = flume::unbounded();
         let stopping = Arc::new(AtomicBool::new(false));
         let mut files = Files {
+            tasks: inbox,
+            later: VecDeque::new(),
             journal: journal.to_owned(),
             slots: slots.to_owned(),
             segment_bytes: segment_bytes as usize,
@@ -124,7 +127,7 @@ impl FileThread {
         };
         let thread = std::thread::Builder::new().name("jindou-files".to_owned()).spawn(move || {
             leave_pinned_core();
-            while let Ok(task) = inbox.recv() {
+            while let Some(task) = files.next() {
                 if files.stopping.load(Ordering::Relaxed) {
                     break;
                 }
@@ -171,6 +174,9 @@ fn leave_pinned_core() {
 
 /// What the thread works with.
 struct Files {
+    tasks: flume::Receiver<FileTask>,
+    /// What came while a segment was being made and is not urgent.
+    later: VecDeque<FileTask>,
     journal: PathBuf,
     slots: PathBuf,
     segment_bytes: usize,
@@ -178,6 +184,22 @@ struct Files {
 }
 
 impl Files {
+    /// The next thing to do; none when nobody is left who could ask for any.
+    fn next(&mut self) -> Option<FileTask> {
+        self.later.pop_front().or_else(|| self.tasks.recv().ok())
+    }
+
+    /// Slots may stand still until their checkpoints are written; a segment is made long before it is needed, and takes long. What is about
+    /// checkpoints keeps its order, and so does the rest.
+    fn carry_out_urgent(&mut self) {
+        while let Ok(task) = self.tasks.try_recv() {
+            match task {
+                FileTask::Checkpoint { .. } | FileTask::RemoveCheckpoint { .. } => self.carry_out(task),
+                FileTask::Prepare { .. } | FileTask::Trim { .. } => self.later.push_back(task),
+            }
+        }
+    }
+
     fn carry_out(&mut self, task: FileTask) {
         match task {
             FileTask::Prepare { segment, answer } => {
@@ -213,7 +235,7 @@ impl Files {
         }
     }
 
-    fn prepare(&self, segment: u32) -> io::Result<()> {
+    fn prepare(&mut self, segment: u32) -> io::Result<()> {
         let source = match self.retired()?.into_iter().next() {
             Some(path) => path,
             None => {
@@ -258,7 +280,7 @@ impl Files {
     }
 
     /// Writes a whole segment of zeroes and syncs it.
-    fn fill(&self, path: &Path) -> io::Result<()> {
+    fn fill(&mut self, path: &Path) -> io::Result<()> {
         match self.fill_with(path, libc::O_DIRECT) {
             // A file system or a block size that knows no direct writes: through the page cache then.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => self.fill_with(path, 0),
@@ -266,7 +288,7 @@ impl Files {
         }
     }
 
-    fn fill_with(&self, path: &Path, flags: i32) -> io::Result<()> {
+    fn fill_with(&mut self, path: &Path, flags: i32) -> io::Result<()> {
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(true).custom_flags(flags);
         let mut file = options.open(path)?;
@@ -283,6 +305,7 @@ impl Files {
             file.write_all(&zeroes[..chunk])?;
             left -= chunk;
             std::thread::sleep(began.elapsed());
+            self.carry_out_urgent();
         }
         file.sync_all()
     }
@@ -301,4 +324,30 @@ pub(super) fn remove_leftovers(journal: &Path, slots: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_does_not_wait_for_a_segment() {
+        let directory = std::env::temp_dir().join(format!("jindou-file-thread-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let files = FileThread::start(&directory, &directory, 64 << 20).unwrap();
+        let (answer, segment) = flume::bounded(1);
+        files.send(FileTask::Prepare { segment: 1, answer });
+        let (answer, checkpoint) = flume::bounded(1);
+        files.send(FileTask::Checkpoint { slot: SlotId(3), bytes: vec![7; 100], answer });
+        let patience = Duration::from_secs(60);
+        assert!(checkpoint.recv_timeout(patience).unwrap().is_ok());
+        assert!(segment.try_recv().is_err(), "the segment is still being made");
+        assert!(segment.recv_timeout(patience).unwrap().is_ok());
+        assert_eq!(fs::read(checkpoint_path(&directory, SlotId(3))).unwrap(), [7; 100]);
+        assert_eq!(list_segments(&directory).unwrap(), [1]);
+        drop(files);
+        fs::remove_dir_all(&directory).unwrap();
+    }
 }

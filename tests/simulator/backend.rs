@@ -122,7 +122,10 @@ impl World {
 
     /// Asks something; false when the node is not there.
     fn ask(&mut self, home: HostRef, purpose: Purpose, request: ApiRequest) -> bool {
-        let host = self.desk(home);
+        self.ask_at(self.desk(home), purpose, request)
+    }
+
+    fn ask_at(&mut self, host: HostRef, purpose: Purpose, request: ApiRequest) -> bool {
         let node = &self.nodes[host.node];
         if !node.up || node.stopping {
             return false;
@@ -201,10 +204,14 @@ impl World {
                 device.token = None;
             }
         }
-        let name = self.uids[family.user].clone();
-        let request = ApiRequest::QuitDevice { uid: uid(&name), flag: Some(DeviceFlag(family.flag)) };
-        let home = self.home_of(&name);
-        self.ask(home, Purpose::Quit(family), request);
+        let home = self.desk(self.home_of(&self.uids[family.user]));
+        self.quit_at(home, family);
+    }
+
+    /// A family's devices are to go: asked of a shard.
+    pub fn quit_at(&mut self, host: HostRef, family: Family) {
+        let request = ApiRequest::QuitDevice { uid: uid(&self.uids[family.user]), flag: Some(DeviceFlag(family.flag)) };
+        self.ask_at(host, Purpose::Quit(family), request);
     }
 
     /// A device was refused: its token has to be stored again.

@@ -133,6 +133,8 @@ pub struct Device {
     pub retired: bool,
     /// Does not connect before.
     pub away_until_ns: u64,
+    /// When its last connection ended; 0 before any has.
+    pub lost_ns: u64,
     /// Needs a token before it connects; set by the world.
     pub token: Option<String>,
     /// Present connection.
@@ -162,6 +164,7 @@ impl Device {
             calm: false,
             retired: false,
             away_until_ns: 0,
+            lost_ns: 0,
             token: Some(String::new()),
             link: None,
             queue: VecDeque::new(),
@@ -245,6 +248,7 @@ impl Device {
             self.address += 1;
         }
         self.queue.retain(|outgoing| outgoing.odd != Some(Oddity::TooEarly));
+        self.lost_ns = now_ns;
         self.away_until_ns = self.away_until_ns.max(now_ns + pause_ns);
         for outgoing in &mut self.queue {
             outgoing.sent = false;

@@ -37,6 +37,8 @@ mod node;
 mod operator;
 mod outages;
 mod people;
+mod planned;
+mod presence;
 mod replica_scenarios;
 mod rest;
 mod sabotage;
@@ -68,7 +70,7 @@ const CANARY_SEEDS: u64 = 30;
 
 /// Seeds with so many nodes that have found something once, with what it was. Plans change, and then a seed meets something else;
 /// kept because what was hard once is hard again.
-const REGRESSION_SEEDS: [(u64, u16, &str); 18] = [
+const REGRESSION_SEEDS: [(u64, u16, &str); 19] = [
     (2, 3, "an entry larger than the queue for lossy frames never left"),
     (29, 3, "an answer larger than a link's window reset the link for ever"),
     (23, 3, "a backlog that nobody had asked for was taken for the answer to a question"),
@@ -92,9 +94,11 @@ const REGRESSION_SEEDS: [(u64, u16, &str); 18] = [
     (308, 3, "rest was looked for in step with raft's beat, and a shard had always just heard something"),
     (343, 3, "rest was looked for in step with raft's beat, by short limits"),
     (429, 3, "gossip that had lost its way took leadership from a leader that everybody heard"),
+    (270, 3, "gossip that had lost its way made leaders forget who is online at a node that lived, at rest"),
     (70, 3, "gossip that had lost its way made a shard forget the sessions of a node that lived"),
     (411, 3, "what many sessions fetched at once was more than their link takes, and reset it again and again"),
     (638, 3, "all was taken to rest before who looks after the cluster had begun to"),
+    (90, 3, "half of an exchange of leaders was taken back by the next plan, for ever"),
 ];
 
 /// What the command line asks for.
@@ -375,6 +379,8 @@ fn all_scenarios() -> impl Iterator<Item = (&'static str, stage::Script)> {
         .chain(replica_scenarios::ALL)
         .chain(splits::ALL)
         .chain(merges::ALL)
-        .chain(straight::ALL);
+        .chain(straight::ALL)
+        .chain(planned::ALL)
+        .chain(presence::ALL);
     scenarios::ALL.into_iter().chain(several)
 }

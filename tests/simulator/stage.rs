@@ -41,6 +41,11 @@ impl Stage {
         let mut plan = Plan::quiet(1);
         plan.nodes = nodes;
         plan.cluster.spares = spares;
+        self.renew(plan);
+    }
+
+    /// Another world, not yet begun.
+    pub fn renew(&mut self, plan: Plan) {
         self.world = World::new(plan, None, self.verbose);
         self.world.scripted = true;
     }

@@ -158,6 +158,12 @@ impl Link {
         }
     }
 
+    /// What is given to it goes out now, or with the first socket: nobody knows yet whether that can be made. Whoever was not reached
+    /// gets nothing that may be lost until there is a socket.
+    pub fn may_bring(&self) -> bool {
+        self.state == LinkState::Up || self.attempts == 0
+    }
+
     /// Nothing comes any more, or nothing that comes to an end.
     pub fn is_dead(&self, now: Instant, limits: &LinkLimits) -> bool {
         let cut = self.cut_since.is_some_and(|since| now.since(since) >= limits.batch_timeout);

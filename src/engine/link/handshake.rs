@@ -298,7 +298,8 @@ impl Links {
         link.conn = Some(conn);
         link.enter(LinkState::Up, now);
         (link.heard, link.wrote) = (now, now);
-        link.lossy = Lossy::default();
+        let Lossy { pending, pending_weight, .. } = std::mem::take(&mut link.lossy);
+        link.lossy = Lossy { pending, pending_weight, ..Lossy::default() };
         link.cut_since = None;
         // The first batch of the acceptor is what the dialer waits for.
         link.ack = AckDue { now: true, ..AckDue::default() };

@@ -144,9 +144,12 @@ impl Shard {
                     self.end_devices(place, &uid, Some(flag), "account is logged in on other devices");
                 }
             }
+            ApiRequest::QuitDevice { .. } if !self.hosted[place].rollcall.is_complete(now.instant) => {
+                // Nor does it know yet who would have to go.
+                self.out.frame(asker, Frame::Answered(Box::new(Answered { ticket, answer: None })));
+            }
             ApiRequest::QuitDevice { uid, flag } => {
                 self.with_slot(place, now, |slot, _, _| slot.propose_quit((asker, ticket), &uid, flag, &limits));
-                self.end_devices(place, &uid, flag, "");
             }
             ApiRequest::OnlineStatus { .. } if !self.hosted[place].rollcall.is_complete(now.instant) => {
                 // It does not know yet: to be asked again soon.
@@ -303,18 +306,15 @@ impl Shard {
         }
     }
 
-    pub(super) fn handle_stop(&mut self, effects: &mut Effects) {
+    /// The node is to stop. What is led here is handed over at once; sessions are served until that is done, so that whoever leaves
+    /// finds leaders at the node to which it goes ([`Shard::leave_groups`]).
+    pub(super) fn handle_stop(&mut self) {
         if self.stopping {
             return;
         }
         self.stopping = true;
-        // What is led here is handed over at once.
         self.chase_at = Instant(0);
         self.hurry_office();
-        let open: Vec<_> = self.sessions.iter().flatten().map(|session| session.id).collect();
-        for id in open {
-            self.close(id, effects);
-        }
     }
 }
 

@@ -170,7 +170,7 @@ impl Shard {
 
     /// Why no message can be taken now, whoever sends it.
     fn refusal(&self, flags: HeaderFlags) -> Option<Reason> {
-        if self.stopping {
+        if self.left {
             return Some(Reason::SystemError);
         }
         if flags.contains(HeaderFlags::NO_PERSIST) {
@@ -236,6 +236,10 @@ impl Shard {
         submit.ticket = self.submits.ticket(slot);
         submit.fingerprint = self.fingerprint(&submit);
         let leader = self.routes.leader(slot);
+        if leader.is_none() && self.submits.sent_term(slot).is_none() {
+            // The first one that waits asks; after that the clock does.
+            self.ask_who_leads(slot);
+        }
         let room = leader.is_none_or(|(_, place)| self.takes_submit(place, &submit));
         let direct = self.submits.add(now.instant, origin, submit, (leader.map(|(term, _)| term), room));
         if let (Some(submission), Some((_, place))) = (direct, leader) {

@@ -2,23 +2,19 @@
 //! whose homes have moved, homes whose gateways must be asked.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use crate::engine::devices::{self, Conflict};
 use crate::engine::effect::Effects;
 use crate::engine::home::Online;
-use crate::engine::routes::{Learned, Table};
+use crate::engine::routes::Learned;
 use crate::engine::session::Phase;
 use crate::engine::submits;
 use crate::format::frame::{Frame, LeaderOf, Leaders, Present, PresentSession, Submit, WhoLeads};
 use crate::format::packet::Reason;
-use crate::ids::{NodeId, Place, SessionAddress, SessionId, ShardId, SlotId};
+use crate::ids::{NodeId, Place, SessionAddress, ShardId, SlotId};
 use crate::time::Now;
 
 use super::{OfflineMode, Shard};
-
-/// What one leader is told: of which slots and terms, and the sessions.
-type Statement = (Vec<(SlotId, u64)>, Vec<PresentSession>);
 
 impl Shard {
     // ---- who leads ----
@@ -30,8 +26,29 @@ impl Shard {
         self.out.frame(to, Frame::Leaders(Leaders { known, relay: false, announced: false }));
     }
 
+    /// Whoever asks about the metadata group has just met this node: it has missed what leaders here have said before.
     pub(super) fn handle_who_leads(&mut self, asked: WhoLeads) {
         self.tell_leader(asked.slot, asked.place);
+        if asked.slot == SlotId::METADATA {
+            let relay = asked.place.node != self.config.place.node;
+            self.announce_leaders(&self.led_here(), asked.place, (relay, false));
+        }
+    }
+
+    /// This node and others have just met: makes the links by which both hear who leads what. Each shard asks those of whom it would
+    /// hear on behalf of its node.
+    pub(super) fn meet(&mut self, node: NodeId) {
+        let (own, theirs) = (self.config.shard_count.max(1), self.node_shards.get(&node).copied().unwrap_or(1));
+        let here = self.config.place.shard.0;
+        let mut asked: BTreeSet<Place> = (0..theirs)
+            .filter(|shard| shard % own == here)
+            .map(|shard| Place { node, shard: ShardId(shard) })
+            .collect();
+        asked.insert(self.partner_on(node));
+        for place in asked {
+            self.out.frame(place, Frame::WhoLeads(WhoLeads { slot: SlotId::METADATA, place: self.config.place }));
+        }
+        self.announce_to_node(node);
     }
 
     /// Somebody says who leads. The leaders' own word is passed on to the other shards of this node if it is meant for them.
@@ -105,27 +122,31 @@ impl Shard {
             self.learn_leader(*leader, true, effects);
         }
         for shard in self.siblings() {
-            self.announce_leaders(&known, shard, false);
+            self.announce_leaders(&known, shard, (false, true));
         }
         for node in self.other_nodes() {
             let partner = self.partner_on(node);
-            self.announce_leaders(&known, partner, true);
+            self.announce_leaders(&known, partner, (true, true));
         }
     }
 
     /// Says to one node what is led here: its process is a new one, or it was thought to be down.
     pub(super) fn announce_to_node(&mut self, node: NodeId) {
-        let here = self.config.place;
-        let told = self.hosted.iter().filter(|hosted| !hosted.slot.is_frozen());
-        let led = told.filter_map(|hosted| hosted.slot.led_term().map(|term| (hosted.slot.id(), term)));
-        let known: Vec<LeaderOf> = led.map(|(slot, term)| LeaderOf { slot, term, place: Some(here) }).collect();
         let partner = self.partner_on(node);
-        self.announce_leaders(&known, partner, true);
+        self.announce_leaders(&self.led_here(), partner, (true, true));
     }
 
-    fn announce_leaders(&mut self, known: &[LeaderOf], to: Place, relay: bool) {
+    fn led_here(&self) -> Vec<LeaderOf> {
+        let place = Some(self.config.place);
+        // Of a slot that a sibling takes in, nobody is to know.
+        let told = self.hosted.iter().filter(|hosted| !hosted.slot.is_frozen());
+        let led = told.filter_map(|hosted| hosted.slot.led_term().map(|term| (hosted.slot.id(), term)));
+        led.map(|(slot, term)| LeaderOf { slot, term, place }).collect()
+    }
+
+    fn announce_leaders(&mut self, known: &[LeaderOf], to: Place, (relay, announced): (bool, bool)) {
         for some in known.chunks(self.config.limits.leaders_per_frame_max) {
-            let leaders = Leaders { known: some.to_vec(), relay, announced: true };
+            let leaders = Leaders { known: some.to_vec(), relay, announced };
             self.out.frame(to, Frame::Leaders(leaders));
         }
     }
@@ -271,7 +292,7 @@ impl Shard {
         }
     }
 
-    fn ask_who_leads(&mut self, slot: SlotId) {
+    pub(super) fn ask_who_leads(&mut self, slot: SlotId) {
         let here = self.config.place;
         let asked: Vec<Place> = self
             .routes
@@ -284,92 +305,6 @@ impl Shard {
         for place in asked {
             self.out.frame(place, Frame::WhoLeads(WhoLeads { slot, place: here }));
         }
-    }
-
-    /// Leaders that are new, or that ask: they hear which sessions are here, and what these have taken; what was asked of their
-    /// predecessors is asked again.
-    pub(super) fn greet_leaders(&mut self, now: Now) {
-        if self.to_greet.is_empty() {
-            return;
-        }
-        // A leader may be known before the slot is: which sessions are its own only the table says.
-        let table = Arc::clone(self.routes.table());
-        let (slots, later): (BTreeSet<SlotId>, BTreeSet<SlotId>) =
-            std::mem::take(&mut self.to_greet).into_iter().partition(|slot| table.row(*slot).is_some());
-        self.to_greet = later;
-        if slots.is_empty() {
-            return;
-        }
-        let mut present: BTreeMap<Place, Statement> = BTreeMap::new();
-        for slot in &slots {
-            if let Some((term, place)) = self.routes.leader(*slot) {
-                present.entry(place).or_default().0.push((*slot, term));
-            }
-        }
-        let mut asking = Vec::new();
-        let ids: Vec<SessionId> = self.sessions.iter().flatten().map(|session| session.id).collect();
-        for id in ids {
-            self.fetch_again(now, id, &slots, &table);
-            let Some(session) = self.session(id) else { continue };
-            let (phase, Some(identity)) = (session.phase, session.identity.as_deref()) else { continue };
-            let slot = identity.slot;
-            if !slots.contains(&slot) {
-                continue;
-            }
-            match phase {
-                Phase::Registering => asking.push(id),
-                Phase::Live => {
-                    let named = PresentSession {
-                        session: id,
-                        uid: identity.uid.clone(),
-                        flag: identity.flag,
-                        level: identity.level,
-                        device_id: identity.device_id.clone(),
-                        order: identity.order,
-                    };
-                    self.push_with(id, |delivery, out| delivery.report_again(out));
-                    if let Some((_, place)) = self.routes.leader(slot) {
-                        present.entry(place).or_default().1.push(named);
-                    }
-                }
-                Phase::Fresh | Phase::Closing => {}
-            }
-        }
-        for (leader, (slots, sessions)) in present {
-            self.send_present(leader, &slots, sessions);
-        }
-        // After that, because the leader forgets at the first word whom it has of this shard.
-        asking.into_iter().for_each(|id| self.ask_home(id));
-        for place in 0..self.hosted.len() {
-            self.with_slot(place, now, |slot, _, around| slot.announce_to_slots(&slots, around));
-        }
-    }
-
-    fn send_present(&mut self, leader: Place, slots: &[(SlotId, u64)], sessions: Vec<PresentSession>) {
-        let per_frame = self.config.limits.present_sessions_max;
-        let count = sessions.len().div_ceil(per_frame).max(1);
-        let mut sessions = sessions.into_iter();
-        for number in 0..count {
-            let present = Present {
-                place: self.config.place,
-                slots: slots.to_vec(),
-                sessions: sessions.by_ref().take(per_frame).collect(),
-                first: number == 0,
-                last: number + 1 == count,
-            };
-            self.out.frame(leader, Frame::Present(Box::new(present)));
-        }
-    }
-
-    /// A session's fetches from channels of these slots went to somebody who does not lead any more.
-    fn fetch_again(&mut self, now: Now, id: SessionId, slots: &BTreeSet<SlotId>, table: &Table) {
-        let limits = self.config.limits;
-        if !self.session(id).and_then(|session| session.live()).is_some_and(|identity| identity.delivery.waits()) {
-            return;
-        }
-        self.push_with(id, |delivery, out| {
-            delivery.fetch_again(now.instant, &limits, |key| slots.contains(&table.slot(key.key_hash())), out);
-        });
     }
 
     // ---- the new leader's part ----
@@ -386,6 +321,7 @@ impl Shard {
         if present.first {
             for place in led.values() {
                 self.hosted[*place].slot.forget_gateway(present.place);
+                self.hosted[*place].endings.gateway_begins(present.place);
             }
         }
         for session in &present.sessions {
@@ -398,12 +334,18 @@ impl Shard {
             self.out.counters.rollcall_answers += 1;
             for place in led.values() {
                 self.hosted[*place].rollcall.answered(present.place);
+                self.gateway_has_spoken(*place, present.place);
             }
         }
     }
 
     fn take_present(&mut self, place: usize, gateway: Place, named: &PresentSession) {
         let address = SessionAddress { place: gateway, session: named.session };
+        if let Some(kick) = self.hosted[place].endings.is_named(address, &named.uid, named.order) {
+            // It was told to end, and has not heard.
+            self.out.frame(gateway, Frame::Kick(kick));
+            return;
+        }
         let slot = &mut self.hosted[place].slot;
         slot.observe_order(named.order);
         // The end of a connection may have been told to its gateway and lost on the way there, so the later one ends the other once more.
@@ -470,6 +412,7 @@ impl Shard {
         let shards = self.node_shards.get(&node).copied().unwrap_or(0);
         for shard in (0..shards).map(ShardId) {
             self.forget_gateway(Place { node, shard });
+            self.end_sessions_of(Place { node, shard });
         }
         for hosted in &mut self.hosted {
             hosted.rollcall.down(node);

@@ -9,8 +9,8 @@ use crate::engine::session::Phase;
 use crate::engine::slot::{self, Asker};
 use crate::engine::submits::Answer;
 use crate::format::frame::{
-    Backlog, BacklogRow, Fetch, Fetched, Frame, Kick, KickNotice, Origin, Received, Register, Registered, Resume,
-    Submission, Submitted, Unregister,
+    Backlog, BacklogRow, Fetch, Fetched, Frame, Kick, Origin, Received, Register, Registered, Resume, Submission,
+    Submitted, Unregister,
 };
 use crate::format::packet::{HeaderFlags, Reason};
 use crate::ids::{ChannelKey, DeviceFlag, DeviceLevel, Place, SessionAddress, Uid};
@@ -167,6 +167,8 @@ impl Shard {
         let home = self.hosted[place].slot.home_or_new(uid);
         let online = Online { address: *address, flag: *flag, level, device_id: device_id.clone(), order };
         home.register(online);
+        // Another process of the gateway calls it so, if one of that name was to end.
+        self.session_has_ended(place, *address);
         let registered = Registered { session: address.session, reason: Reason::Success as u8, level, order };
         self.out.frame(address.place, Frame::Registered(registered));
         if self.config.offline == OfflineMode::Push {
@@ -200,25 +202,6 @@ impl Shard {
         }
     }
 
-    /// Takes a connection off its home and tells its gateway to end it.
-    pub(super) fn end_session(&mut self, place: usize, uid: &Uid, address: SessionAddress, text: Option<&str>) {
-        self.hosted[place].slot.home_or_new(uid).unregister(address);
-        let notice = text.map(|text| KickNotice { reason: Reason::Kicked as u8, text: text.into() });
-        self.out.frame(address.place, Frame::Kick(Kick { session: address.session, notice }));
-    }
-
-    /// Ends a user's connections of one flag or of all.
-    pub(super) fn end_devices(&mut self, place: usize, uid: &Uid, flag: Option<DeviceFlag>, text: &str) {
-        let Some(home) = self.hosted[place].slot.home(uid) else {
-            return;
-        };
-        let matching = home.online().iter().filter(|online| flag.is_none_or(|flag| flag == online.flag));
-        let ended: Vec<SessionAddress> = matching.map(|online| online.address).collect();
-        for address in ended {
-            self.end_session(place, uid, address, Some(text));
-        }
-    }
-
     pub(super) fn send_backlog(&mut self, place: usize, address: SessionAddress, uid: &Uid, flag: DeviceFlag) {
         let Some(home) = self.hosted[place].slot.home(uid) else {
             return;
@@ -236,6 +219,7 @@ impl Shard {
         let Some(place) = self.leading_of(unregister.uid.key_hash()) else {
             return;
         };
+        self.session_has_ended(place, unregister.address);
         let slot = &mut self.hosted[place].slot;
         slot.cancel_register(unregister.address);
         if slot.home(&unregister.uid).is_some() {
@@ -344,7 +328,14 @@ impl Shard {
         if session.phase == Phase::Closing {
             return;
         }
+        let whose = session.identity.as_ref().map(|identity| (identity.uid.clone(), identity.slot));
         self.out.counters.sessions_kicked += 1;
+        if let Some((uid, slot)) = whose {
+            // As far as its home is concerned it has ended, however long it takes the client to hear of it.
+            let home = self.routes.guess(slot);
+            let address = SessionAddress { place: self.config.place, session: kick.session };
+            self.out.frame(home, Frame::Unregister(Unregister { address, uid }));
+        }
         match kick.notice {
             None => self.close(kick.session, effects),
             Some(notice) => {

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use crate::engine::effect::{Effect, Effects};
 use crate::engine::metadata::{Cluster, SlotRow};
-use crate::engine::raft_group::{GroupState, MemberChange, RaftGroup};
+use crate::engine::raft_group::{GroupState, MemberChange, RaftGroup, Role};
 use crate::engine::routes::Table;
 use crate::engine::slot::{Reshaped, Slot, SlotState};
 use crate::engine::steering::{self, Sight, Step};
-use crate::format::frame::{Frame, SlotReport, SlotReports, WhoLeads};
+use crate::format::frame::{Frame, SlotReport, SlotReports};
 use crate::format::raft_message::GroupMembers;
 use crate::ids::{NodeId, Place, ReplicaId, ShardId, SlotId};
 use crate::time::Now;
@@ -33,12 +33,7 @@ impl Shard {
         self.tell_links(&cluster);
         self.cluster = Some(cluster);
         let own = self.config.place.node;
-        for node in newcomers.into_iter().filter(|node| *node != own) {
-            // Makes the link by which both hear who leads what.
-            let asked = WhoLeads { slot: SlotId::METADATA, place: self.config.place };
-            self.out.frame(self.partner_on(node), Frame::WhoLeads(asked));
-            self.announce_to_node(node);
-        }
+        newcomers.into_iter().filter(|node| *node != own).for_each(|node| self.meet(node));
         self.host_what_is_ours(now);
         self.follow_table(&before);
         self.hurry_merges(now);
@@ -130,6 +125,7 @@ impl Shard {
         self.ended.push((self.journal.position(), id));
         let last = self.hosted.len() - 1;
         self.with_slot(place, now, |slot, _, around| slot.dismiss(around));
+        self.drop_endings(place);
         self.hosted.swap_remove(place);
         self.places[usize::from(id.0)] = u32::MAX;
         if place != last {
@@ -170,17 +166,35 @@ impl Shard {
         }
     }
 
-    /// Before it has stopped, a node hands over what it leads; for so long, should nobody take it.
-    pub(super) fn leave_groups(&mut self, now: Now) {
+    /// Before it has stopped, a node hands over what it leads; for so long, should nobody take it. Then its sessions go.
+    pub(super) fn leave_groups(&mut self, now: Now, effects: &mut Effects) {
         if self.left || !self.stopping {
             return;
         }
         let until = *self.leave_until.get_or_insert(now.instant + self.config.limits.leave_patience);
-        let led = self.hosted.iter().filter(|hosted| hosted.slot.leads());
-        let mut groups = led.map(|hosted| hosted.slot.group());
-        let heirs = groups.any(|group| steering::heir(group, group.replica()).is_some());
-        let waits = heirs || self.council_must_be_left();
+        let clings = |hosted: &Hosted| {
+            let group = hosted.slot.group();
+            if group.role() == Role::Leader {
+                return self.heir(group, group.replica()).is_some();
+            }
+            // Who was asked to lead may need this replica's vote, and that it has what the new leader says first.
+            hosted.bequeathed && group.leader().is_none()
+        };
+        let waits = self.hosted.iter().any(clings) || self.council_must_be_left();
         self.left = !waits || now.instant >= until;
+        if self.left {
+            let open: Vec<_> = self.sessions.iter().flatten().map(|session| session.id).collect();
+            open.into_iter().for_each(|id| self.close(id, effects));
+        }
+    }
+
+    /// Who could lead a group that is led here, and can be told so.
+    fn heir(&self, group: &RaftGroup, preferred: ReplicaId) -> Option<ReplicaId> {
+        let can_be_told = |replica: ReplicaId| {
+            let place = replica.place();
+            place.node != self.config.place.node && self.links.hears(place.node) && !self.links.is_broken(place)
+        };
+        steering::heir(group, preferred, can_be_told)
     }
 
     fn steer_group(&mut self, place: usize, row: &SlotRow, now: Now) {
@@ -203,7 +217,7 @@ impl Shard {
             last_index: group.last_index(),
         };
         let step = if self.stopping {
-            steering::heir(group, row.preferred).map_or(Step::Rest, Step::HandOver)
+            self.heir(group, row.preferred).map_or(Step::Rest, Step::HandOver)
         } else {
             sight.step()
         };
@@ -214,6 +228,7 @@ impl Shard {
             Step::Vote(voters) => MemberChange::Replace { voters },
             Step::HandOver(heir) => {
                 if self.stopping || now.instant >= self.hosted[place].hand_over_at {
+                    self.hosted[place].bequeathed |= self.stopping;
                     self.hosted[place].hand_over_at = now.instant + self.config.limits.hand_over_every;
                     self.out.counters.hand_overs += 1;
                     self.with_slot(place, now, |slot, _, _| slot.hand_over(heir));

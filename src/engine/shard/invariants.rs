@@ -15,6 +15,8 @@ impl Shard {
         self.check_transfers();
         self.check_merges();
         self.submits.check_invariants();
+        self.greetings.check_invariants();
+        self.hosted.iter().for_each(|hosted| hosted.endings.check_invariants());
         self.asks.check_invariants();
         self.routes.check_invariants();
         self.links.check_invariants();

@@ -4,6 +4,7 @@
 use crate::engine::effect::{Effect, Effects};
 use crate::engine::link::{LinkNews, LinkWish};
 use crate::engine::metadata::Cluster;
+use crate::engine::raft_group;
 use crate::format::frame::Frame;
 use crate::format::raft_message::RaftMessage;
 use crate::ids::{NodeId, Place, SlotId};
@@ -110,6 +111,7 @@ impl Shard {
             let _ = self.links.send(to, frames);
         }
         self.submit_rooms.clear();
+        self.greeting_rooms.clear();
         let mut wishes = std::mem::take(&mut self.link_wishes);
         self.links.flush(now.instant, &mut wishes);
         for wish in wishes.drain(..) {
@@ -125,6 +127,11 @@ impl Shard {
     /// A replica of a group that has one here says something.
     pub(super) fn handle_raft(&mut self, now: Now, message: RaftMessage, effects: &mut Effects) {
         self.out.counters.raft_messages_received += 1;
+        // A node that stops does not begin to lead again. It goes on voting and acknowledging while its sessions leave: a new leader may
+        // have nobody else who is quick. After that it is as good as stopped.
+        if self.left && (self.session_count == 0 || raft_group::makes_leader(&message)) {
+            return;
+        }
         if message.slot == SlotId::METADATA {
             self.council_step(message, effects);
             return;
@@ -134,7 +141,9 @@ impl Shard {
             self.out.counters.raft_stray += 1;
             return;
         };
-        if self.waits_for_half(place) {
+        let newborn = self.transfers.is_newborn(message.slot) && raft_group::brings_entries(&message);
+        if newborn || self.waits_for_half(place) {
+            self.hold_for_child(message);
             return;
         }
         self.with_slot(place, now, |slot, _, _| slot.step(message));

@@ -24,7 +24,7 @@
 //!
 //! The way back is `engine::shard::merges`'. What a gateway does when the table has other slots than before is here for both.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ use crate::engine::routes::Table;
 use crate::engine::session::Phase;
 use crate::engine::slot::{Half, Reshaped, Slot, SlotState};
 use crate::format::frame::{Answered, Frame, Propose, Submitted};
-use crate::format::raft_message::{GroupMembers, SnapshotHead};
+use crate::format::raft_message::{GroupMembers, RaftMessage, SnapshotHead};
 use crate::ids::{ChannelKey, KeyHash, Place, ReplicaId, ShardId, SlotId};
 use crate::time::{Instant, Now};
 
@@ -50,6 +50,13 @@ const PROPOSE_AGAIN_AFTER: Duration = Duration::from_secs(2);
 
 /// So long a child's first replica tries to be elected at every beat of raft's clock; after that as any replica does.
 const EAGER_FOR: Duration = Duration::from_secs(5);
+
+/// Splits of slots led here that are under way at a time: while its half is written to disk nobody serves it, and every half is written by
+/// every replica's shard. At it: a slot waits, and is served.
+const SPLITS_AT_ONCE: usize = 2;
+
+/// Words for a child that is not in place that are kept. Beyond it the oldest are lost, as words of raft may be.
+const HELD_MAX: usize = 16;
 
 /// Who already stands asks again only every so many beats.
 const BEATS_OF_CANDIDATE: u32 = 3;
@@ -68,6 +75,10 @@ pub(super) struct Nursery {
     proposed: BTreeMap<SlotId, (u64, Instant)>,
     /// Children that are to lead at once: until when, and beats so far.
     eager: BTreeMap<SlotId, (Instant, u32)>,
+    /// What children were told before they were in place: the latest of it.
+    held: BTreeMap<SlotId, VecDeque<RaftMessage>>,
+    /// A split is done: the next may begin.
+    split_next: bool,
 }
 
 /// What becomes of a half.
@@ -156,6 +167,11 @@ impl Shard {
         if known.is_some_and(|(then, at)| *then == term && now.instant.since(*at) < PROPOSE_AGAIN_AFTER) {
             return true;
         }
+        let recent = |at: &Instant| now.instant.since(*at) < PROPOSE_AGAIN_AFTER;
+        let proposed = self.nursery.proposed.values().filter(|(_, at)| recent(at)).count();
+        if proposed + self.nursery.newborns.len() + self.transfers.newborns() >= SPLITS_AT_ONCE {
+            return true;
+        }
         self.nursery.proposed.insert(slot, (term, now.instant));
         let split = SplitCommand { plan: *plan, depth: row.depth, child: *child, replicas: replicas.clone() };
         let limits = self.config.limits;
@@ -195,6 +211,7 @@ impl Shard {
         let parent = self.hosted[place].slot.id();
         self.hosted[place].depth = self.hosted[place].slot.depth();
         self.nursery.proposed.remove(&parent);
+        self.drop_endings(place);
         self.out.counters.splits += halves.len() as u64;
         self.transfers.outgoing.abandon_slot(parent, None);
         self.transfers.forget_arrivals(parent);
@@ -306,11 +323,44 @@ impl Shard {
         }
         self.report_split(parent);
         self.host_what_is_ours(now);
+        self.tell_children(now);
+        self.nursery.split_next = true;
+    }
+
+    /// A split is done, and the next one may begin before the clock says so.
+    pub(super) fn follow_done_splits(&mut self, now: Now) {
+        if std::mem::take(&mut self.nursery.split_next) {
+            self.steer_groups(now);
+        }
+    }
+
+    /// What a child is told while its half is not in place waits for that: said again it would be only at the next heartbeat.
+    pub(super) fn hold_for_child(&mut self, message: RaftMessage) {
+        let held = self.nursery.held.entry(message.slot).or_default();
+        if held.len() == HELD_MAX {
+            held.pop_front();
+        }
+        held.push_back(message);
+    }
+
+    fn tell_children(&mut self, now: Now) {
+        for (child, messages) in std::mem::take(&mut self.nursery.held) {
+            let Some(place) = self.place_of(child) else { continue };
+            if self.waits_for_half(place) || self.transfers.is_newborn(child) {
+                self.nursery.held.insert(child, messages);
+                continue;
+            }
+            let replica = self.hosted[place].slot.replica();
+            for message in messages.into_iter().filter(|message| message.to == replica) {
+                self.with_slot(place, now, |slot, _, _| slot.step(message));
+            }
+        }
     }
 
     /// Children that were born beside their parents' leaders lead, too, so that messages wait a moment only: their companions may not
     /// be there yet when they are asked first.
     pub(super) fn urge_children(&mut self, now: Now) {
+        self.tell_children(now);
         let mut eager = std::mem::take(&mut self.nursery.eager);
         eager.retain(|child, (until, beats)| {
             let Some(place) = self.place_of(*child).filter(|_| now.instant < *until) else {
@@ -329,7 +379,7 @@ impl Shard {
         self.nursery.eager = eager;
     }
 
-    /// A blank child whose parent's replica here has yet to apply the split: what its group says is as good as lost, and is said again.
+    /// A blank child whose parent's replica here has yet to apply the split: what its group says has to wait.
     pub(super) fn waits_for_half(&self, place: usize) -> bool {
         let hosted = &self.hosted[place];
         let (child, depth) = (hosted.slot.id(), hosted.slot.depth());

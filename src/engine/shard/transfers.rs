@@ -86,6 +86,17 @@ impl Transfers {
         self.installs.iter().any(of)
     }
 
+    /// Halves of slots that are not on disk yet.
+    pub(super) fn newborns(&self) -> usize {
+        self.installs.iter().filter(|install| matches!(install.origin, Origin::Split(..))).count()
+    }
+
+    /// This slot is such a half.
+    pub(super) fn is_newborn(&self, child: SlotId) -> bool {
+        let born = |install: &Install| matches!(install.origin, Origin::Split(..)) && install.whole.id() == child;
+        self.installs.iter().any(born)
+    }
+
     /// What has come for this slot so far has other numbers of channels than the slot.
     pub(super) fn forget_arrivals(&mut self, slot: SlotId) {
         if self.installs.iter().all(|install| install.whole.id() != slot) {

@@ -12,6 +12,7 @@ use super::Shard;
 impl Shard {
     pub(super) fn fire_timers(&mut self, now: Now, effects: &mut Effects) {
         self.flush_due_rows(now);
+        self.follow_done_splits(now);
         self.office_timers(now, effects);
         if now.instant >= self.tick_at {
             self.tick_at = now.instant + self.config.limits.raft_tick;
@@ -25,7 +26,10 @@ impl Shard {
             self.urge_children(now);
         }
         if now.instant >= self.chase_at {
-            self.chase_at = now.instant + self.config.limits.chase_every;
+            let limits = &self.config.limits;
+            // A node that stops keeps nobody waiting.
+            let every = if self.stopping { limits.raft_tick.min(limits.chase_every) } else { limits.chase_every };
+            self.chase_at = now.instant + every;
             self.chase_leaders(now, effects);
             self.steer_groups(now);
             self.look_again(now);
@@ -107,6 +111,14 @@ impl Shard {
             }
         }
         any
+    }
+
+    /// After a start every slot is as if checkpointed now: what was replayed once is not written down for that alone.
+    pub(super) fn count_replay_from_here(&mut self) {
+        let mark = self.journal_mark();
+        for hosted in &mut self.hosted {
+            hosted.checkpoint_mark = mark;
+        }
     }
 
     /// Bytes that the journal has taken in its whole life.

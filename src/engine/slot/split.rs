@@ -102,6 +102,8 @@ impl Slot {
         let (depth, id) = (self.depth, self.id);
         self.resumes.retain(|held| held.uid.key_hash().slot(depth) == id.at(depth));
         let message_ids_last = self.message_ids.last();
+        // The child cannot begin before a majority has split.
+        self.group.tell_commit();
         self.halves.push(Half { split, term, numbers, message_ids_last, channels, homes });
     }
 

@@ -214,3 +214,61 @@ fn ids_of_a_channel_rise_over_a_split() {
     child.resume(parent.last());
     assert!(child.next(UnixMillis(0), false) > last, "whatever the clock of the child's leader says");
 }
+
+/// What a shard does in one step for a slot of so many users, each with two channels.
+#[test]
+#[ignore = "measures"]
+fn how_long_a_big_slot_stands_still() {
+    const USERS: u64 = 100_000;
+    let mut bench = Bench::new();
+    let user = |number: u64| Uid::parse(&format!("user-{:05}-of-many-who-talk", number % USERS)).unwrap();
+    for number in 0..USERS {
+        let key = ChannelKey::pair(&user(number), &user(number + 1));
+        for message in 0..8 {
+            bench.append(&key, number * 8 + message + 1);
+        }
+        for uid in [user(number), user(number + 1)] {
+            let row = command::RowCommand {
+                uid: uid.as_str(),
+                kind: key.kind,
+                id: &key.id,
+                last_seq: 8,
+                read_seq: 0,
+                cursors: Vec::new(),
+            };
+            let mut data = Vec::new();
+            command::encode_row(&row, &mut data);
+            bench.apply(data);
+        }
+    }
+    let group = bench.slot.group().state();
+    let cover = crate::engine::checkpoint::Cover { depth: 0, replay_segment: 1 };
+    let began = std::time::Instant::now();
+    let bytes = crate::engine::checkpoint::encode(&bench.slot, &group, cover).len();
+    let encoded = began.elapsed();
+    let mut data = Vec::new();
+    let split = SplitCommand { plan: 3, depth: 0, child: SlotId(1), replicas: vec![ReplicaId::new(PLACE, 9)] };
+    command::encode_split(&split, &mut data);
+    let began = std::time::Instant::now();
+    bench.apply(data);
+    let halved = began.elapsed();
+    let half = bench.slot.take_halves().remove(0);
+    let began = std::time::Instant::now();
+    let state = SlotState {
+        group: GroupState::begin(ReplicaId::new(PLACE, 9), &[]),
+        message_ids_last: 7,
+        reshaped: Default::default(),
+        channels: half.channels,
+        homes: half.homes,
+    };
+    let map_state = Chance::new([3; 32], 0).map_state();
+    let child = Slot::restore(SlotId(1), state, map_state, 0, Chance::new([4; 32], 0)).unwrap();
+    let restored = began.elapsed();
+    let began = std::time::Instant::now();
+    let child_bytes = crate::engine::checkpoint::encode(&child, &group, cover).len();
+    let child_encoded = began.elapsed();
+    println!(
+        "checkpoint of {USERS} users: {encoded:?}, {bytes} bytes; split {halved:?}; the half put together {restored:?}, its \
+         checkpoint {child_encoded:?}, {child_bytes} bytes"
+    );
+}

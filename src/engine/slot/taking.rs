@@ -1,6 +1,17 @@
 //! Commands on their way into a slot's log: what is asked of it, gathered into entries. Proposes nothing: the slot's turn does.
 
 use super::*;
+
+/// Devices have quit: their tokens are blank. Their connections are to end before it is answered.
+#[derive(Debug)]
+pub struct Quit {
+    /// Who waits: a shard and its number for it.
+    pub asker: (Place, u64),
+    /// Whose.
+    pub uid: Uid,
+    /// Of one flag, or all.
+    pub flag: Option<DeviceFlag>,
+}
 use crate::format::frame::Pusher;
 
 impl Slot {
@@ -73,6 +84,11 @@ impl Slot {
             around.out.frame(to, Frame::Notify(notice));
         }
         tell(asker, (fields.message_id, 0), Reason::Success, around.out);
+    }
+
+    /// Devices that have quit since the last call.
+    pub fn take_quits(&mut self) -> Vec<Quit> {
+        std::mem::take(&mut self.quits)
     }
 
     /// Stores a device's token.
