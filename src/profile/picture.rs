@@ -138,7 +138,7 @@ fn tail(ways: &Ways) -> String {
         words.push(format!("{:.0} % {name} at {}", share * 100.0, place(*at)));
     }
     let count = plural(tail.messages, "message");
-    format!("tail: the slowest 1 % ({count}, from {} on) spent {}\n", time(tail.from_nanos), words.join(", "))
+    format!("tail: the slowest 1 % ({count}, from {} on) spent\n      {}\n", time(tail.from_nanos), words.join(", "))
 }
 
 fn longest(pairs: &[Pair<'_>]) -> String {
