@@ -23,65 +23,65 @@ use crate::target::Target;
 #[serde(deny_unknown_fields, default)]
 pub struct RunOptions {
     /// The server: wk://HOST:PORT[,HOST:PORT…], wk+plain://…, mqtt://…, nats://… or nats+js://…. Users are spread over several addresses
-    /// [default: wk://127.0.0.1:5100]
+    /// (default: wk://127.0.0.1:5100)
     #[arg(long, value_name = "URL")]
     pub target: Option<String>,
     /// WKProto without its cipher; the listener must be in plain mode
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub plain: Option<bool>,
-    /// MQTT's quality of service, 0 or 1 [default: 1]
+    /// MQTT's quality of service, 0 or 1 (default: 1)
     #[arg(long)]
     pub qos: Option<u8>,
-    /// Users [default: 64]
+    /// Users (default: 64)
     #[arg(long)]
     pub users: Option<usize>,
-    /// Sessions of each user, all of which get everything [default: 1]
+    /// Sessions of each user, all of which get everything (default: 1)
     #[arg(long)]
     pub devices: Option<usize>,
-    /// Who talks to whom: pairs, random or zipf [default: pairs]
+    /// Who talks to whom: pairs, random or zipf (default: pairs)
     #[arg(long)]
     pub pattern: Option<String>,
-    /// Partners of each user; not for pairs [default: 8]
+    /// Partners of each user; not for pairs (default: 8)
     #[arg(long)]
     pub peers: Option<usize>,
-    /// Zipf: rank r is a partner with the weight 1/r^SKEW [default: 1]
+    /// Zipf: rank r is a partner with the weight 1/r^SKEW (default: 1)
     #[arg(long)]
     pub skew: Option<f64>,
-    /// Payload bytes, or a mix by weight such as 64:70,512:25,4096:5 [default: 128]
+    /// Payload bytes, or a mix by weight such as 64:70,512:25,4096:5 (default: 128)
     #[arg(long, value_name = "BYTES")]
     pub size: Option<String>,
     /// closed:WINDOW keeps so many sends of each user unanswered; open:RATE sends so many messages per second of all users, whatever the server
-    /// does, and counts latency from the intended time; open:R1,R2,… are steps, open:FROM..TO is a ramp [default: closed:32]
+    /// does, and counts latency from the intended time; open:R1,R2,… are steps, open:FROM..TO is a ramp (default: closed:32)
     #[arg(long, value_name = "MODE")]
     pub mode: Option<String>,
-    /// Open loop: most unanswered sends of a user. What is due beyond it waits, and the wait counts [default: 128]
+    /// Open loop: most unanswered sends of a user. What is due beyond it waits, and the wait counts (default: 128)
     #[arg(long)]
     pub window: Option<usize>,
-    /// Open loop: constant or poisson [default: constant]
+    /// Open loop: constant or poisson (default: constant)
     #[arg(long)]
     pub spacing: Option<String>,
-    /// Measured time of each step [default: 10]
+    /// Measured time of each step (default: 10)
     #[arg(long)]
     pub seconds: Option<f64>,
-    /// Time before it that does not count [default: 1]
+    /// Time before it that does not count (default: 1)
     #[arg(long)]
     pub warm_up: Option<f64>,
-    /// Several addresses: share of the conversations whose two users are at different ones [default: 0.5 for pairs, else as it comes]
+    /// Several addresses: share of the conversations whose two users are at different ones (default: 0.5 for pairs, else as it comes)
     #[arg(long, value_name = "SHARE")]
     pub cross: Option<f64>,
     /// HTTP API of one of jindou's nodes: users in pairs get names so that the node they connect to leads their conversation
     #[arg(long)]
     pub http: Option<SocketAddr>,
-    /// Slots of the cluster; with --http [default: 256]
+    /// Slots of the cluster; with --http (default: 256)
     #[arg(long)]
     pub slots: Option<u32>,
-    /// Threads; users are spread over them [default: 1]
+    /// Threads; users are spread over them (default: 1)
     #[arg(long)]
     pub threads: Option<usize>,
     /// Pin the threads to these cores, in turn
     #[arg(long, alias = "core", value_delimiter = ',')]
     pub cores: Option<Vec<usize>>,
-    /// New connections per second at the beginning [default: as fast as they are answered, 256 at a time]
+    /// New connections per second at the beginning (default: as fast as they are answered, 256 at a time)
     #[arg(long, value_name = "PER_SECOND")]
     pub connect_rate: Option<f64>,
     /// So many sessions per second wait for their answers, close, and connect again at once
@@ -99,10 +99,10 @@ pub struct RunOptions {
     /// HTTP address of jindou's /metrics, for CPU and memory where the server is on another machine
     #[arg(long, value_name = "HOST:PORT")]
     pub metrics: Option<SocketAddr>,
-    /// Beginning of all user names [default: one that no earlier run has used]
+    /// Beginning of all user names (default: one that no earlier run has used)
     #[arg(long)]
     pub prefix: Option<String>,
-    /// Of all chance [default: 1]
+    /// Of all chance (default: 1)
     #[arg(long)]
     pub seed: Option<u64>,
     /// Broken connections are what is measured: when it began, when the rate was back, the longest silence. Sends without answer count as unknown

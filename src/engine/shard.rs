@@ -218,7 +218,6 @@ impl Shard {
     ) -> Result<Shard, String> {
         let Recovered { slots, metadata, journal } = recovered;
         let (hosted, places) = host(slots);
-        let (first, last) = journal.segments();
         let first_shard = config.place.shard == ShardId(0);
         let office = if first_shard { Some(Office::open(&config, metadata)?) } else { None };
         let mut shard = Shard {
@@ -230,7 +229,6 @@ impl Shard {
             sessions: Vec::new(),
             session_count: 0,
             live_count: 0,
-            journal,
             awaiting: VecDeque::new(),
             leadership_changes: Vec::new(),
             to_greet: BTreeSet::new(),
@@ -270,8 +268,9 @@ impl Shard {
             left: false,
             leave_until: None,
             stopped: false,
-            segment_times: (first..last).map(|segment| (segment, now.unix.0)).collect(),
+            segment_times: closed_segments(journal.segments(), now),
             segment_wanted: 0,
+            journal,
             routes: Routes::new(Arc::new(Table::new(&Cluster::default()))),
             submits: Submits::default(),
             asks: Asks::default(),
@@ -491,6 +490,11 @@ impl Shard {
 #[must_use]
 pub fn shard_of(uid: &Uid, slot_depth: u8, shard_count: u16) -> ShardId {
     ShardId(uid.key_hash().slot(slot_depth).0 % shard_count)
+}
+
+/// Nobody knows when these were closed: it counts as now.
+fn closed_segments((first, last): (u32, u32), now: Now) -> VecDeque<(u32, u64)> {
+    (first..last).map(|segment| (segment, now.unix.0)).collect()
 }
 
 /// Recovered slots, and where each is by its number.

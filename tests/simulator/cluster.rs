@@ -21,6 +21,9 @@ use crate::world::{HostRef, World};
 /// Replicas at rest differ by no more entries than this.
 const APPLIED_NEAR: u64 = 8;
 
+/// Rows that have changed are said in words, so many at most.
+const ROWS_SAID_MAX: usize = 4;
+
 /// Every so many turns of a shard its replicas are compared with others.
 const LOOK_EVERY: u64 = 16;
 
@@ -86,9 +89,15 @@ impl World {
         }
         let node = &mut self.nodes[host.node];
         let verdict = self.checkers.tables.known(host.node, node.life, &cluster);
+        let before = node.cluster.clone();
         node.cluster = Some(Arc::clone(&cluster));
         self.judge(Promise::Table, verdict);
-        self.say(|| format!("{host} knows the cluster in version {}", cluster.version));
+        self.say(|| {
+            let known = |slot: &SlotId| before.as_ref().and_then(|before| before.rows.get(slot));
+            let changed = cluster.rows.iter().filter(|(slot, row)| known(slot) != Some(*row));
+            let rows: Vec<String> = changed.take(ROWS_SAID_MAX).map(|(slot, row)| format!("{slot}: {row:?}")).collect();
+            format!("{host} knows the cluster in version {}: {}", cluster.version, rows.join("; "))
+        });
         for shard in 1..usize::from(self.plan.shards) {
             self.happen(HostRef { node: host.node, shard }, Event::Cluster(Arc::clone(&cluster)));
         }
@@ -213,13 +222,27 @@ impl World {
         self.nodes.iter().filter_map(|node| node.cluster.as_ref()).max_by_key(|cluster| cluster.version)
     }
 
-    /// On how many nodes' disks a message of a log must be when it is acknowledged.
+    /// On how many nodes' disks a message of a log must be when it is acknowledged. A move that was given up half way may leave two voters on one
+    /// node.
     pub fn copies_needed(&self, log: LogKey) -> usize {
         if self.plan.nodes == 1 {
             return 1;
         }
         let row = self.newest_cluster().and_then(|cluster| cluster.rows.get(&self.slot_of_log(log)));
-        row.filter(|row| row.target.is_none()).map_or(1, |row| row.replicas.len() / 2 + 1)
+        row.filter(|row| row.target.is_none()).map_or(1, |row| {
+            let mut voters: BTreeMap<_, usize> = BTreeMap::new();
+            row.replicas.iter().for_each(|replica| *voters.entry(replica.place().node).or_default() += 1);
+            let mut voters: Vec<usize> = voters.into_values().collect();
+            voters.sort_unstable_by(|a, b| b.cmp(a));
+            let majority = row.replicas.len() / 2 + 1;
+            let mut counted = 0;
+            let short = |more: &&usize| {
+                let before = counted;
+                counted += **more;
+                before < majority
+            };
+            voters.iter().take_while(short).count()
+        })
     }
 
     /// How long a request may take in good times.

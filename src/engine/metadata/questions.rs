@@ -137,7 +137,7 @@ impl SlotRow {
         self.depth <= SLOT_DEPTH_MAX
             && self.epoch < COUNT_MAX
             && slot.at(self.depth) == slot
-            && count(&self.replicas)
+            && (1..=2 * usize::from(REPLICAS_MAX)).contains(&self.replicas.len())
             && self.target.as_deref().is_none_or(count)
             && self.replicas.contains(&self.preferred)
             && self.named().all(numbered)
