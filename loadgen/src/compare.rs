@@ -35,7 +35,9 @@ const FIGURES: &[Figure] = &[
     ("send → delivery p50, µs", Better::Lower, |run| timed(run.delivery.count, run.delivery.p50)),
     ("send → delivery p99, µs", Better::Lower, |run| timed(run.delivery.count, run.delivery.p99)),
     ("send → delivery p99.9, µs", Better::Lower, |run| timed(run.delivery.count, run.delivery.p99_9)),
-    ("server CPU µs/message", Better::Lower, |run| Some(run.server?.cpu_per_message)),
+    ("server CPU µs/message", Better::Lower, |run| {
+        run.server.map(|server| server.cpu_per_message).filter(|cpu| *cpu > 0.0)
+    }),
 ];
 
 fn timed(count: u64, value: f64) -> Option<f64> {

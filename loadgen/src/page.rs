@@ -6,7 +6,7 @@ use crate::plot::{Across, Line, Up, colour, svg};
 use crate::record::{Record, RunRecord, ServerRecord};
 use crate::table;
 use crate::verdict::Kind;
-use crate::versus::ratios;
+use crate::versus::{COLUMNS, row};
 
 const STYLE: &str = "
 :root { --ink: #1b1f27; --soft: #5b6472; --line: #e1e5eb; --paper: #ffffff; --card: #f6f8fa; }
@@ -47,9 +47,6 @@ pub fn page(record: &Record) -> String {
         let servers: Vec<&ServerRecord> = record.servers.iter().filter(|server| server.work == work).collect();
         of_work(work, &servers, &mut out);
     }
-    if record.servers.len() > 1 {
-        let _ = writeln!(out, "<h2>The table in markdown</h2><pre>{}</pre>", escaped(ratios(record).trim()));
-    }
     out += "</body></html>\n";
     out
 }
@@ -70,6 +67,15 @@ fn of_work(work: &str, servers: &[&ServerRecord], out: &mut String) {
         );
     }
     *out += "</p>\n";
+    if servers.len() > 1 {
+        let cells = |tag: &str, cells: &[String]| -> String {
+            let cells: String = cells.iter().map(|cell| format!("<{tag}>{}</{tag}>", escaped(cell))).collect();
+            format!("<tr>{cells}</tr>")
+        };
+        let rows: String = servers.iter().map(|server| cells("td", &row(server, servers[0]))).collect();
+        let _ = writeln!(out, "<table>{}{rows}</table>", cells("th", &COLUMNS.map(str::to_owned)));
+        *out += "<p class=\"soft\">Medians of the good runs, and in parentheses the ratio to the first server.</p>\n";
+    }
     let runs =
         || servers.iter().enumerate().flat_map(|(number, server)| server.runs.iter().map(move |run| (number, run)));
     let lines = |dashed: bool, points: &dyn Fn(&RunRecord) -> Vec<(f64, f64)>| -> Vec<Line> {
@@ -176,6 +182,7 @@ mod tests {
         };
         let page = page(&Record::new(vec![server.clone(), server], Machine::default()));
         assert!(page.starts_with("<!doctype html>") && page.ends_with("</html>\n"));
+        assert!(page.contains("<th>server</th>"), "several servers are set side by side");
         assert!(page.contains("&lt;b&gt;&amp;&quot;") && !page.contains("<b>&"));
         assert!(!page.contains("http"), "it needs nothing else");
     }

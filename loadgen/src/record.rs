@@ -227,7 +227,10 @@ impl Percentiles {
         }
         let us = |ns: u64| ns as f64 / 1000.0;
         let at = |quantile: f64| us(histogram.value_at_quantile(quantile));
-        let curve = histogram.iter_quantiles(CURVE_TICKS).map(|step| (step.quantile(), us(step.value_iterated_to())));
+        let rounded = |value: f64, digits: f64| (value * digits).round() / digits;
+        let curve = histogram
+            .iter_quantiles(CURVE_TICKS)
+            .map(|step| (rounded(step.quantile(), 1e7), us(step.value_iterated_to())));
         Percentiles {
             count: histogram.len(),
             min: us(histogram.min()),
@@ -279,7 +282,7 @@ impl Record {
     /// # Errors
     /// One sentence.
     pub fn write(&self, path: &Path) -> Result<(), String> {
-        let text = serde_json::to_string_pretty(self).map_err(|fault| fault.to_string())?;
+        let text = serde_json::to_string(self).map_err(|fault| fault.to_string())?;
         fs::write(path, text + "\n").map_err(|fault| format!("{}: {fault}", path.display()))
     }
 }

@@ -339,7 +339,8 @@ impl<'a> Leader<'a> {
         let verdict = judge(&Evidence {
             faults,
             talks: !setup.conversations.streams.is_empty(),
-            acknowledged: figures.acknowledged,
+            // Also what was answered only after the end.
+            answered: figures.acknowledged + figures.ack.len(),
             alive: self.alive.map(|alive| (setup.sessions(), alive)),
             lag_p99_us: is_open.then_some(lag.p99),
             latency_p99_us: delivery.p99,
@@ -401,11 +402,10 @@ impl<'a> Leader<'a> {
             _ => 0.0,
         };
         let (user, system) = (to.user - from.user, to.system - from.system);
-        let messages = self.measured.delivered.max(self.measured.acknowledged).max(1);
         Some(ServerUse {
             user_seconds: user,
             system_seconds: system,
-            cpu_per_message: (user + system) * 1e6 / messages as f64,
+            cpu_per_message: self.per_message(user + system),
             resident_bytes: to.resident as u64,
             anonymous_bytes: to.anonymous as u64,
             resident_per_session: per_session(|reading| reading.resident),
@@ -413,15 +413,22 @@ impl<'a> Leader<'a> {
         })
     }
 
+    /// Microseconds for each delivery, or for each answered send where nobody is there to get it; 0 when there was none.
+    fn per_message(&self, seconds: f64) -> f64 {
+        match self.measured.delivered.max(self.measured.acknowledged) {
+            0 => 0.0,
+            messages => seconds * 1e6 / messages as f64,
+        }
+    }
+
     fn generator_use(&self, harvests: &[Harvest], seconds: f64) -> GeneratorUse {
         let cpu = self.own[1].since(self.own[0]).total();
         let most = |field: fn(&crate::process::ThreadTime) -> f64| {
             harvests.iter().filter_map(|harvest| harvest.busy.as_ref()).map(field).fold(0.0, f64::max) / seconds
         };
-        let messages = self.measured.delivered.max(self.measured.acknowledged).max(1);
         GeneratorUse {
             cpu_seconds: cpu,
-            cpu_per_message: cpu * 1e6 / messages as f64,
+            cpu_per_message: self.per_message(cpu),
             busy_share: most(|time| time.running),
             starved_share: most(|time| time.starved),
         }
@@ -450,9 +457,16 @@ fn outage_of(setup: &Setup, harvests: &[Harvest]) -> outage::Outage {
         line.iter_mut().zip(one).for_each(|(sum, answers)| *sum += answers);
     }
     let ms = |seconds: f64| (seconds * 1000.0) as usize;
-    let failed = harvests.iter().filter_map(|harvest| harvest.first_failure_ms).min();
-    let broken = harvests.iter().map(|harvest| harvest.broken).sum();
-    outage::analyse(&line, ms(setup.intervals.measured_from_s()), ms(setup.intervals.measured_to_s()), failed, broken)
+    let known = outage::Known {
+        failed_ms: harvests.iter().filter_map(|harvest| harvest.first_failure_ms).min(),
+        connections_broken: harvests.iter().map(|harvest| harvest.broken).sum(),
+        intended: match &setup.mode {
+            Mode::Open { steps } => steps.iter().map(|(from, to)| from.min(*to)).reduce(f64::min),
+            Mode::Closed { .. } => None,
+        },
+    };
+    let (from, to) = (setup.intervals.measured_from_s(), setup.intervals.measured_to_s());
+    outage::analyse(&line, ms(from), ms(to), known)
 }
 
 fn allow_open_files(wanted: u64) -> Result<(), String> {

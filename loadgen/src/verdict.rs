@@ -45,7 +45,7 @@ pub struct Evidence {
     /// Messages were to be sent.
     pub talks: bool,
     /// How many the server has answered.
-    pub acknowledged: u64,
+    pub answered: u64,
     /// Sessions, and how many of them were alive at the end.
     pub alive: Option<(usize, usize)>,
     /// Percentile 99 of the schedule's lag, in an open loop.
@@ -64,7 +64,7 @@ pub fn judge(evidence: &Evidence) -> Verdict {
     if !evidence.faults.is_none() {
         faults.push("messages were not delivered once, whole and in order, or not answered: see the faults".to_owned());
     }
-    if evidence.talks && evidence.acknowledged == 0 {
+    if evidence.talks && evidence.answered == 0 {
         faults.push("nothing was answered at all".to_owned());
     }
     if let Some((sessions, alive)) = evidence.alive.filter(|(sessions, alive)| alive < sessions) {
@@ -104,7 +104,7 @@ mod tests {
     fn evidence() -> Evidence {
         Evidence {
             talks: true,
-            acknowledged: 1,
+            answered: 1,
             lag_p99_us: Some(900.0),
             latency_p99_us: 500.0,
             busy_share: 0.9,
@@ -124,7 +124,7 @@ mod tests {
     fn what_the_server_did_wrong_is_faulty_and_wins() {
         assert_eq!(kind(|_| {}), Kind::Good);
         assert_eq!(kind(|evidence| evidence.faults.lost = 1), Kind::Faulty);
-        assert_eq!(kind(|evidence| evidence.acknowledged = 0), Kind::Faulty);
+        assert_eq!(kind(|evidence| evidence.answered = 0), Kind::Faulty);
         assert_eq!(kind(|evidence| evidence.alive = Some((10, 9))), Kind::Faulty);
         assert_eq!(kind(|evidence| evidence.alive = Some((10, 10))), Kind::Good);
         assert_eq!(

@@ -125,19 +125,27 @@ pub fn ratios(record: &Record) -> String {
         let servers: Vec<&ServerRecord> = record.servers.iter().filter(|server| server.work == work).collect();
         // Writing into a string cannot fail.
         let _ = write!(text, "\n{}", if work.is_empty() { String::new() } else { format!("### {work}\n\n") });
-        let _ = writeln!(
-            text,
-            "| server | good runs | msg/s | from … to | send → ack p50 / p99 | send → delivery p50 / p99 | server CPU µs/message |"
-        );
-        let _ = writeln!(text, "| --- | --- | --- | --- | --- | --- | --- |");
+        let _ = writeln!(text, "| {} |\n|{}", COLUMNS.join(" | "), " --- |".repeat(COLUMNS.len()));
         for server in &servers {
-            let _ = writeln!(text, "{}", row(server, servers[0]));
+            let _ = writeln!(text, "| {} |", row(server, servers[0]).join(" | "));
         }
     }
     text
 }
 
-fn row(server: &ServerRecord, first: &ServerRecord) -> String {
+/// Heads of [`row`].
+pub const COLUMNS: [&str; 7] = [
+    "server",
+    "good runs",
+    "msg/s",
+    "from … to",
+    "send → ack p50 / p99",
+    "send → delivery p50 / p99",
+    "server CPU µs/message",
+];
+
+/// Medians of a server's good runs, with their ratios to the first server's.
+pub fn row(server: &ServerRecord, first: &ServerRecord) -> [String; 7] {
     let values = |server: &ServerRecord, figure: fn(&RunRecord) -> Option<f64>| {
         let good = server.runs.iter().filter(|run| run.verdict.kind == Kind::Good);
         good.filter_map(figure).collect::<Vec<f64>>()
@@ -155,18 +163,19 @@ fn row(server: &ServerRecord, first: &ServerRecord) -> String {
     let (least, most) =
         rates.iter().fold((f64::MAX, 0.0), |(least, most): (f64, f64), rate| (least.min(*rate), most.max(*rate)));
     let spread = if rates.is_empty() { "–".to_owned() } else { format!("{least:.0} … {most:.0}") };
-    format!(
-        "| {} | {} of {} | {} | {spread} | {} / {} | {} / {} | {} |",
-        server.name,
-        rates.len(),
-        server.runs.len(),
+    let both = |one: String, other: String| format!("{one} / {other}");
+    [
+        server.name.clone(),
+        format!("{} of {}", rates.len(), server.runs.len()),
         with_ratio(|run| Some(run.acknowledged_per_second), |rate| format!("{rate:.0}")),
-        with_ratio(|run| Some(run.ack.p50), time),
-        with_ratio(|run| Some(run.ack.p99), time),
-        with_ratio(|run| Some(run.delivery.p50), time),
-        with_ratio(|run| Some(run.delivery.p99), time),
-        with_ratio(|run| Some(run.server?.cpu_per_message), |cpu| format!("{cpu:.2}")),
-    )
+        spread,
+        both(with_ratio(|run| Some(run.ack.p50), time), with_ratio(|run| Some(run.ack.p99), time)),
+        both(with_ratio(|run| Some(run.delivery.p50), time), with_ratio(|run| Some(run.delivery.p99), time)),
+        with_ratio(
+            |run| run.server.map(|server| server.cpu_per_message).filter(|cpu| *cpu > 0.0),
+            |cpu| format!("{cpu:.2}"),
+        ),
+    ]
 }
 
 #[cfg(test)]

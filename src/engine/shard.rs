@@ -277,10 +277,7 @@ impl Shard {
             asks: Asks::default(),
             config,
         };
-        let mark = shard.journal_mark();
-        for hosted in &mut shard.hosted {
-            hosted.checkpoint_mark = mark;
-        }
+        shard.count_replay_from_here();
         shard.found_or_wait();
         Ok(shard)
     }

@@ -72,6 +72,7 @@ impl StewardLimits {
         moves_into_node_max: 1,
         commands_max: 2,
         choices_max: 1,
+        merges_under_way_max: 1,
         waits_max: 2,
         ..StewardLimits::PRODUCTION
     };
@@ -192,7 +193,7 @@ impl Steward {
         if commands.is_empty() {
             commands.extend(self.give_up(cluster));
         }
-        self.plan(cluster);
+        self.plan(now, cluster);
         commands.extend(self.begin(now, cluster));
         commands.extend(self.begin_merges(now, cluster));
         if commands.is_empty() {
@@ -306,7 +307,7 @@ impl Steward {
     }
 
     /// Plans anew when members have changed, or when the last plan is carried out and something has happened since.
-    fn plan(&mut self, cluster: &Cluster) {
+    fn plan(&mut self, now: Instant, cluster: &Cluster) {
         let nodes = cluster.members.iter().map(|(node, member)| {
             (NodeShape { node: *node, shards: member.shards, state: member.state }, member.since)
         });
@@ -322,6 +323,12 @@ impl Steward {
             if !planned.moves.is_empty() || planned.version == cluster.version {
                 return;
             }
+        }
+        // A plan is carried out to its end: leaderships change places in turns, and half of a turn is uneven for another plan, which might
+        // take it back.
+        if self.planned.as_ref().is_some_and(|planned| planned.basis == basis) && !self.choices(now, cluster).is_empty()
+        {
+            return;
         }
         // A row whose disks are all lost has nothing that could move.
         let lost: BTreeSet<SlotId> = cluster.lost_rows().collect();
@@ -444,24 +451,20 @@ impl Steward {
 
     /// Once nothing moves any more, leadership is evened out.
     fn prefer(&self, now: Instant, cluster: &Cluster) -> Option<MetadataCommand> {
-        let planned = self.planned.as_ref().filter(|planned| planned.moves.is_empty())?;
-        let mut choices = Vec::new();
-        for (slot, place) in &planned.prefer {
-            let Some(row) = cluster.rows.get(slot).filter(|row| row.target.is_none() && !row.is_busy()) else {
-                continue;
-            };
-            let replica = row.replicas.iter().find(|replica| replica.place() == *place);
-            if let Some(replica) =
-                replica.filter(|replica| **replica != row.preferred && self.is_alive(place.node, now))
-            {
-                choices.push((*slot, *replica));
-            }
-            if choices.len() >= self.limits.choices_max {
-                break;
-            }
-        }
+        let choices = self.choices(now, cluster);
         assert!(choices.len() <= self.limits.choices_max, "the rest comes with the next");
         (!choices.is_empty()).then_some(MetadataCommand::Prefer { choices })
+    }
+
+    /// Leaders that the plan wants elsewhere, and that can be there now.
+    fn choices(&self, now: Instant, cluster: &Cluster) -> Vec<(SlotId, ReplicaId)> {
+        let Some(planned) = self.planned.as_ref().filter(|planned| planned.moves.is_empty()) else { return Vec::new() };
+        let choice = |(slot, place): (&SlotId, &Place)| {
+            let row = cluster.rows.get(slot).filter(|row| row.target.is_none() && !row.is_busy())?;
+            let replica = row.replicas.iter().find(|replica| replica.place() == *place)?;
+            (*replica != row.preferred && self.is_alive(place.node, now)).then_some((*slot, *replica))
+        };
+        planned.prefer.iter().filter_map(choice).take(self.limits.choices_max).collect()
     }
 }
 

@@ -98,6 +98,7 @@ const REGRESSION_SEEDS: [(u64, u16, &str); 19] = [
     (70, 3, "gossip that had lost its way made a shard forget the sessions of a node that lived"),
     (411, 3, "what many sessions fetched at once was more than their link takes, and reset it again and again"),
     (638, 3, "all was taken to rest before who looks after the cluster had begun to"),
+    (90, 3, "half of an exchange of leaders was taken back by the next plan, for ever"),
 ];
 
 /// What the command line asks for.

@@ -73,7 +73,7 @@ impl World {
         if let Order::Merge | Order::MergeOne(_) = order {
             let which = if let Order::MergeOne(pair) = order { Some(pair) } else { None };
             self.merge(which);
-            return self.coverage.add("counted orders to merge", 1);
+            return self.coverage.add("seen orders to merge", 1);
         }
         match self.command_of(order) {
             Some(command) => {

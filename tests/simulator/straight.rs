@@ -53,7 +53,7 @@ impl World {
         }
         let before = frames.len();
         frames.retain(|frame| !straight(frame));
-        self.coverage.add("counted straight ones lost", (before - frames.len()) as u64);
+        self.coverage.add("fault: straight delivery lost", (before - frames.len()) as u64);
     }
 }
 

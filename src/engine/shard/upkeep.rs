@@ -113,6 +113,14 @@ impl Shard {
         any
     }
 
+    /// After a start every slot is as if checkpointed now: what was replayed once is not written down for that alone.
+    pub(super) fn count_replay_from_here(&mut self) {
+        let mark = self.journal_mark();
+        for hosted in &mut self.hosted {
+            hosted.checkpoint_mark = mark;
+        }
+    }
+
     /// Bytes that the journal has taken in its whole life.
     pub(super) fn journal_mark(&self) -> u64 {
         let position = self.journal.position();

@@ -6,11 +6,15 @@ use super::*;
 use crate::engine::chance::Chance;
 use crate::engine::command::SplitCommand;
 use crate::engine::raft_group::GroupState;
-use crate::ids::ReplicaId;
+use crate::ids::{NodeId, Place, ReplicaId, ShardId};
+
+fn replica() -> ReplicaId {
+    ReplicaId::new(Place { node: NodeId(1), shard: ShardId(0) }, 9)
+}
 
 /// The half in a slot of its own.
 fn hatch(half: Half) -> Bench {
-    let group = GroupState::begin(ReplicaId::default(), &[]);
+    let group = GroupState::begin(replica(), &[]);
     let Half { split, message_ids_last, channels, homes, term, .. } = half;
     let reshaped = Reshaped { plan: split.plan, ..Reshaped::default() };
     let state = SlotState { group, message_ids_last, reshaped, channels, homes };
@@ -106,7 +110,7 @@ fn each_plan_is_carried_out_once() {
     // A leader that knew no better writes down a split that was carried out long ago.
     assert!(low.split(0).is_empty(), "its plan is older than the merge");
     let mut data = Vec::new();
-    let split = SplitCommand { plan: 30, depth: 0, child: SlotId(1), replicas: vec![ReplicaId::default()] };
+    let split = SplitCommand { plan: 30, depth: 0, child: SlotId(1), replicas: vec![replica()] };
     command::encode_split(&split, &mut data);
     low.apply(data);
     let mut high = hatch(low.slot.take_halves().pop().expect("a newer plan"));
@@ -148,7 +152,7 @@ fn what_terms_order_goes_on_rising() {
     }
     low.slot.led_term = None;
     let mut data = Vec::new();
-    let split = SplitCommand { plan: 30, depth: 0, child: SlotId(1), replicas: vec![ReplicaId::default()] };
+    let split = SplitCommand { plan: 30, depth: 0, child: SlotId(1), replicas: vec![replica()] };
     command::encode_split(&split, &mut data);
     low.apply(data);
     let half = low.slot.take_halves().pop().expect("it splits");

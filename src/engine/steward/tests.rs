@@ -205,6 +205,26 @@ fn a_cluster_grows_and_becomes_even() {
     assert!(members.iter().all(|member| member.alive && member.silent == Duration::ZERO));
 }
 
+/// Leaderships that change places in turns, one a decision: each plan must come to its end before the next is made.
+#[test]
+fn it_comes_to_rest_one_choice_at_a_time() {
+    for (depth, replicas) in [(2, 3), (3, 2), (4, 3), (5, 3), (5, 2)] {
+        let mut toy = Toy::new(depth, replicas);
+        toy.steward.limits = StewardLimits::TINY;
+        for node in 2..=6 {
+            toy.join(node);
+            toy.rest();
+        }
+        for node in [3, 5, 2] {
+            toy.set(node, MemberState::Draining);
+            toy.rest();
+            toy.set(node, MemberState::Serving);
+            toy.rest();
+            toy.check_even(usize::from(replicas));
+        }
+    }
+}
+
 #[test]
 fn a_drained_node_becomes_empty_and_can_go() {
     let mut toy = Toy::grown(5, 3, 4);
