@@ -151,8 +151,6 @@ pub struct Shard {
     /// Slots whose leaders are to hear which sessions are here.
     to_greet: BTreeSet<SlotId>,
     greetings: Greetings,
-    /// Bytes of greetings that may still go to other nodes' shards in this step.
-    greeting_rooms: BTreeMap<Place, usize>,
     /// As last agreed and published on this node.
     cluster: Option<Arc<Cluster>>,
     /// Of the node's first shard: what it does for the whole node.
@@ -235,7 +233,6 @@ impl Shard {
             leadership_changes: Vec::new(),
             to_greet: BTreeSet::new(),
             greetings: Greetings::default(),
-            greeting_rooms: BTreeMap::new(),
             cluster: None,
             office,
             metadata_leader: (0, None),

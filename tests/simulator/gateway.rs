@@ -185,9 +185,11 @@ impl World {
     pub fn close_session(&mut self, host: HostRef, id: SessionId) {
         let Some(session) = self.session(host, id) else { return };
         let index = session.connection;
-        // One that has been silent for so long ends by itself, and from another node the word of a master may come later.
+        // One that has been silent for so long ends by itself, and so do all of a node that stops; from another node the word of a master may
+        // come later.
         let silent_ns = self.now_ns - self.connections[index].heard_ns;
-        if self.plan.nodes > 1 && u128::from(silent_ns) >= self.plan.limits_by_true_time().idle_timeout.as_nanos() {
+        let idle = u128::from(silent_ns) >= self.plan.limits_by_true_time().idle_timeout.as_nanos();
+        if self.plan.nodes > 1 && (idle || self.nodes[host.node].stopping) {
             self.checkers.kicks.forget(index);
         }
         self.connections[index].server_open = false;
@@ -445,10 +447,10 @@ impl World {
         let step = self.nodes[host.node].hosts[host.shard].steps;
         let forge = self.sabotages(Sabotage::ForgeRecvack, 2);
         if seq > 0 {
-            let led_anew_ns = self.home_led_anew_ns(host, id);
+            let (led_anew_ns, well_since_ns) = (self.home_led_anew_ns(host, id), self.well_since_ns());
             let Some(session) = self.session(host, id) else { return };
             let bytes = message.payload().len();
-            session.window.led_anew_ns = led_anew_ns;
+            (session.window.led_anew_ns, session.window.well_since_ns) = (led_anew_ns, well_since_ns);
             let fate = session.window.write(now_ns, step, message.message_id(), bytes, &limits);
             let held = session.window.check(&limits);
             let again = std::mem::take(&mut session.window.again);

@@ -70,7 +70,7 @@ const CANARY_SEEDS: u64 = 30;
 
 /// Seeds with so many nodes that have found something once, with what it was. Plans change, and then a seed meets something else;
 /// kept because what was hard once is hard again.
-const REGRESSION_SEEDS: [(u64, u16, &str); 20] = [
+const REGRESSION_SEEDS: &[(u64, u16, &str)] = &[
     (2, 3, "an entry larger than the queue for lossy frames never left"),
     (29, 3, "an answer larger than a link's window reset the link for ever"),
     (23, 3, "a backlog that nobody had asked for was taken for the answer to a question"),
@@ -353,7 +353,7 @@ fn run_everything(arguments: &Arguments, totals: &mut Totals) {
     let mut pieces: Vec<Piece> = self_tests().collect();
     pieces.extend(all_scenarios().map(|(name, script)| Piece::Scenario(name, script)));
     pieces.extend(Sabotage::ALL.into_iter().map(Piece::Canary));
-    pieces.extend(REGRESSION_SEEDS.into_iter().map(|(seed, nodes, once)| Piece::Seed(seed, Some(nodes), Some(once))));
+    pieces.extend(REGRESSION_SEEDS.iter().map(|(seed, nodes, once)| Piece::Seed(*seed, Some(*nodes), Some(once))));
     pieces.extend((0..SEEDS).map(|seed| Piece::Seed(seed, None, None)));
     pieces.retain(|piece| match piece {
         Piece::SelfTest(name, _) | Piece::Scenario(name, _) => arguments.picks(name),

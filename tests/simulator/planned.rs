@@ -2,6 +2,7 @@
 //! all the time from every node; whoever is disconnected goes to the next node at once, as an SDK does. Measured is from the moment
 //! at which somebody wants to say something to the answer.
 
+use jindou::engine::link::LinkLimits;
 use jindou::engine::metadata::{Cluster, MemberState};
 use jindou::limits::Limits;
 
@@ -47,6 +48,7 @@ impl Stage {
         let mut plan = Plan::quiet(seed);
         (plan.nodes, plan.cluster.spares) = (nodes, spares);
         plan.limits = Limits { sends_per_second: 100_000, ..Limits::PRODUCTION };
+        plan.cluster.link_limits = LinkLimits::PRODUCTION;
         plan.workload.send_window = 64;
         // What a user's own network costs is not the cluster's doing.
         plan.network.client_us = (50, 500);

@@ -180,7 +180,7 @@ fn windows_are_counted() {
         (Some(acked_ns + second(3)), second(14), false),
     ];
     for (led_anew_ns, at_ns, may) in cases {
-        window.led_anew_ns = led_anew_ns;
+        (window.led_anew_ns, window.well_since_ns) = (led_anew_ns, 0);
         let verdict = window.write(at_ns, 3, 1, 10, &limits);
         assert_eq!(verdict.is_ok(), may, "again after its acknowledgement: {led_anew_ns:?}, {at_ns}");
     }

@@ -48,6 +48,8 @@ struct Statement {
 #[derive(Debug, Default)]
 pub(super) struct Greetings {
     to: BTreeMap<Place, VecDeque<Statement>>,
+    /// Bytes that may still go to other nodes' shards in this step.
+    pub(super) rooms: BTreeMap<Place, usize>,
     /// One of them goes on without waiting for room.
     pub(super) goes_on: bool,
 }
@@ -145,7 +147,7 @@ impl Shard {
             return usize::MAX;
         }
         let half = self.config.cluster.links.window_bytes / 2;
-        self.greeting_rooms.get(&to).copied().unwrap_or_else(|| self.links.room(to).saturating_sub(half))
+        self.greetings.rooms.get(&to).copied().unwrap_or_else(|| self.links.room(to).saturating_sub(half))
     }
 
     /// One piece of a statement. Returns where the next one begins, or that this was the last; nothing when there is no room.
@@ -199,7 +201,7 @@ impl Shard {
         self.out.frame(leader, Frame::Present(Box::new(present)));
         asking.into_iter().for_each(|id| self.ask_home(id));
         if leader.node != place.node {
-            self.greeting_rooms.insert(leader, room.saturating_sub(weight));
+            self.greetings.rooms.insert(leader, room.saturating_sub(weight));
         }
         Some((!last).then_some(at))
     }

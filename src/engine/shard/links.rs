@@ -111,7 +111,7 @@ impl Shard {
             let _ = self.links.send(to, frames);
         }
         self.submit_rooms.clear();
-        self.greeting_rooms.clear();
+        self.greetings.rooms.clear();
         let mut wishes = std::mem::take(&mut self.link_wishes);
         self.links.flush(now.instant, &mut wishes);
         for wish in wishes.drain(..) {

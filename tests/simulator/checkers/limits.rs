@@ -21,7 +21,7 @@ struct Written {
     acked: Option<(u64, u64)>,
 }
 
-/// What a RECVACK says is agreed on within so long: a leader of a later time knows it.
+/// In good times, what a RECVACK says is agreed on within so long: a leader of a later time knows it.
 const ACK_AGREED_NS: u64 = 2_000_000_000;
 
 /// So long after a slot has got another leader, words of the one before may still arrive.
@@ -37,6 +37,8 @@ pub struct Window {
     /// still, and old, and what was acknowledged shortly before may not be known to this one: a device then gets it again, and drops
     /// it by its id.
     pub led_anew_ns: Option<u64>,
+    /// Since when everything has been well: before, a group may have been unable to agree on anything.
+    pub well_since_ns: u64,
     /// How often that has happened.
     pub again: u64,
 }
@@ -72,7 +74,8 @@ impl Window {
         known.times += 1;
         // In the step that takes a RECVACK, the repeat may have been due before it.
         if let Some((_, acked_ns)) = known.acked.filter(|(acked, _)| *acked < step) {
-            let anew = |led_ns: &u64| at_ns < led_ns + LED_ANEW_NS && acked_ns + ACK_AGREED_NS > *led_ns;
+            let agreed_ns = acked_ns.max(self.well_since_ns) + ACK_AGREED_NS;
+            let anew = |led_ns: &u64| at_ns < led_ns + LED_ANEW_NS && agreed_ns > *led_ns;
             if self.led_anew_ns.as_ref().is_some_and(anew) {
                 known.times = 1;
                 self.again += 1;
