@@ -30,7 +30,8 @@ pub mod tables {
         ("shell", &["config", "engine", "format", "ids", "limits", "time"]),
         ("chat", &["format", "ids", "limits"]),
         ("operator", &[]),
-        ("main", &["chat", "config", "operator", "shell"]),
+        ("profile", &["operator"]),
+        ("main", &["chat", "config", "operator", "profile", "shell"]),
         ("loadgen", &["format", "ids", "limits"]),
     ];
 
@@ -91,6 +92,7 @@ pub mod tables {
         ),
         ("chat", &["serde_json"]),
         ("operator", &["serde_json"]),
+        ("profile", &["serde", "serde_json"]),
         ("main", &["clap", "mimalloc", "tracing", "tracing_subscriber"]),
         (
             "loadgen",
