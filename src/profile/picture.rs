@@ -89,7 +89,7 @@ fn head(text: &mut String, before: &[NodeLook], now: &[NodeLook], pairs: &[Pair<
         text,
         &format!("{nodes}, {shards}, {seconds:.1} s: {sent:.0} SENDs/s, {received:.0} RECVs/s, {stored:.0} stored/s"),
     );
-    let each = if sends > 0 { format!(", {} per SEND", time(cpu / sends)) } else { String::new() };
+    let each = cpu.checked_div(sends).map_or(String::new(), |each| format!(", {} per SEND", time(each)));
     line(
         text,
         &format!("CPU of the shards' threads: {:.0} % of a core{each}", cpu as f64 * 100.0 / nanos.max(1) as f64),

@@ -217,6 +217,7 @@ fn ids_of_a_channel_rise_over_a_split() {
 }
 
 /// What a shard does in one step for a slot of so many users, each with two channels.
+#[allow(clippy::disallowed_methods, clippy::disallowed_types)] // It measures, and decides nothing.
 #[test]
 #[ignore = "measures"]
 fn how_long_a_big_slot_stands_still() {
