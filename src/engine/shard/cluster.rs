@@ -349,7 +349,7 @@ impl Shard {
         let slot = &mut self.hosted[place].slot;
         slot.observe_order(named.order);
         // The end of a connection may have been told to its gateway and lost on the way there, so the later one ends the other once more.
-        let mut ended = Vec::new();
+        let mut ended: BTreeMap<SessionAddress, Option<&str>> = BTreeMap::new();
         for known in slot.home_or_new(&named.uid).online().iter().filter(|known| known.address != address) {
             let stays = named.order > known.order;
             let conflict = if stays {
@@ -360,14 +360,19 @@ impl Shard {
             let loser = if stays { known.address } else { address };
             match conflict {
                 Conflict::None => {}
-                Conflict::Replaced => ended.push((loser, None)),
-                Conflict::Kicked => ended.push((loser, Some("login in other device"))),
+                Conflict::Replaced => {
+                    ended.entry(loser).or_insert(None);
+                }
+                // Who lost to another device is told so, even when its own device has come back too.
+                Conflict::Kicked => {
+                    ended.insert(loser, Some("login in other device"));
+                }
             }
         }
         let (device_id, order) = (named.device_id.clone(), named.order);
         let online = Online { address, flag: named.flag, level: named.level, device_id, order };
         slot.home_or_new(&named.uid).register(online);
-        let stays = ended.iter().all(|(loser, _)| *loser != address);
+        let stays = !ended.contains_key(&address);
         for (loser, text) in ended {
             self.end_session(place, &named.uid, loser, text);
         }
