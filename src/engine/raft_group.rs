@@ -340,8 +340,8 @@ impl RaftGroup {
     /// go: a crash may lose the batches before it, and then records of the next run come to lie in an earlier segment.
     #[must_use]
     pub fn replay_segment(&self, journal: &Journal) -> u32 {
-        let first = self.node.store().first_unapplied();
-        first.map_or(u32::MAX, |stored| stored.position.segment).min(journal.written_segment())
+        let first = self.node.store().first_segment();
+        first.unwrap_or(u32::MAX).min(journal.written_segment())
     }
 
     /// What a snapshot of the state applied here says of itself.

@@ -38,7 +38,7 @@ use super::counters::Counters;
 use super::delivery::Push;
 use super::effect::{Effect, Effects, ServerPacket};
 use super::event::{Event, EventBatch};
-use super::journal::{Journal, Position};
+use super::journal::Journal;
 use super::link::{LinkWish, Links};
 use super::marks::{Marks, TooManyWatches};
 use super::metadata::Cluster;
@@ -58,6 +58,7 @@ use crate::time::{Instant, Now};
 
 use endings::Endings;
 use greetings::Greetings;
+use hosting::Ended;
 use membership::Office;
 use merges::Merges;
 use operators::Leaving;
@@ -157,8 +158,7 @@ pub struct Shard {
     office: Option<Office>,
     /// Who leads the metadata group, as far as known, and in which term.
     metadata_leader: (u64, Option<Place>),
-    /// Replicas that have ended here, and where the journal says so.
-    ended: Vec<(Position, SlotId)>,
+    ended: Ended,
     links: Links,
     link_wishes: Vec<LinkWish>,
     /// Bytes of messages that may still go to other nodes' shards in this step.
@@ -236,7 +236,7 @@ impl Shard {
             cluster: None,
             office,
             metadata_leader: (0, None),
-            ended: Vec::new(),
+            ended: Ended::default(),
             links: Links::new(config.links(), Chance::new(config.seed, 3)),
             link_wishes: Vec::new(),
             submit_rooms: BTreeMap::new(),
@@ -319,6 +319,7 @@ impl Shard {
             Event::JournalWritten { flush, bytes, result } => self.handle_written(now, flush, bytes, result),
             Event::SegmentReady { segment, result } => self.journal.handle_segment_ready(now.instant, segment, result),
             Event::ReadDone { ticket, result } => self.handle_read_done(ticket, &result, effects),
+            Event::CheckpointWritten { slot, .. } if self.ended.checkpoint_ended(slot) => {}
             Event::CheckpointWritten { slot, result } => {
                 self.handle_checkpoint_written(slot, result.is_ok());
                 self.follow_install(now, slot, result.is_ok(), effects);

@@ -47,6 +47,9 @@ pub(super) struct Log {
     /// Up to here the slot has applied.
     applied: u64,
     applied_term: u64,
+    /// Entries that were overwritten: the last index from which on that happened, and the first segment they lie in. Until what took
+    /// their place is applied it may not be on disk, and then a restart finds them, and needs all of them.
+    overwritten: Option<(u64, u32)>,
     /// What the applied entries that are still here cost.
     applied_bytes: usize,
     /// As of `applied`.
@@ -69,6 +72,7 @@ impl Log {
             entries,
             applied,
             applied_term,
+            overwritten: None,
             applied_bytes: 0,
             members,
             hard_state,
@@ -77,7 +81,12 @@ impl Log {
 
     pub(super) fn append(&mut self, entry: Entry, position: Position) {
         assert!(entry.index > self.applied, "raft rewrote an applied entry");
-        self.entries.truncate((entry.index - self.compacted - 1) as usize);
+        let kept = (entry.index - self.compacted - 1) as usize;
+        if let Some(first) = self.entries.get(kept) {
+            let (index, segment) = self.overwritten.unwrap_or((0, u32::MAX));
+            self.overwritten = Some((index.max(entry.index), segment.min(first.position.segment)));
+        }
+        self.entries.truncate(kept);
         assert_eq!(self.compacted + self.entries.len() as u64 + 1, entry.index, "raft left a hole in its log");
         while self.changes.back().is_some_and(|index| *index >= entry.index) {
             self.changes.pop_back();
@@ -93,9 +102,11 @@ impl Log {
         self.entries[(index - self.compacted - 1) as usize].position
     }
 
-    /// The oldest entry that is not applied.
-    pub(super) fn first_unapplied(&self) -> Option<&LogEntry> {
-        self.entries.get((self.applied - self.compacted) as usize)
+    /// The first segment with entries that a restart beside the state applied here may find and must find whole.
+    pub(super) fn first_segment(&self) -> Option<u32> {
+        let unapplied = self.entries.get((self.applied - self.compacted) as usize);
+        let overwritten = self.overwritten.map(|(_, segment)| segment);
+        unapplied.map(|stored| stored.position.segment).into_iter().chain(overwritten).min()
     }
 
     /// The last change of members that a commit index covers, as far as it is still here; 0 for none.
@@ -107,6 +118,7 @@ impl Log {
         let (from, to) = ((self.applied - self.compacted) as usize, (index - self.compacted) as usize);
         self.applied_bytes += self.entries.range(from..to).map(LogEntry::cost_bytes).sum::<usize>();
         (self.applied, self.applied_term) = (index, term);
+        self.overwritten.take_if(|(at, _)| *at <= index);
     }
 
     pub(super) fn set_members(&mut self, members: GroupMembers) {

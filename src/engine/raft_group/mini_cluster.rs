@@ -105,7 +105,7 @@ pub struct Cluster {
     pub installed: u64,
 }
 
-fn config() -> ShardConfig {
+pub fn config() -> ShardConfig {
     ShardConfig {
         place: Place { node: NodeId(1), shard: ShardId(0) },
         shard_count: 1,
@@ -122,7 +122,7 @@ fn config() -> ShardConfig {
     }
 }
 
-fn empty_journal() -> Journal {
+pub fn empty_journal() -> Journal {
     let recovered = Recovery::new(config()).settle(None).expect("nothing is nothing wrong");
     recovered.journal
 }

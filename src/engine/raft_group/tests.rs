@@ -1,8 +1,16 @@
 //! Whole groups in one thread: real journals over disks that forget what was not written, real recovery, messages that are lost, doubled,
 //! late and out of order, hosts that crash, members that come and go. What a seed does it does again.
 
+use std::collections::BTreeMap;
+
 use super::mini_cluster::{self as cluster, Cluster, Troubles};
 use super::*;
+use crate::engine::checkpoint::{self, Cover};
+use crate::engine::effect::{Effect, Effects};
+use crate::engine::recovery::Recovery;
+use crate::format::raft_message::RaftEntry;
+use crate::ids::{Place, ShardId};
+use crate::time::Instant;
 
 #[test]
 fn three_replicas_agree_whatever_happens() {
@@ -176,4 +184,75 @@ fn what_was_lost_is_noticed_and_sent_again() {
     cluster.crash(follower, 50);
     cluster.set_disk(follower, image);
     cluster.converge();
+}
+
+/// Writes all that a journal has to write.
+fn write_out(journal: &mut Journal, segments: &mut BTreeMap<u32, Vec<u8>>) {
+    let (now, mut effects) = (Instant(0), Effects::default());
+    loop {
+        journal.flush(now, &mut effects);
+        if effects.list.is_empty() {
+            return;
+        }
+        for effect in effects.list.drain(..) {
+            match effect {
+                Effect::JournalSegment { segment } => {
+                    segments.insert(segment, vec![0; cluster::config().geometry.segment_bytes as usize]);
+                    journal.handle_segment_ready(now, segment, Ok(()));
+                }
+                Effect::JournalWrite(write) => {
+                    let begin = write.offset as usize;
+                    let file = segments.get_mut(&write.segment).expect("only prepared segments are written to");
+                    file[begin..begin + write.bytes.len()].copy_from_slice(&write.bytes);
+                    journal.handle_written(now, write.flush, write.bytes, Ok(()));
+                }
+                other => panic!("a journal does not ask for {other:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn what_was_overwritten_stays_until_what_took_its_place_is_on_disk() {
+    // Entries 2 to 4 lie across two segments, and 2 is overwritten. A checkpoint is written before that is on disk, and the power goes: the
+    // second segment alone would have an entry 4 that follows nothing.
+    let replicas =
+        [1, 2, 3].map(|node| ReplicaId::new(Place { node: NodeId(node), shard: ShardId(0) }, u32::from(node)));
+    let [own, first, second] = replicas;
+    let slot = SlotId::METADATA;
+    let (mut journal, mut segments) = (cluster::empty_journal(), BTreeMap::new());
+    journal.append_begin(slot, 0, own, &replicas);
+    let mut group = RaftGroup::restore(slot, GroupState::begin(own, &replicas), 1 << 20, Chance::new([1; 32], 0));
+    let says = |from: ReplicaId, term: u64, indexes: std::ops::RangeInclusive<u64>, commit: u64| {
+        let data = Bytes::from(vec![7; 6000]);
+        let entries = indexes.map(|index| RaftEntry { term, index, kind: 0, data: data.clone() }).collect();
+        let kind = MessageType::MsgAppend as u8;
+        let (index, log_term) = (1, 1);
+        RaftMessage { slot, kind, from, to: own, term, log_term, index, commit, entries, ..RaftMessage::default() }
+    };
+    let (mut committed, mut out) = (Vec::new(), Vec::new());
+    group.step(says(first, 2, 2..=4, 1)).unwrap();
+    group.drain(&mut journal, &mut committed, &mut out);
+    write_out(&mut journal, &mut segments);
+    group.handle_durable(journal.durable_flush(), &mut out);
+    group.step(says(second, 3, 2..=2, 2)).unwrap();
+    group.drain(&mut journal, &mut committed, &mut out);
+    assert_eq!((group.last_index(), committed.len()), (2, 0));
+    let replay_segment = group.replay_segment(&journal);
+    let bytes = checkpoint::encode_metadata(&group.state(), Cover { depth: 0, replay_segment }, b"state");
+    let mut recovery = Recovery::new(cluster::config());
+    recovery.checkpoint(slot, &bytes).unwrap();
+    for (segment, bytes) in segments.range(recovery.first_segment()..) {
+        recovery.segment(*segment, bytes).unwrap();
+    }
+    let (state, ..) = recovery.settle(Some(1)).unwrap().metadata.unwrap();
+    state.check().unwrap();
+    let found: Vec<(u64, u64)> = state.tail.iter().map(|stored| (stored.entry.index, stored.entry.term)).collect();
+    assert_eq!(found, [(2, 2), (3, 2), (4, 2)]);
+    write_out(&mut journal, &mut segments);
+    group.handle_durable(journal.durable_flush(), &mut out);
+    group.drain(&mut journal, &mut committed, &mut out);
+    assert_eq!(committed.len(), 1);
+    group.applied_to(2, 3);
+    assert_eq!((replay_segment, group.replay_segment(&journal)), (1, 2), "and is let go of then");
 }

@@ -1,5 +1,6 @@
 //! Which replicas live on this shard: made and ended as the agreed table says, steered towards what it wants, reported to the metadata leader.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::engine::effect::{Effect, Effects};
@@ -10,11 +11,38 @@ use crate::engine::slot::{Reshaped, Slot, SlotState};
 use crate::engine::steering::{self, Sight, Step};
 use crate::format::frame::{Frame, SlotReport, SlotReports};
 use crate::format::raft_message::GroupMembers;
+use crate::format::record::Position;
 use crate::ids::{NodeId, Place, ReplicaId, ShardId, SlotId};
 use crate::time::Now;
 
 use super::reshapes::{names, planned_at};
 use super::{Hosted, Shard, chance_of};
+
+/// Replicas that have ended here.
+#[derive(Default)]
+pub(super) struct Ended {
+    /// Where the journal says so, until that is on disk.
+    ends: Vec<(Position, SlotId)>,
+    /// Slots with a checkpoint of an ended one on its way to the disk. What becomes of it must not be taken for an answer to a successor:
+    /// none is asked for before. At most one a slot.
+    checkpointing: BTreeSet<SlotId>,
+}
+
+impl Ended {
+    /// A checkpoint was written, or not: true when it was that of a replica that has ended.
+    pub(super) fn checkpoint_ended(&mut self, slot: SlotId) -> bool {
+        self.checkpointing.remove(&slot)
+    }
+
+    pub(super) fn check_invariants(&self, end: Position) {
+        assert!(self.ends.iter().all(|(at, _)| *at <= end), "an end that is remembered is in the journal");
+    }
+
+    /// The disk is still busy with the checkpoint of a predecessor.
+    pub(super) fn keeps_disk_busy(&self, slot: SlotId) -> bool {
+        self.checkpointing.contains(&slot)
+    }
+}
 
 impl Shard {
     /// The cluster has changed: keys, nodes and replicas follow.
@@ -122,7 +150,10 @@ impl Shard {
         let replica = self.hosted[place].slot.replica();
         self.journal.append_end(id, replica);
         // Not before its end is on disk: a restart that finds neither checkpoint nor end would not know what the records are about.
-        self.ended.push((self.journal.position(), id));
+        self.ended.ends.push((self.journal.position(), id));
+        if self.hosted[place].checkpointing.is_some() {
+            self.ended.checkpointing.insert(id);
+        }
         let last = self.hosted.len() - 1;
         self.with_slot(place, now, |slot, _, around| slot.dismiss(around));
         self.drop_endings(place);
@@ -148,7 +179,8 @@ impl Shard {
     /// takes the file's place.
     pub(super) fn remove_checkpoints(&mut self, effects: &mut Effects) {
         let written = self.journal.written();
-        let due: Vec<SlotId> = self.ended.extract_if(.., |(at, _)| *at <= written).map(|(_, slot)| slot).collect();
+        let due = self.ended.ends.extract_if(.., |(at, _)| *at <= written).map(|(_, slot)| slot);
+        let due: Vec<SlotId> = due.collect();
         for slot in due.into_iter().filter(|slot| self.place_of(*slot).is_none()) {
             effects.push(Effect::RemoveCheckpoint { slot });
         }
@@ -297,3 +329,6 @@ pub(super) fn same(replicas: &[ReplicaId], members: &GroupMembers) -> bool {
         && members.voters.len() == replicas.len()
         && members.voters.iter().all(|voter| replicas.contains(voter))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! What must hold between the steps of a shard, as one long question. The simulator asks it after every step, the shell never.
 
-use super::{Durability, Shard};
+use super::{Durability, Hosted, Shard};
 use crate::ids::{NodeId, Place, ShardId, SlotId};
 
 impl Shard {
@@ -61,7 +61,9 @@ impl Shard {
         assert_eq!(here, self.hosted.len(), "nothing is found that is not here");
         assert!(self.awaiting.iter().zip(self.awaiting.iter().skip(1)).all(|(a, b)| a.0 <= b.0), "flushes rise");
         let end = self.journal.position();
-        assert!(self.ended.iter().all(|(at, _)| *at <= end), "an end that is remembered is in the journal");
+        self.ended.check_invariants(end);
+        let busy = |hosted: &Hosted| hosted.checkpointing.is_some() && self.ended.keeps_disk_busy(hosted.slot.id());
+        assert!(!self.hosted.iter().any(busy), "one checkpoint of a slot at a time");
     }
 
     fn check_cluster(&self) {

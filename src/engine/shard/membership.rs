@@ -47,8 +47,8 @@ pub(super) struct Office {
     snapshots: BTreeMap<ReplicaId, Instant>,
     /// A snapshot of the metadata that waits for its checkpoint.
     installing: Option<Installing>,
-    /// Being written: its own first segment, the one for everybody, and its mark.
-    checkpointing: Option<(u32, u32, u64)>,
+    /// The checkpoint that is being written.
+    checkpointing: Option<Checkpointing>,
     pub(super) replay_segment: u32,
     /// There is a checkpoint of the metadata on disk.
     checkpointed: bool,
@@ -63,6 +63,16 @@ pub(super) struct Office {
     /// The state that was looked at last.
     decided_version: u64,
     pub(super) checkpoint_mark: u64,
+}
+
+/// A checkpoint on its way to the disk.
+struct Checkpointing {
+    /// The first segment that it needs itself, and the one that it asks a restart to begin with.
+    replay_segment: u32,
+    kept_segment: u32,
+    mark: u64,
+    /// It has the snapshot's state. One that was begun before the snapshot came has not, and says nothing of it when it is done.
+    installs: bool,
 }
 
 /// A snapshot on its way in.
@@ -452,29 +462,36 @@ impl Shard {
             || (office.kept_segment < self.segment_wanted
                 && office.kept_segment < council.group().replay_segment(&self.journal).min(others));
         let cover = |own: u32| Cover { depth: 0, replay_segment: own.min(others) };
-        let (own, bytes) = match &office.installing {
+        let (own, bytes, installs) = match &office.installing {
             Some(installing) if self.journal.written() >= installing.after => {
                 let own = self.journal.written_segment();
-                (own, checkpoint::encode_metadata(&installing.group, cover(own), &installing.cluster.encode()))
+                let state = installing.cluster.encode();
+                (own, checkpoint::encode_metadata(&installing.group, cover(own), &state), true)
             }
             None if due => {
                 let own = council.group().replay_segment(&self.journal);
-                (own, checkpoint::encode_metadata(&council.group().state(), cover(own), &council.cluster().encode()))
+                let state = council.cluster().encode();
+                (own, checkpoint::encode_metadata(&council.group().state(), cover(own), &state), false)
             }
             _ => return,
         };
-        let cover = cover(own);
-        office.checkpointing = Some((own, cover.replay_segment, mark));
+        let kept_segment = cover(own).replay_segment;
+        office.checkpointing = Some(Checkpointing { replay_segment: own, kept_segment, mark, installs });
         effects.push(Effect::Checkpoint { slot: SlotId::METADATA, bytes });
     }
 
     /// The metadata's checkpoint is on disk, or not.
     pub(super) fn council_checkpointed(&mut self, written: bool) {
         let Some(office) = &mut self.office else { return };
-        let Some((own, kept, mark)) = office.checkpointing.take() else { return };
+        let Some(Checkpointing { replay_segment, kept_segment, mark, installs }) = office.checkpointing.take() else {
+            return;
+        };
         if written {
-            (office.replay_segment, office.kept_segment, office.checkpoint_mark) = (own, kept, mark);
+            (office.replay_segment, office.kept_segment, office.checkpoint_mark) = (replay_segment, kept_segment, mark);
             office.checkpointed = true;
+        }
+        if !installs {
+            return;
         }
         let Some(council) = &mut office.council else { return };
         match office.installing.take() {
@@ -704,3 +721,6 @@ impl Shard {
         Some(gossip.map_or(own, |due| due.min(own)))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -291,7 +291,8 @@ impl Shard {
             let Some(place) = self.place_of(install.whole.id()) else {
                 continue;
             };
-            if install.asked || install.announced > written || self.hosted[place].checkpointing.is_some() {
+            let busy = self.hosted[place].checkpointing.is_some() || self.ended.keeps_disk_busy(install.whole.id());
+            if install.asked || install.announced > written || busy {
                 continue;
             }
             if now.instant < install.not_before || self.is_nursing(install.whole.id()) {

@@ -142,7 +142,8 @@ impl Shard {
                 let long_ago = mark - hosted.checkpoint_mark >= half;
                 let keeps = hosted.kept_segment < self.segment_wanted
                     && hosted.kept_segment < hosted.slot.group().replay_segment(&self.journal);
-                hosted.checkpointing.is_none() && (long_ago || keeps || self.owes_checkpoint(hosted))
+                let free = hosted.checkpointing.is_none() && !self.ended.keeps_disk_busy(hosted.slot.id());
+                free && (long_ago || keeps || self.owes_checkpoint(hosted))
             })
             .filter(|(_, hosted)| !self.is_nursing(hosted.slot.id()))
             .map(|(place, hosted)| (hosted.checkpoint_mark, place))
