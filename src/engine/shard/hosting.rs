@@ -331,4 +331,5 @@ pub(super) fn same(replicas: &[ReplicaId], members: &GroupMembers) -> bool {
 }
 
 #[cfg(test)]
+#[path = "hosting_tests.rs"]
 mod tests;

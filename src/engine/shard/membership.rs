@@ -723,4 +723,5 @@ impl Shard {
 }
 
 #[cfg(test)]
+#[path = "membership_tests.rs"]
 mod tests;
