@@ -105,12 +105,7 @@ fn merge_split_merge(stage: &mut Stage) -> Done {
 
 fn merge_on_a_lonely_node(stage: &mut Stage) -> Done {
     stage.begin(&USERS)?;
-    let mut devices = Vec::new();
-    for user in 0..USERS.len() {
-        let device = stage.device(user, 0);
-        stage.connect(device)?;
-        devices.push(device);
-    }
+    let devices = stage.everybody_connects(USERS.len(), 1)?;
     let mut sent = stage.talk(&devices, 10, 10)?;
     let before = slots(&stage.world);
     stage.world.split(None);
@@ -142,13 +137,7 @@ fn merge_slots_that_live_apart(stage: &mut Stage) -> Done {
     stage.cluster(5, 0);
     stage.begin(&USERS)?;
     stage.until("the cluster is whole", |world| world.unrest_of_cluster().is_none())?;
-    let mut devices = Vec::new();
-    for user in 0..USERS.len() {
-        let device = stage.device(user, 0);
-        stage.world.devices[device].address = user % 5;
-        stage.connect(device)?;
-        devices.push(device);
-    }
+    let devices = stage.everybody_connects(USERS.len(), 5)?;
     let mut sent = stage.talk(&devices, 10, 10)?;
     let before = slots(&stage.world);
     let places = |world: &World, slot: u16| -> Vec<Place> {

@@ -55,13 +55,7 @@ impl Stage {
         self.renew(plan);
         self.begin(&USERS)?;
         self.whole()?;
-        let mut devices = Vec::new();
-        for user in 0..USERS.len() {
-            let device = self.device(user, 0);
-            self.world.devices[device].address = user % usize::from(nodes);
-            self.connect(device)?;
-            devices.push(device);
-        }
+        let devices = self.everybody_connects(USERS.len(), usize::from(nodes))?;
         // A device that is new takes its time before it looks at what is to be sent.
         self.wait(350)?;
         let next_ns = vec![self.world.now_ns; devices.len()];

@@ -128,12 +128,7 @@ fn split_all_under_load(stage: &mut Stage) -> Done {
 
 fn split_a_lonely_node(stage: &mut Stage) -> Done {
     stage.begin(&USERS)?;
-    let mut devices = Vec::new();
-    for user in 0..USERS.len() {
-        let device = stage.device(user, 0);
-        stage.connect(device)?;
-        devices.push(device);
-    }
+    let devices = stage.everybody_connects(USERS.len(), 1)?;
     let mut sent = stage.talk(&devices, 10, 10)?;
     let before = slots(&stage.world);
     stage.world.split(None);
@@ -182,13 +177,7 @@ fn split_beyond_a_lagging_replica(stage: &mut Stage) -> Done {
     stage.limits(|limits| limits.replay_bytes_max = 64 << 10);
     stage.begin(&USERS)?;
     stage.until("the cluster is whole", |world| world.unrest_of_cluster().is_none())?;
-    let mut devices = Vec::new();
-    for user in 0..USERS.len() {
-        let device = stage.device(user, 0);
-        stage.world.devices[device].address = user % 2;
-        stage.connect(device)?;
-        devices.push(device);
-    }
+    let devices = stage.everybody_connects(USERS.len(), 2)?;
     let mut sent = stage.talk(&devices, 5, 10)?;
     let before = slots(&stage.world);
     stage.world.crash_node_for(2, Machine::Refuses, Duration::from_secs(20));

@@ -113,6 +113,18 @@ impl Stage {
         self.until("a device connects", |world| world.devices[device].is_live())
     }
 
+    /// A device of each of the first so many users connects, to one of the first so many nodes in turn.
+    pub fn everybody_connects(&mut self, users: usize, nodes: usize) -> Done<Vec<usize>> {
+        let mut devices = Vec::new();
+        for user in 0..users {
+            let device = self.device(user, 0);
+            self.world.devices[device].address = user % nodes;
+            self.connect(device)?;
+            devices.push(device);
+        }
+        Ok(devices)
+    }
+
     /// Connects a device that is to be refused, and waits for that.
     pub fn connect_in_vain(&mut self, device: usize) -> Done {
         self.world.connect(device);

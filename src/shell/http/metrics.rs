@@ -228,7 +228,7 @@ mod tests {
 
     use super::super::fake::{Fake, get_text};
 
-    /// Units of names, whose base is the second and the byte; and what counts things without a unit.
+    /// Each has few values: none is drawn from users, addresses of clients or messages.
     const LABELS_ALLOWED: [&str; 7] = ["shard", "stage", "quantile", "class", "state", "version", "peer"];
 
     #[test]
