@@ -106,6 +106,11 @@ pub struct Limits {
     pub recent_bytes_max: usize,
     /// Journal bytes since the oldest slot's checkpoint at which that slot is checkpointed. Bounds replay at start.
     pub replay_bytes_max: u64,
+    /// Channels, homes and rows of states that a shard encodes in one step. At it: the next step goes on. One channel or home more than fits may
+    /// go with it.
+    pub state_portion: usize,
+    /// Between two steps that do, but for a state that is waited for.
+    pub state_rest: Duration,
     /// Bytes of entries that a slot's leader keeps after applying them, for members that lack them; others keep half. Beyond it
     /// a member that lags further is sent a snapshot.
     pub log_tail_bytes_max: usize,
@@ -203,6 +208,8 @@ impl Limits {
         dedupe_window: 4096,
         recent_bytes_max: 64 << 20,
         replay_bytes_max: 256 << 20,
+        state_portion: 2048,
+        state_rest: Duration::from_millis(1),
         log_tail_bytes_max: 256 << 10,
         events_per_step_max: 8192,
         raft_tick: Duration::from_millis(50),
@@ -269,6 +276,8 @@ impl Limits {
         dedupe_window: 64,
         recent_bytes_max: 4 << 10,
         replay_bytes_max: 128 << 10,
+        state_portion: 2,
+        state_rest: Duration::from_millis(3),
         log_tail_bytes_max: 4 << 10,
         events_per_step_max: 64,
         raft_tick: Duration::from_millis(100),
@@ -309,6 +318,7 @@ impl Limits {
             && self.backlog_rows_max >= 1
             && self.reads_max >= 1
             && self.transfers_max >= 1
+            && self.state_portion >= 1
             && self.transfer_window >= 1
             && self.transfer_bytes_per_second >= 1
             && self.repair_messages_max >= 1

@@ -60,7 +60,7 @@ pub enum Appended {
 }
 
 /// Positions of messages, oldest first, in pieces so that growing never copies what is sealed.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Index {
     sealed: VecDeque<Box<[u64; CHUNK]>>,
     open: Vec<u64>,
@@ -103,6 +103,11 @@ impl Index {
         }
     }
 
+    fn iter(&self) -> impl Iterator<Item = Position> + '_ {
+        let sealed = self.sealed.iter().flat_map(|piece| piece.iter());
+        sealed.chain(&self.open).skip(self.dropped).map(|packed| unpack(*packed))
+    }
+
     fn set(&mut self, place: usize, position: Position) {
         let place = place + self.dropped;
         let sealed = self.sealed.len() * CHUNK;
@@ -125,7 +130,7 @@ impl Index {
 }
 
 /// The fingerprints of the last messages, low halves apart from high ones: a lookup scans 4 bytes a message.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Window {
     low: VecDeque<u32>,
     high: VecDeque<u32>,
@@ -292,6 +297,12 @@ impl Channel {
         self.drop_unreadable()
     }
 
+    /// Forgets all bodies in memory, and what was readable only there.
+    pub fn forget_bodies(&mut self) {
+        self.recent = VecDeque::new();
+        self.drop_unreadable();
+    }
+
     /// Drops what lies in segments below `segment` and is not in memory either; returns how many messages that were.
     pub fn drop_below(&mut self, segment: u32) -> usize {
         self.first_segment = self.first_segment.max(segment);
@@ -330,16 +341,41 @@ impl Channel {
         self.announced_seq = self.announced_seq.max(seq);
     }
 
+    /// Id of the last message; 0 when there is none.
+    #[must_use]
+    pub fn last_message_id(&self) -> i64 {
+        self.last_message_id
+    }
+
+    /// Where the readable messages lie, oldest first; the last is that of `last_seq`.
+    pub fn positions(&self) -> impl Iterator<Item = Position> + '_ {
+        self.index.iter()
+    }
+
+    /// Of the last messages, oldest first; the last is that of `last_seq`.
+    pub fn fingerprints(&self) -> impl ExactSizeIterator<Item = Fingerprint> + '_ {
+        let halves = self.window.low.iter().zip(&self.window.high);
+        halves.map(|(low, high)| Fingerprint(u64::from(*high) << 32 | u64::from(*low)))
+    }
+
+    /// As it is now, but for the bodies in memory.
+    #[must_use]
+    pub fn without_bodies(&self) -> Channel {
+        let (index, window) = (self.index.clone(), self.window.clone());
+        let Channel { last_seq, last_message_id, first_segment, announced_seq, unordered, .. } = *self;
+        let recent = VecDeque::new();
+        Channel { last_seq, last_message_id, index, window, recent, first_segment, announced_seq, unordered }
+    }
+
     /// What a checkpoint keeps.
     #[must_use]
     pub fn parts(&self) -> ChannelParts {
-        let halves = self.window.low.iter().zip(&self.window.high);
         ChannelParts {
             last_seq: self.last_seq,
             last_message_id: self.last_message_id,
             announced_seq: self.announced_seq,
-            positions: (0..self.index.len()).map(|place| self.index.at(place)).collect(),
-            fingerprints: halves.map(|(low, high)| Fingerprint(u64::from(*high) << 32 | u64::from(*low))).collect(),
+            positions: self.positions().collect(),
+            fingerprints: self.fingerprints().collect(),
         }
     }
 

@@ -11,13 +11,21 @@
 //!                      homes:    uid, flags, devices, rows
 //!        of metadata:  whatever it is, to the end
 //! ```
-//! Numbers are LEB128 except replicas and fingerprints (u64 LE). Positions rise, so a message costs two or three bytes.
+//! Numbers are LEB128 except replicas and fingerprints (u64 LE). Positions rise, so a message costs two or three bytes. The count of homes has
+//! bytes to spare: it is known when the last home was read. Homes about which nothing is agreed on are left out.
+//!
+//! A slot is read in portions, as it was at one moment (`engine::slot::moment`):
+//!
+//! ```text
+//!  Encoding::begin ──► go_on ──(more)──► go_on ──► … ──► finish
+//!                        └──(void: the slot was split, merged or replaced)──► forgotten
+//! ```
 
 use super::chance::MapState;
 use super::channel::{Channel, ChannelParts, Fingerprint};
 use super::home::{Home, Row};
 use super::raft_group::GroupState;
-use super::slot::{Reshaped, Slot, SlotState};
+use super::slot::{MomentId, MomentReader, ReadOn, Reshaped, Slot, SlotState};
 use crate::format::raft_message::GroupMembers;
 use crate::format::record::Position;
 use crate::ids::{ChannelKey, ChannelKind, DeviceFlag, DeviceLevel, ReplicaId, SlotId, Uid};
@@ -25,6 +33,9 @@ use crate::ids::{ChannelKey, ChannelKind, DeviceFlag, DeviceLevel, ReplicaId, Sl
 const MAGIC: u32 = 0x4a44_434b;
 const VERSION: u8 = 3;
 const HEAD_BYTES: usize = 9;
+
+/// Bytes of a count that is filled in later.
+const COUNT_BYTES: usize = 5;
 
 /// What a checkpoint says beside the state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,22 +63,115 @@ pub enum CheckpointState {
     Metadata(GroupState, Vec<u8>),
 }
 
-/// A slot's checkpoint. `group` is usually the slot's own; for a snapshot about to be installed it is what the group will be then.
+/// A slot's checkpoint on its way into bytes.
+pub struct Encoding {
+    moment: MomentId,
+    out: Vec<u8>,
+    /// The checksum of what comes before the count of homes, and of what comes behind it.
+    sums: [crc32fast::Hasher; 2],
+    /// How far `out` is in one of them.
+    summed: usize,
+    /// Channels and homes so far.
+    entries: usize,
+    /// Where the count of homes is, once all channels were read, and how many there are so far.
+    homes: Option<(usize, u64)>,
+}
+
+impl Encoding {
+    /// Of the slot as it is now. `group` is usually the slot's own; for a snapshot about to be installed it is what the group will be then.
+    #[must_use]
+    pub fn begin(slot: &mut Slot, group: &GroupState, cover: Cover) -> Encoding {
+        let mut out = begin(slot.id(), group, cover);
+        put(slot.message_ids().last(), &mut out);
+        put_reshaped(slot.reshaped(), &mut out);
+        put(slot.channels().len() as u64, &mut out);
+        // Memory that is never touched costs nothing, and growing a large piece would take its time.
+        let names = (slot.channels().len() + slot.home_count()) * 128;
+        out.reserve(names + slot.messages() as usize * 12);
+        let sums = [crc32fast::Hasher::new(), crc32fast::Hasher::new()];
+        Encoding { moment: slot.begin_moment(), out, sums, summed: HEAD_BYTES, entries: 0, homes: None }
+    }
+
+    /// Encodes more of the same slot, about so much; see [`Slot::read_moment`].
+    pub fn go_on(&mut self, slot: &mut Slot, work: usize) -> ReadOn {
+        let read = slot.read_moment(self.moment, work, self);
+        self.sum_up();
+        read
+    }
+
+    /// Channels and homes that it has so far.
+    #[must_use]
+    pub fn entries(&self) -> usize {
+        self.entries
+    }
+
+    /// It was all read.
+    #[must_use]
+    pub fn finish(mut self) -> Vec<u8> {
+        let (at, count) = self.begin_homes();
+        fill_in(&mut self.out[at..at + COUNT_BYTES], count);
+        let [mut sum, behind] = self.sums;
+        sum.update(&self.out[at..at + COUNT_BYTES]);
+        sum.combine(&behind);
+        self.out[5..HEAD_BYTES].copy_from_slice(&sum.finalize().to_le_bytes());
+        self.out
+    }
+
+    /// Nobody wants it any more.
+    pub fn forget(self, slot: &mut Slot) {
+        slot.end_moment(self.moment);
+    }
+
+    fn sum_up(&mut self) {
+        self.sums[usize::from(self.homes.is_some())].update(&self.out[self.summed..]);
+        self.summed = self.out.len();
+    }
+
+    /// All channels were read.
+    fn begin_homes(&mut self) -> (usize, u64) {
+        if let Some(homes) = self.homes {
+            return homes;
+        }
+        self.sum_up();
+        let at = self.out.len();
+        self.out.extend_from_slice(&[0; COUNT_BYTES]);
+        self.summed = self.out.len();
+        *self.homes.insert((at, 0))
+    }
+}
+
+impl MomentReader for Encoding {
+    fn channel(&mut self, key: &ChannelKey, channel: &Channel) {
+        self.entries += 1;
+        put_channel(key, channel, &mut self.out);
+    }
+
+    fn home(&mut self, uid: &Uid, home: &Home) {
+        let (at, count) = self.begin_homes();
+        self.homes = Some((at, count + 1));
+        self.entries += 1;
+        put_home(uid, home, &mut self.out);
+    }
+}
+
+/// A count in as many bytes as there are.
+fn fill_in(bytes: &mut [u8], mut count: u64) {
+    let Some((last, before)) = bytes.split_last_mut() else { return };
+    for byte in before {
+        *byte = count as u8 | 0x80;
+        count >>= 7;
+    }
+    assert!(count < 0x80, "a count that fits");
+    *last = count as u8;
+}
+
+/// A slot's checkpoint in one go.
 #[must_use]
-pub fn encode(slot: &Slot, group: &GroupState, cover: Cover) -> Vec<u8> {
-    let mut out = begin(slot.id(), group, cover);
-    put(slot.message_ids().last(), &mut out);
-    put_reshaped(slot.reshaped(), &mut out);
-    put(slot.channels().len() as u64, &mut out);
-    for entry in slot.channels() {
-        put_channel(&entry.key, &entry.channel.parts(), &mut out);
-    }
-    let homes = slot.sorted_homes();
-    put(homes.len() as u64, &mut out);
-    for (uid, home) in homes {
-        put_home(uid, home, &mut out);
-    }
-    seal(out)
+pub fn encode(slot: &mut Slot, group: &GroupState, cover: Cover) -> Vec<u8> {
+    let mut encoding = Encoding::begin(slot, group, cover);
+    let read = encoding.go_on(slot, usize::MAX);
+    assert!(matches!(read, ReadOn::All(_)), "nothing happens meanwhile");
+    encoding.finish()
 }
 
 /// The metadata group's checkpoint; what its state looks like is its own affair.
@@ -150,15 +254,15 @@ pub(super) fn put_key(key: &ChannelKey, out: &mut Vec<u8>) {
     put_text(&key.id, out);
 }
 
-fn put_channel(key: &ChannelKey, parts: &ChannelParts, out: &mut Vec<u8>) {
+fn put_channel(key: &ChannelKey, channel: &Channel, out: &mut Vec<u8>) {
     put_key(key, out);
-    put(u64::from(parts.last_seq), out);
-    put(parts.last_message_id as u64, out);
-    put(u64::from(parts.announced_seq), out);
-    put(parts.positions.len() as u64, out);
+    put(u64::from(channel.last_seq()), out);
+    put(channel.last_message_id() as u64, out);
+    put(u64::from(channel.announced_seq()), out);
+    put(channel.readable() as u64, out);
     let mut segment = 0;
     let mut offset = 0;
-    for position in &parts.positions {
+    for position in channel.positions() {
         // An even number: so many bytes on in the same segment. An odd one: so many segments on, then the offset.
         if position.segment == segment && position.offset >= offset {
             put(u64::from(position.offset - offset) << 1, out);
@@ -169,8 +273,14 @@ fn put_channel(key: &ChannelKey, parts: &ChannelParts, out: &mut Vec<u8>) {
         }
         (segment, offset) = (position.segment, position.offset);
     }
-    put(parts.fingerprints.len() as u64, out);
-    for fingerprint in &parts.fingerprints {
+    put_fingerprints(channel, out);
+}
+
+pub(super) fn put_fingerprints(channel: &Channel, out: &mut Vec<u8>) {
+    let fingerprints = channel.fingerprints();
+    put(fingerprints.len() as u64, out);
+    out.reserve(fingerprints.len() * 8);
+    for fingerprint in fingerprints {
         out.extend_from_slice(&fingerprint.0.to_le_bytes());
     }
 }

@@ -181,6 +181,12 @@ impl Home {
         self.devices.is_empty() && self.flags.is_empty() && self.rows.is_empty() && self.online.is_empty()
     }
 
+    /// The group has agreed on something about it. What a leader alone knows does not count.
+    #[must_use]
+    pub fn holds_agreed(&self) -> bool {
+        !self.devices.is_empty() || !self.flags.is_empty() || self.agreed_rows > 0
+    }
+
     /// Device rows.
     #[must_use]
     pub fn devices(&self) -> &[Device] {
@@ -460,7 +466,8 @@ impl Home {
     /// is not part of it.
     #[must_use]
     pub fn agreed_rows(&self) -> Vec<(&ChannelKey, &Row)> {
-        let mut rows: Vec<_> = self.rows.iter().filter(|(_, row)| row.agreed > 0).collect();
+        let mut rows = Vec::with_capacity(self.agreed_rows);
+        rows.extend(self.rows.iter().filter(|(_, row)| row.agreed > 0));
         rows.sort_unstable_by_key(|(_, row)| row.agreed);
         rows
     }

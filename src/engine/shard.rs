@@ -10,6 +10,7 @@
 //! ```
 
 mod api;
+mod checkpoints;
 mod clients;
 mod cluster;
 mod deliveries;
@@ -56,6 +57,7 @@ use crate::format::raft_message::RaftMessage;
 use crate::ids::{NodeId, Place, SLOT_COUNT_MAX, SessionId, ShardId, SlotId, Uid};
 use crate::time::{Instant, Now};
 
+use checkpoints::{Checkpoints, Pledge};
 use endings::Endings;
 use greetings::Greetings;
 use hosting::Ended;
@@ -105,8 +107,8 @@ pub(super) struct Hosted {
     kept_segment: u32,
     /// The last plan of a split or merge that is in the checkpoint on disk.
     checkpoint_plan: u64,
-    /// Being written: both segments, its mark and its plan.
-    checkpointing: Option<(u32, u32, u64, u64)>,
+    /// Being encoded or written.
+    checkpointing: Option<Pledge>,
 }
 
 impl Hosted {
@@ -179,6 +181,7 @@ pub struct Shard {
     reads: Reads,
     repairs: Repairs,
     transfers: Transfers,
+    checkpoints: Checkpoints,
     nursery: Nursery,
     merges: Merges,
     out: Outbox,
@@ -250,6 +253,7 @@ impl Shard {
             reads: Reads::default(),
             repairs: Repairs::default(),
             transfers: Transfers::new(config.boot),
+            checkpoints: Checkpoints::new(),
             nursery: Nursery::default(),
             merges: Merges::default(),
             out: Outbox::new(config.place, Marks::new(config.limits.marked_one_in)),
@@ -289,6 +293,7 @@ impl Shard {
         self.take_link_news(now, effects);
         self.fire_timers(now, effects);
         self.come_to_rest(now, effects);
+        self.go_on_checkpoints(now.instant, effects);
         while let Some((slot, channel)) = self.recent.pop_excess(self.journal.written()) {
             if let Some(place) = self.place_of(slot) {
                 self.hosted[place].slot.evict_oldest(channel);
@@ -460,6 +465,7 @@ impl Shard {
             self.links.next_deadline(),
             self.office_deadline(),
             self.transfers_deadline(),
+            self.checkpoints.deadline(),
         ];
         Some(others.into_iter().flatten().fold(fixed, Instant::min))
     }

@@ -9,7 +9,9 @@
 //! ```
 
 mod applying;
+mod homes;
 mod merge;
+mod moment;
 mod split;
 mod straight;
 mod taking;
@@ -46,8 +48,12 @@ use crate::limits::Limits;
 use crate::time::{Instant, Now};
 
 pub use merge::{MergeNews, Portion, Reshaped};
+pub use moment::{MomentId, MomentReader, ReadOn};
 pub use split::Half;
 pub use taking::Quit;
+
+use homes::Homes;
+use moment::Moments;
 
 /// Connections that one leader can number.
 const ORDER_TERM_SHIFT: u32 = 32;
@@ -97,6 +103,13 @@ impl ChannelEntry {
         let hashes = [members[0].key_hash(), members[1].key_hash()];
         let confirmed = [channel.announced_seq(); 2];
         Some(ChannelEntry { key, channel, members, hashes, confirmed, listed: false, noticed_at: Instant(0) })
+    }
+
+    /// As its channel comes to another slot: without what only the leader here knew, and without bodies, which are read where they lie.
+    fn forget_what_is_local(&mut self) {
+        self.channel.forget_bodies();
+        self.confirmed = [self.channel.announced_seq(); 2];
+        (self.listed, self.noticed_at) = (false, Instant(0));
     }
 
     fn member_count(&self) -> usize {
@@ -162,7 +175,9 @@ pub struct Slot {
     map_state: MapState,
     channels_by_key: SeededMap<ChannelKey, u32>,
     channels: Vec<ChannelEntry>,
-    homes: SeededMap<Uid, Home>,
+    homes: Homes,
+    /// Moments of its agreed state that are being read.
+    moments: Moments,
     message_ids: MessageIds,
     pending: VecDeque<Pending>,
     in_flight: VecDeque<(Proposed, Vec<Waiter>)>,
@@ -223,19 +238,37 @@ impl Slot {
         log_tail_bytes_max: usize,
         chance: Chance,
     ) -> Result<Slot, String> {
-        state.group.check()?;
+        let SlotState { group, message_ids_last, reshaped, channels, homes } = state;
+        group.check()?;
+        let mut slot = Slot::empty(id, group, (message_ids_last, reshaped), map_state, (log_tail_bytes_max, chance));
+        for (key, channel) in channels {
+            slot.add_channel(ChannelEntry::new(key, channel).ok_or("a channel is not named after users")?);
+        }
+        slot.homes = Homes::of(homes, map_state);
+        Ok(slot)
+    }
+
+    /// One without channels and homes.
+    fn empty(
+        id: SlotId,
+        group: GroupState,
+        (message_ids_last, reshaped): (u64, Reshaped),
+        map_state: MapState,
+        (log_tail_bytes_max, chance): (usize, Chance),
+    ) -> Slot {
         let mut slot = Slot {
             id,
             depth: 0,
-            reshaped: state.reshaped,
+            reshaped,
             halves: Vec::new(),
             portion: None,
             merge_news: None,
-            group: RaftGroup::restore(id, state.group, log_tail_bytes_max, chance),
+            group: RaftGroup::restore(id, group, log_tail_bytes_max, chance),
             map_state,
             channels_by_key: SeededMap::with_hasher(map_state),
             channels: Vec::new(),
-            homes: SeededMap::with_hasher(map_state),
+            homes: Homes::new(map_state),
+            moments: Moments::default(),
             message_ids: MessageIds::new(id),
             pending: VecDeque::new(),
             in_flight: VecDeque::new(),
@@ -258,15 +291,15 @@ impl Slot {
             held_back: false,
             messages: 0,
         };
-        slot.message_ids.resume(state.message_ids_last);
-        for (key, channel) in state.channels {
-            slot.messages += channel.readable() as u64;
-            let entry = ChannelEntry::new(key.clone(), channel).ok_or("a channel is not named after users")?;
-            slot.channels_by_key.insert(key, slot.channels.len() as u32);
-            slot.channels.push(entry);
-        }
-        slot.homes.extend(state.homes);
-        Ok(slot)
+        slot.message_ids.resume(message_ids_last);
+        slot
+    }
+
+    /// A channel that was not here before.
+    fn add_channel(&mut self, entry: ChannelEntry) {
+        self.messages += entry.channel.readable() as u64;
+        self.channels_by_key.insert(entry.key.clone(), self.channels.len() as u32);
+        self.channels.push(entry);
     }
 
     /// Its number.
@@ -309,6 +342,7 @@ impl Slot {
         self.channels_by_key = whole.channels_by_key;
         self.channels = whole.channels;
         self.homes = whole.homes;
+        self.moments.forget();
         self.messages = whole.messages;
         self.depth = whole.depth;
         self.reshaped = whole.reshaped;
@@ -337,12 +371,9 @@ impl Slot {
         &self.channels
     }
 
-    /// Homes in the order of their uids, for a checkpoint.
-    #[must_use]
-    pub fn sorted_homes(&self) -> Vec<(&Uid, &Home)> {
-        let mut homes: Vec<_> = self.homes.iter().collect();
-        homes.sort_unstable_by_key(|(uid, _)| *uid);
-        homes
+    /// Homes in the order of their uids.
+    pub fn sorted_homes(&self) -> impl Iterator<Item = (&Uid, &Home)> {
+        self.homes.after(None)
     }
 
     /// Number of homes.
@@ -366,21 +397,18 @@ impl Slot {
     /// A user's home.
     #[must_use]
     pub fn home(&self, uid: &Uid) -> Option<&Home> {
-        self.homes.get(uid)
+        self.homes.get(uid.as_str())
     }
 
     /// A user's home, made if it is not there.
     pub fn home_or_new(&mut self, uid: &Uid) -> &mut Home {
         let map_state = self.map_state;
-        let home = self.homes.raw_entry_mut().from_key(uid);
-        home.or_insert_with(|| (uid.clone(), Home::new(map_state))).1
+        self.homes.get_or_insert(uid, || Home::new(map_state))
     }
 
     /// Forgets a home that holds nothing.
     pub fn forget_empty_home(&mut self, uid: &Uid) {
-        if self.homes.get(uid).is_some_and(Home::is_empty) {
-            self.homes.remove(uid);
-        }
+        self.homes.forget_empty(uid);
     }
 
     /// Repeats that must be compared with what is on disk.
@@ -468,10 +496,7 @@ impl Slot {
         for index in std::mem::take(&mut self.unannounced) {
             self.channels[index as usize].listed = false;
         }
-        for home in self.homes.values_mut() {
-            home.cease_leading();
-        }
-        self.homes.retain(|_, home| !home.is_empty());
+        self.homes.change_all(Home::cease_leading);
     }
 
     /// The term in which this replica leads, when that has changed since the last call.
@@ -524,7 +549,7 @@ impl Slot {
             match waiter {
                 Waiter::Append(asker) => refuse(asker, Reason::NodeNotMatch, around.out),
                 Waiter::Row(uid, channel) => {
-                    if let Some(home) = self.homes.get_mut(&uid) {
+                    if let Some(home) = self.homes.get_mut(uid.as_str()) {
                         home.mark_dirty(&channel);
                     }
                     self.row_dirtied(&uid, &channel, around.now.instant, around.limits);
@@ -564,6 +589,8 @@ impl Slot {
             entry.channel.check_invariants();
             assert!(entry.confirmed.iter().all(|seq| *seq <= entry.channel.last_seq()));
         }
+        self.homes.check_invariants();
+        self.moments.check_invariants(self.channels.len());
         for home in self.homes.values() {
             home.check_invariants();
         }

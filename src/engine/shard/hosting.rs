@@ -151,7 +151,7 @@ impl Shard {
         self.journal.append_end(id, replica);
         // Not before its end is on disk: a restart that finds neither checkpoint nor end would not know what the records are about.
         self.ended.ends.push((self.journal.position(), id));
-        if self.hosted[place].checkpointing.is_some() {
+        if self.hosted[place].checkpointing.is_some() && !self.checkpoints.forget(id) {
             self.ended.checkpointing.insert(id);
         }
         let last = self.hosted.len() - 1;

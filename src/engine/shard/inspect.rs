@@ -100,7 +100,7 @@ impl ReplicaView<'_> {
     pub fn stray(&self) -> Option<String> {
         let elsewhere = |key: KeyHash| key.slot(self.slot.depth()) != self.slot.id();
         let channels = self.slot.channels().iter().filter(|entry| elsewhere(entry.key.key_hash()));
-        let homes = self.slot.sorted_homes().into_iter().filter(|(uid, _)| elsewhere(uid.key_hash()));
+        let homes = self.slot.sorted_homes().filter(|(uid, _)| elsewhere(uid.key_hash()));
         let channels = channels.map(|entry| format!("channel {}", entry.key.id));
         channels.chain(homes.map(|(uid, _)| format!("the home of {uid}"))).next()
     }

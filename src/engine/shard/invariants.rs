@@ -13,6 +13,7 @@ impl Shard {
         self.check_memory();
         self.journal.check_invariants();
         self.check_transfers();
+        self.check_checkpoints();
         self.check_merges();
         self.submits.check_invariants();
         self.greetings.check_invariants();

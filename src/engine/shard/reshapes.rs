@@ -37,7 +37,7 @@ use crate::engine::raft_group::Role;
 use crate::engine::reads::{Purpose, RangeRead};
 use crate::engine::routes::Table;
 use crate::engine::session::Phase;
-use crate::engine::slot::{Half, Reshaped, Slot, SlotState};
+use crate::engine::slot::Half;
 use crate::format::frame::{Answered, Frame, Propose, Submitted};
 use crate::format::raft_message::{GroupMembers, RaftMessage, SnapshotHead};
 use crate::ids::{ChannelKey, KeyHash, Place, ReplicaId, ShardId, SlotId};
@@ -295,21 +295,14 @@ impl Shard {
     fn begin_life(&mut self, place: usize, newborn: Newborn) {
         let Newborn { parent, half } = newborn;
         let head = head_of(&half);
-        let (child, depth) = (half.split.child, half.split.depth + 1);
         let replay_segment = self.journal.written_segment();
         let Some(group) = self.hosted[place].slot.group_mut().prepare_install(&head, &mut self.journal) else {
             // Something has come in that is not drained yet: soon.
             self.nursery.newborns.push(Newborn { parent, half });
             return;
         };
-        let Half { message_ids_last, channels, homes, .. } = half;
-        // Its own terms are those that its parent's were lifted to.
-        let reshaped = Reshaped { plan: half.split.plan, ..Reshaped::default() };
-        let state = SlotState { group, message_ids_last, reshaped, channels, homes };
-        let (tail, chance) = (self.config.limits.log_tail_bytes_max, chance_of(&self.config, child));
-        let mut whole =
-            Slot::restore(child, state, self.map_state, tail, chance).expect("it was part of a slot, so it is sound");
-        whole.set_depth(depth);
+        let (tail, chance) = (self.config.limits.log_tail_bytes_max, chance_of(&self.config, half.split.child));
+        let mut whole = half.into_slot(group, self.map_state, tail, chance);
         whole.drop_below(self.journal.segments().0);
         let announced = self.journal.position();
         self.transfers.expect_own(whole, (head, parent), announced, replay_segment);

@@ -13,7 +13,7 @@ use std::time::Duration;
 /// One shard whose disk is perfect and instant.
 pub(super) struct Bench {
     pub(super) shard: Shard,
-    now: Now,
+    pub(super) now: Now,
     pub(super) events: EventBatch,
     effects: Effects,
     sent: Vec<(u32, ServerPacket)>,
@@ -57,26 +57,38 @@ impl Bench {
     /// Steps until nothing more happens; the disk answers at once.
     pub(super) fn run(&mut self) {
         for _ in 0..100 {
-            self.shard.step(self.now, &mut self.events, &mut self.effects);
-            self.shard.check_invariants();
-            for effect in std::mem::take(&mut self.effects.list) {
-                match effect {
-                    Effect::Send { session, packet } => self.sent.push((session.index, packet)),
-                    Effect::JournalWrite(write) => {
-                        let (flush, bytes) = (write.flush, write.bytes);
-                        self.events.push(Event::JournalWritten { flush, bytes, result: Ok(()) });
-                    }
-                    Effect::JournalSegment { segment } => {
-                        self.events.push(Event::SegmentReady { segment, result: Ok(()) });
-                    }
-                    other => self.others.push(other),
-                }
-            }
+            self.step();
             if self.events.is_empty() && self.shard.next_deadline() > Some(self.now.instant) {
                 return;
             }
         }
         panic!("the shard does not come to rest");
+    }
+
+    /// One step, and what the disk says to it comes with the next.
+    fn step(&mut self) {
+        self.shard.step(self.now, &mut self.events, &mut self.effects);
+        self.shard.check_invariants();
+        for effect in std::mem::take(&mut self.effects.list) {
+            match effect {
+                Effect::Send { session, packet } => self.sent.push((session.index, packet)),
+                Effect::JournalWrite(write) => {
+                    let (flush, bytes) = (write.flush, write.bytes);
+                    self.events.push(Event::JournalWritten { flush, bytes, result: Ok(()) });
+                }
+                Effect::JournalSegment { segment } => {
+                    self.events.push(Event::SegmentReady { segment, result: Ok(()) });
+                }
+                other => self.others.push(other),
+            }
+        }
+    }
+
+    /// One step a little later.
+    pub(super) fn step_once(&mut self, span: Duration) {
+        self.now.instant = self.now.instant + span;
+        self.now.unix.0 += span.as_millis() as u64;
+        self.step();
     }
 
     pub(super) fn wait(&mut self, span: Duration) {

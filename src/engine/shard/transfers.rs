@@ -6,7 +6,7 @@
 //!                                                                                └──(not written)──► old state goes on
 //! ```
 
-use crate::engine::checkpoint::{self, Cover};
+use crate::engine::checkpoint::{Cover, Encoding};
 use crate::engine::effect::{Effect, Effects};
 use crate::engine::event::ApiAnswer;
 use crate::engine::journal::entry_data_bytes_max;
@@ -97,6 +97,12 @@ impl Transfers {
         self.installs.iter().any(born)
     }
 
+    /// The state that is to be installed in this slot and is on its way into a checkpoint.
+    pub(super) fn state_to_install(&mut self, slot: SlotId) -> Option<&mut Slot> {
+        let asked = |install: &&mut Install| install.asked && install.whole.id() == slot;
+        self.installs.iter_mut().find(asked).map(|install| &mut install.whole)
+    }
+
     /// What has come for this slot so far has other numbers of channels than the slot.
     pub(super) fn forget_arrivals(&mut self, slot: SlotId) {
         if self.installs.iter().all(|install| install.whole.id() != slot) {
@@ -161,7 +167,6 @@ impl Shard {
                 }
             }
         }
-        self.ask_for_checkpoints(now, effects);
         self.turn_repairs(now, effects);
     }
 
@@ -282,32 +287,29 @@ impl Shard {
         Ok(())
     }
 
-    /// Asks for the checkpoints of states whose announcements are on disk, one at a time for each slot.
-    fn ask_for_checkpoints(&mut self, now: Now, effects: &mut Effects) {
+    /// The next state whose announcement is on disk is to become a checkpoint, one at a time for each slot.
+    pub(super) fn begin_install_checkpoint(&mut self, now: Instant) -> Option<(SlotId, Encoding)> {
         let written = self.journal.written();
-        let mark = self.journal_mark();
-        for index in 0..self.transfers.installs.len() {
-            let install = &self.transfers.installs[index];
-            let Some(place) = self.place_of(install.whole.id()) else {
-                continue;
-            };
-            let busy = self.hosted[place].checkpointing.is_some() || self.ended.keeps_disk_busy(install.whole.id());
-            if install.asked || install.announced > written || busy {
-                continue;
-            }
-            if now.instant < install.not_before || self.is_nursing(install.whole.id()) {
-                continue;
-            }
-            let replay_segment = install.replay_segment;
-            let kept_segment = replay_segment.min(self.replay_segment_of_others(place));
-            let cover = Cover { depth: install.whole.depth(), replay_segment: kept_segment };
-            let install = &mut self.transfers.installs[index];
-            install.asked = true;
-            let bytes = checkpoint::encode(&install.whole, &install.whole.group().state(), cover);
-            let plan = install.whole.reshaped().plan;
-            self.hosted[place].checkpointing = Some((replay_segment, kept_segment, mark, plan));
-            effects.push(Effect::Checkpoint { slot: install.whole.id(), bytes });
-        }
+        let ready = |install: &Install| {
+            let slot = install.whole.id();
+            let place = self.place_of(slot).filter(|place| self.hosted[*place].checkpointing.is_none());
+            place.is_some()
+                && !self.ended.keeps_disk_busy(slot)
+                && !install.asked
+                && install.announced <= written
+                && now >= install.not_before
+                && !self.is_nursing(slot)
+        };
+        let index = self.transfers.installs.iter().position(ready)?;
+        let install = &self.transfers.installs[index];
+        let place = self.place_of(install.whole.id())?;
+        let pledge = self.pledge(place, Some((install.replay_segment, install.whole.reshaped().plan)));
+        let cover = Cover { depth: install.whole.depth(), replay_segment: pledge.kept_segment };
+        let install = &mut self.transfers.installs[index];
+        install.asked = true;
+        self.hosted[place].checkpointing = Some(pledge);
+        let group = install.whole.group().state();
+        Some((install.whole.id(), Encoding::begin(&mut install.whole, &group, cover)))
     }
 
     /// The first segment that some other replica of this shard needs that has no checkpoint: a restart reads on from what those

@@ -1,10 +1,8 @@
-//! What a shard does by the clock and for its disk: raft's beats, changed rows, announcements, checkpoints, retention, and the
+//! What a shard does by the clock and for its disk: raft's beats, changed rows, announcements, retention, and the
 //! journal's answers.
 
-use crate::engine::checkpoint::{self, Cover};
-use crate::engine::effect::{Effect, Effects};
+use crate::engine::effect::Effects;
 use crate::engine::event::DiskFault;
-use crate::ids::SlotId;
 use crate::time::Now;
 
 use super::Shard;
@@ -55,7 +53,7 @@ impl Shard {
             self.transfers.incoming.sweep(now.instant, &self.config.limits);
             self.note_closed_segments(now);
             self.segment_wanted = self.segment_wanted_first(now);
-            self.make_checkpoints(effects);
+            self.choose_checkpoints();
             self.checkpoint_council(effects);
             self.remove_checkpoints(effects);
             self.apply_retention(now, effects);
@@ -125,63 +123,6 @@ impl Shard {
     pub(super) fn journal_mark(&self) -> u64 {
         let position = self.journal.position();
         u64::from(position.segment) * u64::from(self.config.geometry.segment_bytes) + u64::from(position.offset)
-    }
-
-    /// Checkpoints the slots whose last one is oldest, so that a replay never reads more than `replay_bytes_max`: begun at half
-    /// of it, or when one keeps segments that retention wants to give up; a quarter of the slots in a sweep at most.
-    fn make_checkpoints(&mut self, effects: &mut Effects) {
-        let mark = self.journal_mark();
-        let at_once = self.hosted.len() / 4 + 1;
-        let under_way = self.hosted.iter().filter(|hosted| hosted.checkpointing.is_some()).count();
-        let half = self.config.limits.replay_bytes_max / 2;
-        let mut due: Vec<(u64, usize)> = self
-            .hosted
-            .iter()
-            .enumerate()
-            .filter(|(_, hosted)| {
-                let long_ago = mark - hosted.checkpoint_mark >= half;
-                let keeps = hosted.kept_segment < self.segment_wanted
-                    && hosted.kept_segment < hosted.slot.group().replay_segment(&self.journal);
-                let free = hosted.checkpointing.is_none() && !self.ended.keeps_disk_busy(hosted.slot.id());
-                free && (long_ago || keeps || self.owes_checkpoint(hosted))
-            })
-            .filter(|(_, hosted)| !self.is_nursing(hosted.slot.id()))
-            .map(|(place, hosted)| (hosted.checkpoint_mark, place))
-            .collect();
-        due.sort_unstable();
-        for (_, place) in due.into_iter().take(at_once.saturating_sub(under_way)) {
-            // A replica that has no checkpoint yet is found by those of the others.
-            let others = self.replay_segment_of_others(place);
-            let hosted = &mut self.hosted[place];
-            let replay_segment = hosted.slot.group().replay_segment(&self.journal);
-            let kept_segment = replay_segment.min(others);
-            hosted.checkpointing = Some((replay_segment, kept_segment, mark, hosted.slot.reshaped().plan));
-            let cover = Cover { depth: hosted.depth, replay_segment: kept_segment };
-            let bytes = checkpoint::encode(&hosted.slot, &hosted.slot.group().state(), cover);
-            effects.push(Effect::Checkpoint { slot: hosted.slot.id(), bytes });
-        }
-    }
-
-    pub(super) fn handle_checkpoint_written(&mut self, slot: SlotId, written: bool) {
-        if slot == SlotId::METADATA {
-            self.council_checkpointed(written);
-            return;
-        }
-        let Some(place) = self.place_of(slot) else {
-            return;
-        };
-        let hosted = &mut self.hosted[place];
-        let Some((replay_segment, kept_segment, mark, plan)) = hosted.checkpointing.take() else {
-            return;
-        };
-        if written {
-            hosted.replay_segment = replay_segment;
-            hosted.kept_segment = kept_segment;
-            hosted.checkpointed = true;
-            hosted.checkpoint_mark = mark;
-            hosted.checkpoint_plan = plan;
-            self.out.counters.checkpoints += 1;
-        }
     }
 
     fn note_closed_segments(&mut self, now: Now) {

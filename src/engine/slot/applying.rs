@@ -30,20 +30,24 @@ impl Slot {
                 Command::Row(row) => self.apply_row(&row, around),
                 Command::Token { uid, flag, level, token } => {
                     if let Ok(uid) = Uid::parse(uid) {
+                        self.keep_home(&uid);
                         self.home_or_new(&uid).apply_token(flag, level, token);
                     }
                     answer(&waiter, around.out);
                 }
                 Command::Quit { uid, flag } => {
-                    if let Some(home) = self.homes.get_mut(uid) {
-                        home.apply_quit(flag);
+                    let Ok(uid) = Uid::parse(uid) else { continue };
+                    if self.homes.get(uid.as_str()).is_some() {
+                        self.keep_home(&uid);
+                        self.home_or_new(&uid).apply_quit(flag);
                     }
-                    if let (Waiter::Api(place, ticket), Ok(uid)) = (waiter, Uid::parse(uid)) {
+                    if let Waiter::Api(place, ticket) = waiter {
                         self.quits.push(Quit { asker: (place, ticket), uid, flag });
                     }
                 }
                 Command::NewFlag { uid, flag, beginning } => {
                     if let Ok(uid) = Uid::parse(uid) {
+                        self.keep_home(&uid);
                         self.home_or_new(&uid).apply_new_flag(flag, &beginning);
                     }
                     if let Waiter::Register(register) = waiter {
@@ -104,6 +108,7 @@ impl Slot {
         let Some(index) = self.channel_or_new(kind, id) else {
             return;
         };
+        self.keep_channel(index);
         let entry = &mut self.channels[index as usize];
         entry.channel.announced(announced.min(entry.channel.last_seq()));
         match entry.channel.append(&message, position, fingerprint, around.limits.dedupe_window) {
@@ -164,6 +169,7 @@ impl Slot {
         let agreed = Row::agreed_on(row.last_seq, row.read_seq, &row.cursors);
         let channel = ChannelKey { kind: row.kind, id: row.id.into() };
         let rows_max = around.limits.rows_per_user_max;
+        self.keep_home(&uid);
         let (owed, dropped) = self.home_or_new(&uid).apply_row(channel.clone(), &agreed, rows_max);
         around.out.counters.rows_dropped += u64::from(dropped);
         let here = around.out.here;

@@ -118,9 +118,8 @@ impl Slot {
     #[must_use]
     pub fn portion(&self) -> Option<Portion> {
         let term = self.reshaped.frozen?;
-        let channels = self.channels.iter().map(|entry| (entry.key.clone(), Channel::restore(entry.channel.parts())));
-        let homes = self.sorted_homes().into_iter();
-        let homes = homes.map(|(uid, home)| (uid.clone(), home.agreed_copy(self.map_state)));
+        let channels = self.channels.iter().map(|entry| (entry.key.clone(), entry.channel.without_bodies()));
+        let homes = self.sorted_homes().map(|(uid, home)| (uid.clone(), home.agreed_copy(self.map_state)));
         Some(Portion {
             from: self.id,
             plan: self.reshaped.plan,
@@ -144,7 +143,7 @@ impl Slot {
     /// Who is online here, for whoever takes it in; only a leader knows.
     #[must_use]
     pub fn everybody_online(&self) -> Vec<(Uid, Vec<Online>)> {
-        let homes = self.sorted_homes().into_iter().filter(|(_, home)| !home.online().is_empty());
+        let homes = self.sorted_homes().filter(|(_, home)| !home.online().is_empty());
         homes.map(|(uid, home)| (uid.clone(), home.online().to_vec())).collect()
     }
 
@@ -172,6 +171,7 @@ impl Slot {
         if !self.is_due(&merge) {
             return;
         }
+        self.moments.forget();
         let portion = self.portion.take().expect("an entry that waits for its portion is not applied without");
         assert_eq!((portion.plan, portion.from), (merge.plan, self.id.sibling(self.depth)), "its sibling's portion");
         self.depth -= 1;
@@ -192,8 +192,7 @@ impl Slot {
             self.channels.push(entry);
         }
         for (uid, home) in portion.homes {
-            let before = self.homes.insert(uid, home);
-            assert!(before.is_none(), "no home is in two slots");
+            assert!(self.homes.insert(uid, home), "no home is in two slots");
         }
         self.retry_announcements(around);
     }

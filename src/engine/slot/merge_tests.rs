@@ -1,7 +1,7 @@
 //! A slot that has split and takes its other half in again, with and without others' entries behind the freeze, once and again.
 
+use super::super::Half;
 use super::super::split::tests::{Bench, filled, keys, uid};
-use super::super::{Half, SlotState};
 use super::*;
 use crate::engine::chance::Chance;
 use crate::engine::command::SplitCommand;
@@ -15,13 +15,9 @@ fn replica() -> ReplicaId {
 /// The half in a slot of its own.
 fn hatch(half: Half) -> Bench {
     let group = GroupState::begin(replica(), &[]);
-    let Half { split, message_ids_last, channels, homes, term, .. } = half;
-    let reshaped = Reshaped { plan: split.plan, ..Reshaped::default() };
-    let state = SlotState { group, message_ids_last, reshaped, channels, homes };
-    let map_state = Chance::new([3; 32], 0).map_state();
+    let (term, map_state) = (half.term, Chance::new([3; 32], 0).map_state());
     let mut bench = Bench::new();
-    bench.slot = Slot::restore(split.child, state, map_state, 0, Chance::new([4; 32], 1)).unwrap();
-    bench.slot.set_depth(split.depth + 1);
+    bench.slot = half.into_slot(group, map_state, 0, Chance::new([4; 32], 1));
     bench.term = term;
     bench
 }

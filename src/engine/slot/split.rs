@@ -10,11 +10,13 @@
 //! that comes again does nothing. What the leader had written into the log behind the split for keys that are gone by then is passed over by every
 //! replica, and who waits for it is told that it was not taken.
 
-use super::{Channel, ChannelEntry, Home, Slot, Surroundings, Waiter};
+use super::{ChannelEntry, Home, Homes, Reshaped, Slot, Surroundings, Waiter};
+use crate::engine::chance::{Chance, MapState};
 use crate::engine::command::{self, Command, SplitCommand};
+use crate::engine::raft_group::GroupState;
 use crate::format::frame::{Answered, Frame, Registered, Submitted};
 use crate::format::packet::Reason;
-use crate::ids::{ChannelKey, ChannelKind, DeviceLevel, KeyHash, Uid, uid_hash};
+use crate::ids::{ChannelKind, DeviceLevel, KeyHash, Uid, uid_hash};
 use crate::limits::Limits;
 
 /// What has split off.
@@ -30,9 +32,26 @@ pub struct Half {
     /// Last message id of the slot it comes from: ids of its channels go on from there.
     pub message_ids_last: u64,
     /// Channels, in the order in which they appeared; their bodies lie where they lay.
-    pub channels: Vec<(ChannelKey, Channel)>,
-    /// Homes.
-    pub homes: Vec<(Uid, Home)>,
+    channels: Vec<ChannelEntry>,
+    /// Homes, in the order of their uids.
+    homes: Vec<(Uid, Home)>,
+}
+
+impl Half {
+    /// The child, as its group begins.
+    #[must_use]
+    pub fn into_slot(self, group: GroupState, map_state: MapState, log_tail_bytes_max: usize, chance: Chance) -> Slot {
+        // Its own terms are those that its parent's were lifted to.
+        let reshaped = Reshaped { plan: self.split.plan, ..Reshaped::default() };
+        let agreed = (self.message_ids_last, reshaped);
+        let mut slot = Slot::empty(self.split.child, group, agreed, map_state, (log_tail_bytes_max, chance));
+        slot.depth = self.split.depth + 1;
+        slot.channels_by_key.reserve(self.channels.len());
+        slot.channels.reserve_exact(self.channels.len());
+        self.channels.into_iter().for_each(|entry| slot.add_channel(entry));
+        slot.homes = Homes::of(self.homes, map_state);
+        slot
+    }
 }
 
 impl Slot {
@@ -86,6 +105,7 @@ impl Slot {
         let term = self.lifted(term);
         self.send_notices(around);
         self.route_cache.clear();
+        self.moments.forget();
         let (channels, numbers) = self.split_channels();
         around.recent.renumber(self.id, |channel| numbers[channel as usize]);
         for mut check in std::mem::take(&mut self.repeats) {
@@ -108,24 +128,25 @@ impl Slot {
     }
 
     /// Takes out the channels that are not this slot's any more. Also returned: the new number of each channel by its old one.
-    fn split_channels(&mut self) -> (Vec<(ChannelKey, Channel)>, Vec<Option<u32>>) {
-        let before = std::mem::take(&mut self.channels);
-        let (mut gone, mut numbers) = (Vec::new(), Vec::with_capacity(before.len()));
-        self.channels_by_key.clear();
-        for entry in before {
-            if self.owns(entry.key.key_hash()) {
-                let number = self.channels.len() as u32;
-                numbers.push(Some(number));
-                self.channels_by_key.insert(entry.key.clone(), number);
-                self.channels.push(entry);
-                continue;
-            }
-            numbers.push(None);
+    fn split_channels(&mut self) -> (Vec<ChannelEntry>, Vec<Option<u32>>) {
+        let (depth, id) = (self.depth, self.id.at(self.depth));
+        let (mut numbers, mut stay) = (Vec::with_capacity(self.channels.len()), 0);
+        let goes = |entry: &mut ChannelEntry| {
+            let stays = entry.hashes[0].slot(depth) == id;
+            numbers.push(stays.then_some(stay));
+            stay += u32::from(stays);
+            !stays
+        };
+        let mut gone: Vec<ChannelEntry> = self.channels.extract_if(.., goes).collect();
+        for entry in &mut gone {
             self.messages -= entry.channel.readable() as u64;
-            let ChannelEntry { key, channel, .. } = entry;
-            // As a checkpoint would bring it back: without bodies, which are read where they lie.
-            gone.push((key, Channel::restore(channel.parts())));
+            entry.forget_what_is_local();
         }
+        self.channels_by_key.retain(|_, number| {
+            let stays = numbers[*number as usize];
+            *number = stays.unwrap_or_default();
+            stays.is_some()
+        });
         assert_eq!(self.channels.len(), self.channels_by_key.len(), "every channel has its name");
         (gone, numbers)
     }
@@ -133,8 +154,7 @@ impl Slot {
     fn split_homes(&mut self) -> Vec<(Uid, Home)> {
         let (depth, id) = (self.depth, self.id);
         let stays = |uid: &Uid| uid.key_hash().slot(depth) == id.at(depth);
-        let mut gone: Vec<(Uid, Home)> = self.homes.extract_if(|uid, _| !stays(uid)).collect();
-        gone.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        let mut gone = self.homes.take_out(stays);
         for (_, home) in &mut gone {
             home.cease_leading();
         }

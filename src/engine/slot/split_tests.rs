@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use super::*;
 use crate::engine::chance::Chance;
+use crate::engine::checkpoint;
 use crate::engine::marks::Marks;
 use crate::engine::raft_group::GroupState;
 use crate::engine::routes::Table;
-use crate::engine::slot::{Reshaped, SlotState};
+use crate::engine::slot::{ReadOn, Reshaped, SlotState};
 use crate::format::message::MessageFields;
 use crate::format::packet::{HeaderFlags, Setting};
 use crate::format::record::Position;
-use crate::ids::{NodeId, Place, ReplicaId, ShardId, SlotId};
+use crate::ids::{ChannelKey, NodeId, Place, ReplicaId, ShardId, SlotId};
 use crate::time::{Instant, Now, UnixMillis};
 
 use super::super::{CommittedEntry, Outbox, Recent, Routes};
@@ -122,7 +123,7 @@ fn every_key_is_in_exactly_one_half_and_keeps_what_it_had() {
         slot.channel_index(key).map(|index| slot.channels()[index as usize].channel.parts())
     };
     for key in keys() {
-        let gone = half.channels.iter().find(|(name, _)| *name == key).map(|(_, channel)| channel.parts());
+        let gone = half.channels.iter().find(|entry| entry.key == key).map(|entry| entry.channel.parts());
         let stayed = parts(&bench.slot, &key);
         assert_eq!((gone.is_some(), stayed.is_some()), (key.key_hash().0 & 1 == 1, key.key_hash().0 & 1 == 0));
         assert_eq!(gone.or(stayed), parts(&whole.slot, &key));
@@ -138,13 +139,13 @@ fn every_key_is_in_exactly_one_half_and_keeps_what_it_had() {
         );
     }
     assert_eq!(half.message_ids_last, bench.slot.message_ids().last());
-    let readable: usize = half.channels.iter().map(|(_, channel)| channel.readable()).sum();
+    let readable: usize = half.channels.iter().map(|entry| entry.channel.readable()).sum();
     assert_eq!(readable as u64 + bench.slot.messages(), whole.slot.messages());
     let order = |channels: &mut dyn Iterator<Item = &ChannelKey>| {
         let places = channels.map(|key| keys().iter().position(|known| known == key));
         places.collect::<Vec<_>>().is_sorted()
     };
-    assert!(order(&mut half.channels.iter().map(|(key, _)| key)), "channels keep their order");
+    assert!(order(&mut half.channels.iter().map(|entry| &entry.key)), "channels keep their order");
     assert!(order(&mut bench.slot.channels().iter().map(|entry| &entry.key)));
 }
 
@@ -168,7 +169,7 @@ fn a_split_that_comes_again_does_nothing() {
     assert_eq!((bench.slot.depth(), bench.slot.channels().len()), (1, channels));
     let [next] = &bench.split(1)[..] else { panic!("the next bit") };
     assert_eq!((next.split.child, bench.slot.depth()), (SlotId(2), 2));
-    assert!(next.channels.iter().all(|(key, _)| key.key_hash().0 & 3 == 2));
+    assert!(next.channels.iter().all(|entry| entry.key.key_hash().0 & 3 == 2));
 }
 
 #[test]
@@ -216,6 +217,30 @@ fn ids_of_a_channel_rise_over_a_split() {
     assert!(child.next(UnixMillis(0), false) > last, "whatever the clock of the child's leader says");
 }
 
+/// How long the portions of a checkpoint take: all together, and the longest.
+#[allow(clippy::disallowed_methods, clippy::disallowed_types)]
+fn in_portions(slot: &mut Slot, group: &GroupState, cover: checkpoint::Cover) -> (String, usize) {
+    let mut portions = Vec::new();
+    let began = std::time::Instant::now();
+    let mut encoding = checkpoint::Encoding::begin(slot, group, cover);
+    portions.push(began.elapsed());
+    loop {
+        let began = std::time::Instant::now();
+        let read = encoding.go_on(slot, Limits::PRODUCTION.state_portion);
+        portions.push(began.elapsed());
+        if matches!(read, ReadOn::All(_)) {
+            break;
+        }
+    }
+    let began = std::time::Instant::now();
+    let bytes = encoding.finish().len();
+    portions.push(began.elapsed());
+    let (all, count) = (portions.iter().sum::<std::time::Duration>(), portions.len());
+    portions.sort_unstable();
+    let (middle, longest) = (portions[count / 2], portions[count - 1]);
+    (format!("{all:?} in {count} portions, of {middle:?} as a rule and {longest:?} at most"), bytes)
+}
+
 /// What a shard does in one step for a slot of so many users, each with two channels.
 #[allow(clippy::disallowed_methods, clippy::disallowed_types)] // It measures, and decides nothing.
 #[test]
@@ -244,10 +269,8 @@ fn how_long_a_big_slot_stands_still() {
         }
     }
     let group = bench.slot.group().state();
-    let cover = crate::engine::checkpoint::Cover { depth: 0, replay_segment: 1 };
-    let began = std::time::Instant::now();
-    let bytes = crate::engine::checkpoint::encode(&bench.slot, &group, cover).len();
-    let encoded = began.elapsed();
+    let cover = checkpoint::Cover { depth: 0, replay_segment: 1 };
+    let (encoded, bytes) = in_portions(&mut bench.slot, &group, cover);
     let mut data = Vec::new();
     let split = SplitCommand { plan: 3, depth: 0, child: SlotId(1), replicas: vec![ReplicaId::new(PLACE, 9)] };
     command::encode_split(&split, &mut data);
@@ -256,21 +279,13 @@ fn how_long_a_big_slot_stands_still() {
     let halved = began.elapsed();
     let half = bench.slot.take_halves().remove(0);
     let began = std::time::Instant::now();
-    let state = SlotState {
-        group: GroupState::begin(ReplicaId::new(PLACE, 9), &[]),
-        message_ids_last: 7,
-        reshaped: Default::default(),
-        channels: half.channels,
-        homes: half.homes,
-    };
     let map_state = Chance::new([3; 32], 0).map_state();
-    let child = Slot::restore(SlotId(1), state, map_state, 0, Chance::new([4; 32], 0)).unwrap();
+    let begun = GroupState::begin(ReplicaId::new(PLACE, 9), &[]);
+    let mut child = half.into_slot(begun, map_state, 0, Chance::new([4; 32], 0));
     let restored = began.elapsed();
-    let began = std::time::Instant::now();
-    let child_bytes = crate::engine::checkpoint::encode(&child, &group, cover).len();
-    let child_encoded = began.elapsed();
+    let (child_encoded, child_bytes) = in_portions(&mut child, &group, cover);
     println!(
-        "checkpoint of {USERS} users: {encoded:?}, {bytes} bytes; split {halved:?}; the half put together {restored:?}, its \
-         checkpoint {child_encoded:?}, {child_bytes} bytes"
+        "checkpoint of {USERS} users: {encoded}, {bytes} bytes; split {halved:?}; the half put together {restored:?}, its \
+         checkpoint {child_encoded}, {child_bytes} bytes"
     );
 }

@@ -114,10 +114,7 @@ impl Slot {
 
     /// Forgets the connections on one gateway shard.
     pub fn forget_gateway(&mut self, gateway: Place) {
-        for home in self.homes.values_mut() {
-            home.forget_gateway(gateway);
-        }
-        self.homes.retain(|_, home| !home.is_empty());
+        self.homes.change_all(|home| home.forget_gateway(gateway));
     }
 
     /// A node is said to be down: if its replica leads, this one stands for election soon.

@@ -55,20 +55,13 @@ pub fn freeze(slot: &Slot, depth: u8) -> Frozen {
         for number in [first, last] {
             put(u64::from(number), &mut out);
         }
-        let parts = channel.parts();
-        put(parts.last_message_id as u64, &mut out);
-        put(u64::from(parts.announced_seq), &mut out);
-        put(parts.fingerprints.len() as u64, &mut out);
-        for fingerprint in &parts.fingerprints {
-            out.extend_from_slice(&fingerprint.0.to_le_bytes());
-        }
+        put(channel.last_message_id() as u64, &mut out);
+        put(u64::from(channel.announced_seq()), &mut out);
+        checkpoint::put_fingerprints(channel, &mut out);
         ranges.push((first, last));
     }
-    let homes = slot.sorted_homes().into_iter().filter(|(_, home)| {
-        // Who is online, and what the leader learnt ahead of its group, is nobody else's.
-        !home.flags().is_empty() || !home.devices().is_empty() || !home.agreed_rows().is_empty()
-    });
-    let homes: Vec<_> = homes.collect();
+    // Who is online, and what the leader learnt ahead of its group, is nobody else's.
+    let homes: Vec<_> = slot.sorted_homes().filter(|(_, home)| home.holds_agreed()).collect();
     put(homes.len() as u64, &mut out);
     for (uid, home) in homes {
         checkpoint::put_home(uid, home, &mut out);
