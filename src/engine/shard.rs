@@ -287,6 +287,7 @@ impl Shard {
     /// One turn: takes everything that happened, says everything to be done. Never waits; bounded by the batch and the
     /// limits named above.
     pub fn step(&mut self, now: Now, events: &mut EventBatch, effects: &mut Effects) {
+        self.begin_portion();
         for event in events.drain(..) {
             self.handle_event(now, event, effects);
         }
@@ -466,6 +467,7 @@ impl Shard {
             self.office_deadline(),
             self.transfers_deadline(),
             self.checkpoints.deadline(),
+            self.nursery.deadline(),
         ];
         Some(others.into_iter().flatten().fold(fixed, Instant::min))
     }

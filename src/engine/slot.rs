@@ -371,9 +371,9 @@ impl Slot {
         &self.channels
     }
 
-    /// Homes in the order of their uids.
+    /// Homes, in an order that is the same on every replica.
     pub fn sorted_homes(&self) -> impl Iterator<Item = (&Uid, &Home)> {
-        self.homes.after(None)
+        self.homes.iter()
     }
 
     /// Number of homes.

@@ -79,6 +79,16 @@ pub(super) struct Nursery {
     held: BTreeMap<SlotId, VecDeque<RaftMessage>>,
     /// A split is done: the next may begin.
     split_next: bool,
+    /// How much of the halves may still be put together in this step.
+    room: usize,
+}
+
+impl Nursery {
+    /// A half is to be put together further: at once.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let unfinished = self.newborns.iter().any(|newborn| !newborn.half.is_done());
+        unfinished.then_some(Instant(0))
+    }
 }
 
 /// What becomes of a half.
@@ -252,6 +262,9 @@ impl Shard {
 
     /// Halves get their places.
     pub(super) fn turn_nursery(&mut self) {
+        for newborn in &mut self.nursery.newborns {
+            self.nursery.room = self.nursery.room.saturating_sub(newborn.half.go_on(self.nursery.room));
+        }
         let mut at = 0;
         while at < self.nursery.newborns.len() {
             match self.fate_of(&self.nursery.newborns[at]) {
@@ -268,7 +281,15 @@ impl Shard {
         }
     }
 
+    /// A step begins: so much of what splits off may be put together in it.
+    pub(super) fn begin_portion(&mut self) {
+        self.nursery.room = self.config.limits.state_portion;
+    }
+
     fn fate_of(&self, newborn: &Newborn) -> Fate {
+        if !newborn.half.is_done() {
+            return Fate::Wait;
+        }
         let split = &newborn.half.split;
         let Some(replica) = split.replicas.iter().find(|replica| replica.place() == self.config.place) else {
             return Fate::Drop;

@@ -2,7 +2,7 @@
 //! to change and was not read yet is copied as it was; what changes later is read as it is.
 //!
 //! ```text
-//!  begin ──► channels, as they appeared ──► homes, by uid ──► all read: it is over
+//!  begin ──► channels, as they appeared ──► homes ────────────► all read: it is over
 //!              ▲ a channel or home behind that place changes: kept as it was     (a split, a merge or another state: it is void)
 //! ```
 //!
@@ -12,6 +12,7 @@
 
 use std::collections::BTreeMap;
 
+use super::homes::{Name, name_of, uid_of};
 use super::{Channel, Home, Slot};
 use crate::ids::{ChannelKey, Uid};
 
@@ -37,7 +38,7 @@ pub enum ReadOn {
 pub trait MomentReader {
     /// A channel, in the order in which they appeared.
     fn channel(&mut self, key: &ChannelKey, channel: &Channel);
-    /// A home about which something is agreed on, after all channels, in the order of uids.
+    /// A home about which something is agreed on, after all channels, in the slot's order of homes.
     fn home(&mut self, uid: &Uid, home: &Home);
 }
 
@@ -50,7 +51,7 @@ struct Moment {
     /// The next to be read.
     channel: u32,
     /// The last home that was read.
-    home: Option<Uid>,
+    home: Option<Name>,
     /// Channels that have changed since, as they were, without bodies.
     kept_channels: BTreeMap<u32, Channel>,
     /// Homes that have changed since, as they were; `None`: nothing was agreed on about them.
@@ -63,7 +64,7 @@ impl Moment {
     }
 
     fn keeps_home(&self, uid: &Uid) -> bool {
-        self.home.as_ref().is_none_or(|last| uid > last) && !self.kept_homes.contains_key(uid)
+        self.home.as_ref().is_none_or(|last| name_of(uid) > *last) && !self.kept_homes.contains_key(uid)
     }
 }
 
@@ -85,7 +86,7 @@ impl Moments {
             assert!(moment.channel <= moment.channels && moment.channels as usize <= channels);
             assert!(moment.kept_channels.keys().all(|index| (moment.channel..moment.channels).contains(index)));
             // One that only a leader knew of may be gone again.
-            let to_come = |uid: &Uid| moment.home.as_ref().is_none_or(|last| uid > last);
+            let to_come = |uid: &Uid| moment.home.as_ref().is_none_or(|last| name_of(uid) > *last);
             assert!(moment.kept_homes.iter().all(|(uid, kept)| kept.is_none() || to_come(uid)));
         }
     }
@@ -127,14 +128,15 @@ impl Slot {
             moment.channel += 1;
         }
         let mut last = None;
-        for (uid, home) in self.homes.after(moment.home.as_ref()) {
+        for (name, home) in self.homes.after(moment.home.as_ref()) {
             if done >= work {
                 if let Some(last) = last {
-                    moment.home = Some(Uid::clone(last));
+                    moment.home = Some(Name::clone(last));
                 }
                 return ReadOn::More(done);
             }
-            last = Some(uid);
+            let uid = uid_of(name);
+            last = Some(name);
             done += 1 + home.row_count();
             match moment.kept_homes.remove(uid) {
                 Some(Some(kept)) => reader.home(uid, &kept),

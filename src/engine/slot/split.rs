@@ -3,20 +3,21 @@
 //!
 //! ```text
 //!  propose_split ─► log ─► apply_split ─┬─► this slot, one bit deeper: keys whose next bit is not set
-//!                                       └─► Half: the others, without anything that only this leader knew
+//!                                       └─► Half: the others ──go_on, in portions──► without anything that only this leader knew
 //! ```
 //!
 //! The depth and the last plan are part of what is agreed on: a split counts only at the depth for which it was written, and each plan once, so one
 //! that comes again does nothing. What the leader had written into the log behind the split for keys that are gone by then is passed over by every
 //! replica, and who waits for it is told that it was not taken.
 
-use super::{ChannelEntry, Home, Homes, Reshaped, Slot, Surroundings, Waiter};
-use crate::engine::chance::{Chance, MapState};
+use super::homes::Leaving;
+use super::{ChannelEntry, Reshaped, Slot, Surroundings, Waiter};
+use crate::engine::chance::{Chance, MapState, SeededMap};
 use crate::engine::command::{self, Command, SplitCommand};
 use crate::engine::raft_group::GroupState;
 use crate::format::frame::{Answered, Frame, Registered, Submitted};
 use crate::format::packet::Reason;
-use crate::ids::{ChannelKind, DeviceLevel, KeyHash, Uid, uid_hash};
+use crate::ids::{ChannelKey, ChannelKind, DeviceLevel, KeyHash, SlotId, uid_hash};
 use crate::limits::Limits;
 
 /// What has split off.
@@ -33,23 +34,51 @@ pub struct Half {
     pub message_ids_last: u64,
     /// Channels, in the order in which they appeared; their bodies lie where they lay.
     channels: Vec<ChannelEntry>,
-    /// Homes, in the order of their uids.
-    homes: Vec<(Uid, Home)>,
+    /// Those of them that are found by their names, from the first on, and messages of them that can be read.
+    channels_by_key: SeededMap<ChannelKey, u32>,
+    messages: u64,
+    homes: Leaving,
 }
 
 impl Half {
+    /// Puts more of it together, without what only the leader here knew; about so much. Returns how much that was: nothing when it is done.
+    pub fn go_on(&mut self, work: usize) -> usize {
+        let mut done = 0;
+        while done < work {
+            let number = self.channels_by_key.len();
+            if let Some(entry) = self.channels.get_mut(number) {
+                entry.forget_what_is_local();
+                self.messages += entry.channel.readable() as u64;
+                self.channels_by_key.insert(entry.key.clone(), number as u32);
+                done += 1;
+            } else if let Some(rows) = self.homes.go_on() {
+                done += 1 + rows;
+            } else {
+                break;
+            }
+        }
+        done
+    }
+
+    /// It is put together.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.channels_by_key.len() == self.channels.len() && self.homes.is_through()
+    }
+
     /// The child, as its group begins.
     #[must_use]
-    pub fn into_slot(self, group: GroupState, map_state: MapState, log_tail_bytes_max: usize, chance: Chance) -> Slot {
+    pub fn into_slot(mut self, group: GroupState, map_state: MapState, tail_max: usize, chance: Chance) -> Slot {
+        self.go_on(usize::MAX);
         // Its own terms are those that its parent's were lifted to.
         let reshaped = Reshaped { plan: self.split.plan, ..Reshaped::default() };
         let agreed = (self.message_ids_last, reshaped);
-        let mut slot = Slot::empty(self.split.child, group, agreed, map_state, (log_tail_bytes_max, chance));
+        let mut slot = Slot::empty(self.split.child, group, agreed, map_state, (tail_max, chance));
         slot.depth = self.split.depth + 1;
-        slot.channels_by_key.reserve(self.channels.len());
-        slot.channels.reserve_exact(self.channels.len());
-        self.channels.into_iter().for_each(|entry| slot.add_channel(entry));
-        slot.homes = Homes::of(self.homes, map_state);
+        slot.channels = self.channels;
+        slot.channels_by_key = self.channels_by_key;
+        slot.messages = self.messages;
+        slot.homes = self.homes.settle();
         slot
     }
 }
@@ -118,13 +147,16 @@ impl Slot {
             }
         }
         self.unannounced = self.unannounced.iter().filter_map(|index| numbers[*index as usize]).collect();
-        let homes = self.split_homes();
+        let homes = self.split_homes(split.child);
         let (depth, id) = (self.depth, self.id);
         self.resumes.retain(|held| held.uid.key_hash().slot(depth) == id.at(depth));
         let message_ids_last = self.message_ids.last();
         // The child cannot begin before a majority has split.
         self.group.tell_commit();
-        self.halves.push(Half { split, term, numbers, message_ids_last, channels, homes });
+        let channels_by_key = SeededMap::with_capacity_and_hasher(channels.len(), self.map_state);
+        let messages = 0;
+        let half = Half { split, term, numbers, message_ids_last, channels, channels_by_key, messages, homes };
+        self.halves.push(half);
     }
 
     /// Takes out the channels that are not this slot's any more. Also returned: the new number of each channel by its old one.
@@ -137,11 +169,8 @@ impl Slot {
             stay += u32::from(stays);
             !stays
         };
-        let mut gone: Vec<ChannelEntry> = self.channels.extract_if(.., goes).collect();
-        for entry in &mut gone {
-            self.messages -= entry.channel.readable() as u64;
-            entry.forget_what_is_local();
-        }
+        let gone: Vec<ChannelEntry> = self.channels.extract_if(.., goes).collect();
+        self.messages -= gone.iter().map(|entry| entry.channel.readable() as u64).sum::<u64>();
         self.channels_by_key.retain(|_, number| {
             let stays = numbers[*number as usize];
             *number = stays.unwrap_or_default();
@@ -151,19 +180,13 @@ impl Slot {
         (gone, numbers)
     }
 
-    fn split_homes(&mut self) -> Vec<(Uid, Home)> {
+    fn split_homes(&mut self, child: SlotId) -> Leaving {
         let (depth, id) = (self.depth, self.id);
-        let stays = |uid: &Uid| uid.key_hash().slot(depth) == id.at(depth);
-        let mut gone = self.homes.take_out(stays);
-        for (_, home) in &mut gone {
-            home.cease_leading();
-        }
-        gone.retain(|(_, home)| !home.is_empty());
-        self.dirty_rows.retain(|(uid, _)| stays(uid));
+        self.dirty_rows.retain(|(uid, _)| uid.key_hash().slot(depth) == id.at(depth));
         if self.dirty_rows.is_empty() {
             self.rows_due = None;
         }
-        gone
+        self.homes.take_out(child)
     }
 }
 

@@ -12,7 +12,7 @@ use crate::engine::slot::{ReadOn, Reshaped, SlotState};
 use crate::format::message::MessageFields;
 use crate::format::packet::{HeaderFlags, Setting};
 use crate::format::record::Position;
-use crate::ids::{ChannelKey, NodeId, Place, ReplicaId, ShardId, SlotId};
+use crate::ids::{NodeId, Place, ReplicaId, ShardId, SlotId, Uid};
 use crate::time::{Instant, Now, UnixMillis};
 
 use super::super::{CommittedEntry, Outbox, Recent, Routes};
@@ -129,7 +129,7 @@ fn every_key_is_in_exactly_one_half_and_keeps_what_it_had() {
         assert_eq!(gone.or(stayed), parts(&whole.slot, &key));
     }
     for n in 0..20 {
-        let gone = half.homes.iter().any(|(name, home)| *name == uid(n) && home.devices().len() == 1);
+        let gone = half.homes.left().iter().any(|(name, home)| *name == uid(n) && home.devices().len() == 1);
         assert_eq!(
             (gone, bench.slot.home(&uid(n)).is_some()),
             match uid(n).key_hash().0 & 1 {
@@ -147,6 +147,29 @@ fn every_key_is_in_exactly_one_half_and_keeps_what_it_had() {
     };
     assert!(order(&mut half.channels.iter().map(|entry| &entry.key)), "channels keep their order");
     assert!(order(&mut bench.slot.channels().iter().map(|entry| &entry.key)));
+}
+
+#[test]
+fn a_half_is_put_together_in_portions() {
+    let (mut one, mut other) = (filled().split(0).remove(0), filled().split(0).remove(0));
+    let (mut done, mut portions) = (0, 0);
+    while !one.is_done() {
+        let (found, left) = (one.channels_by_key.len(), one.homes.left().len());
+        let work = one.go_on(3);
+        let moved = one.channels_by_key.len() - found + left - one.homes.left().len();
+        assert!(moved > 0 && moved <= 3, "{moved} at once");
+        (done, portions) = (done + work, portions + 1);
+    }
+    assert_eq!((one.go_on(3), done), (0, other.go_on(usize::MAX)));
+    assert!(portions >= done / 4, "{portions} portions of {done}");
+    let slots = [one, other].map(|half| {
+        let group = || GroupState::begin(ReplicaId::new(PLACE, 9), &[]);
+        let map_state = Chance::new([3; 32], 0).map_state();
+        let mut slot = half.into_slot(group(), map_state, 0, Chance::new([4; 32], 0));
+        slot.check_invariants();
+        checkpoint::encode(&mut slot, &group(), checkpoint::Cover { depth: 1, replay_segment: 1 })
+    });
+    assert!(slots[0] == slots[1]);
 }
 
 #[test]
@@ -281,11 +304,19 @@ fn how_long_a_big_slot_stands_still() {
     let began = std::time::Instant::now();
     let map_state = Chance::new([3; 32], 0).map_state();
     let begun = GroupState::begin(ReplicaId::new(PLACE, 9), &[]);
+    let mut half = half;
+    let (mut longest, mut portions) = (std::time::Duration::ZERO, 0);
+    while !half.is_done() {
+        let began = std::time::Instant::now();
+        half.go_on(Limits::PRODUCTION.state_portion);
+        (longest, portions) = (longest.max(began.elapsed()), portions + 1);
+    }
     let mut child = half.into_slot(begun, map_state, 0, Chance::new([4; 32], 0));
     let restored = began.elapsed();
     let (child_encoded, child_bytes) = in_portions(&mut child, &group, cover);
     println!(
-        "checkpoint of {USERS} users: {encoded}, {bytes} bytes; split {halved:?}; the half put together {restored:?}, its \
+        "checkpoint of {USERS} users: {encoded}, {bytes} bytes; split {halved:?}; the half put together {restored:?} in {portions} portions of {longest:?} at \
+         most, its \
          checkpoint {child_encoded}, {child_bytes} bytes"
     );
 }
