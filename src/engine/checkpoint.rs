@@ -63,18 +63,73 @@ pub enum CheckpointState {
     Metadata(GroupState, Vec<u8>),
 }
 
-/// A slot's checkpoint on its way into bytes.
-pub struct Encoding {
-    moment: MomentId,
-    out: Vec<u8>,
+/// Bytes that come in portions, with a checksum before them of all that is behind it, and a count of homes that is known at the end.
+#[derive(Debug)]
+pub(super) struct Growing {
+    pub(super) out: Vec<u8>,
+    head_bytes: usize,
     /// The checksum of what comes before the count of homes, and of what comes behind it.
     sums: [crc32fast::Hasher; 2],
     /// How far `out` is in one of them.
     summed: usize,
-    /// Channels and homes so far.
-    entries: usize,
     /// Where the count of homes is, once all channels were read, and how many there are so far.
     homes: Option<(usize, u64)>,
+}
+
+impl Growing {
+    /// What has begun so; its checksum is to be the last of so many bytes.
+    pub(super) fn new(mut out: Vec<u8>, head_bytes: usize, slot: &Slot) -> Growing {
+        // Memory that is never touched costs nothing, and growing a large piece would take its time.
+        let names = (slot.channels().len() + slot.home_count()) * 128;
+        out.reserve(names + slot.messages() as usize * 12);
+        let sums = [crc32fast::Hasher::new(), crc32fast::Hasher::new()];
+        Growing { out, head_bytes, sums, summed: head_bytes, homes: None }
+    }
+
+    /// A home follows.
+    pub(super) fn home(&mut self, uid: &Uid, home: &Home) {
+        let (at, count) = self.begin_homes();
+        self.homes = Some((at, count + 1));
+        put_home(uid, home, &mut self.out);
+    }
+
+    /// Has the checksum follow what has come: work of the portion that brought it.
+    pub(super) fn sum_up(&mut self) {
+        self.sums[usize::from(self.homes.is_some())].update(&self.out[self.summed..]);
+        self.summed = self.out.len();
+    }
+
+    /// All channels have come.
+    fn begin_homes(&mut self) -> (usize, u64) {
+        if let Some(homes) = self.homes {
+            return homes;
+        }
+        self.sum_up();
+        let at = self.out.len();
+        self.out.extend_from_slice(&[0; COUNT_BYTES]);
+        self.summed = self.out.len();
+        *self.homes.insert((at, 0))
+    }
+
+    /// That was all.
+    pub(super) fn finish(mut self) -> Vec<u8> {
+        let (at, count) = self.begin_homes();
+        self.sum_up();
+        fill_in(&mut self.out[at..at + COUNT_BYTES], count);
+        let [mut sum, behind] = self.sums;
+        sum.update(&self.out[at..at + COUNT_BYTES]);
+        sum.combine(&behind);
+        self.out[self.head_bytes - 4..self.head_bytes].copy_from_slice(&sum.finalize().to_le_bytes());
+        self.out
+    }
+}
+
+/// A slot's checkpoint on its way into bytes.
+pub struct Encoding {
+    moment: MomentId,
+    bytes: Growing,
+    /// Channels and homes so far.
+    entries: usize,
 }
 
 impl Encoding {
@@ -85,17 +140,14 @@ impl Encoding {
         put(slot.message_ids().last(), &mut out);
         put_reshaped(slot.reshaped(), &mut out);
         put(slot.channels().len() as u64, &mut out);
-        // Memory that is never touched costs nothing, and growing a large piece would take its time.
-        let names = (slot.channels().len() + slot.home_count()) * 128;
-        out.reserve(names + slot.messages() as usize * 12);
-        let sums = [crc32fast::Hasher::new(), crc32fast::Hasher::new()];
-        Encoding { moment: slot.begin_moment(), out, sums, summed: HEAD_BYTES, entries: 0, homes: None }
+        let bytes = Growing::new(out, HEAD_BYTES, slot);
+        Encoding { moment: slot.begin_moment(), bytes, entries: 0 }
     }
 
     /// Encodes more of the same slot, about so much; see [`Slot::read_moment`].
     pub fn go_on(&mut self, slot: &mut Slot, work: usize) -> ReadOn {
         let read = slot.read_moment(self.moment, work, self);
-        self.sum_up();
+        self.bytes.sum_up();
         read
     }
 
@@ -107,50 +159,20 @@ impl Encoding {
 
     /// It was all read.
     #[must_use]
-    pub fn finish(mut self) -> Vec<u8> {
-        let (at, count) = self.begin_homes();
-        fill_in(&mut self.out[at..at + COUNT_BYTES], count);
-        let [mut sum, behind] = self.sums;
-        sum.update(&self.out[at..at + COUNT_BYTES]);
-        sum.combine(&behind);
-        self.out[5..HEAD_BYTES].copy_from_slice(&sum.finalize().to_le_bytes());
-        self.out
-    }
-
-    /// Nobody wants it any more.
-    pub fn forget(self, slot: &mut Slot) {
-        slot.end_moment(self.moment);
-    }
-
-    fn sum_up(&mut self) {
-        self.sums[usize::from(self.homes.is_some())].update(&self.out[self.summed..]);
-        self.summed = self.out.len();
-    }
-
-    /// All channels were read.
-    fn begin_homes(&mut self) -> (usize, u64) {
-        if let Some(homes) = self.homes {
-            return homes;
-        }
-        self.sum_up();
-        let at = self.out.len();
-        self.out.extend_from_slice(&[0; COUNT_BYTES]);
-        self.summed = self.out.len();
-        *self.homes.insert((at, 0))
+    pub fn finish(self) -> Vec<u8> {
+        self.bytes.finish()
     }
 }
 
 impl MomentReader for Encoding {
     fn channel(&mut self, key: &ChannelKey, channel: &Channel) {
         self.entries += 1;
-        put_channel(key, channel, &mut self.out);
+        put_channel(key, channel, &mut self.bytes.out);
     }
 
     fn home(&mut self, uid: &Uid, home: &Home) {
-        let (at, count) = self.begin_homes();
-        self.homes = Some((at, count + 1));
         self.entries += 1;
-        put_home(uid, home, &mut self.out);
+        self.bytes.home(uid, home);
     }
 }
 

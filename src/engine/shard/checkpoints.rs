@@ -1,4 +1,5 @@
-//! The shard's side of checkpoints: which slot's is due, and encoding it in portions, so that no step stands still for a large one.
+//! The shard's side of checkpoints: which slot's is due, and encoding it in portions, so that no step stands still for a large one. States that are to
+//! be sent to other replicas are encoded here as well.
 //! What a checkpoint looks like is [`crate::engine::checkpoint`]'s affair, what is read of a slot that goes on meanwhile that of
 //! `engine::slot::moment`.
 //!
@@ -16,6 +17,7 @@ use std::collections::VecDeque;
 use crate::engine::checkpoint::{Cover, Encoding};
 use crate::engine::effect::{Effect, Effects};
 use crate::engine::slot::{ReadOn, Slot};
+use crate::engine::transfer::state::Freezing;
 use crate::ids::SlotId;
 
 use super::{Hosted, Shard};
@@ -43,6 +45,8 @@ pub(super) struct Checkpoints {
     due: VecDeque<SlotId>,
     /// A slot's.
     current: Option<(SlotId, Encoding)>,
+    /// States that are to be sent, with the numbers of their transfers.
+    freezing: VecDeque<(u64, SlotId, Freezing)>,
     /// That of a state to be installed.
     install: Option<(SlotId, Encoding)>,
     /// Slots are not encoded on before: others have their turn.
@@ -53,13 +57,30 @@ pub(super) struct Checkpoints {
 
 impl Checkpoints {
     pub(super) fn new() -> Checkpoints {
-        Checkpoints { due: VecDeque::new(), current: None, install: None, rests_until: Instant(0), last_step: 0 }
+        Checkpoints {
+            due: VecDeque::new(),
+            current: None,
+            freezing: VecDeque::new(),
+            install: None,
+            rests_until: Instant(0),
+            last_step: 0,
+        }
     }
 
     /// When there is more to encode.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let waits = !self.due.is_empty() || self.current.is_some();
+        let waits = !self.due.is_empty() || !self.freezing.is_empty() || self.current.is_some();
         self.install.is_some().then_some(Instant(0)).or(waits.then_some(self.rests_until))
+    }
+
+    /// A state is to be sent.
+    pub(super) fn freeze(&mut self, transfer: u64, slot: SlotId, freezing: Freezing) {
+        self.freezing.push_back((transfer, slot, freezing));
+    }
+
+    /// What was to be sent of this slot is gone.
+    pub(super) fn forget_freezing(&mut self, slot: SlotId) {
+        self.freezing.retain(|(_, of, _)| *of != slot);
     }
 
     /// A replica of this slot has ended. True when a checkpoint of it was not at the disk yet, and never will be.
@@ -110,6 +131,8 @@ impl Shard {
                 done += self.go_on_install(slot, encoding, portion - done, effects);
             } else if !rested {
                 break;
+            } else if let Some((transfer, slot, freezing)) = self.checkpoints.freezing.pop_front() {
+                done += self.go_on_freezing((transfer, slot, freezing), portion - done, now);
             } else if let Some((slot, encoding)) = self.checkpoints.current.take() {
                 done += self.go_on_current(slot, encoding, portion - done, effects);
             } else if let Some(slot) = self.checkpoints.due.pop_front() {
@@ -157,6 +180,38 @@ impl Shard {
         done
     }
 
+    fn go_on_freezing(
+        &mut self,
+        (transfer, slot, mut freezing): (u64, SlotId, Freezing),
+        work: usize,
+        now: Instant,
+    ) -> usize {
+        let place = self.place_of(slot).expect("whose replica ends is forgotten here");
+        if !self.transfers.outgoing.wants_state(transfer) {
+            freezing.forget(&mut self.hosted[place].slot);
+            return WORK_OF_ONE;
+        }
+        let before = freezing.channels();
+        let read = freezing.go_on(&mut self.hosted[place].slot, work);
+        self.checkpoints.last_step += freezing.channels() - before;
+        match read {
+            ReadOn::More(done) => {
+                self.checkpoints.freezing.push_front((transfer, slot, freezing));
+                done
+            }
+            ReadOn::All(done) => {
+                if let Some((to, offer)) = self.transfers.outgoing.offer(now, transfer, freezing.finish()) {
+                    self.out.frame(to, offer);
+                }
+                done + WORK_OF_ONE
+            }
+            ReadOn::Void => {
+                self.transfers.outgoing.abandon(transfer);
+                WORK_OF_ONE
+            }
+        }
+    }
+
     fn go_on_install(&mut self, slot: SlotId, encoding: Encoding, work: usize, effects: &mut Effects) -> usize {
         let whole = self.transfers.state_to_install(slot).expect("a state stays until its replica ends");
         let went = go_on(whole, encoding, work, effects);
@@ -190,8 +245,9 @@ impl Shard {
 
     /// What must hold between steps.
     pub(super) fn check_checkpoints(&self) {
-        let Checkpoints { due, current, install, last_step, .. } = &self.checkpoints;
+        let Checkpoints { due, current, install, freezing, last_step, .. } = &self.checkpoints;
         assert!(due.len() <= self.hosted.len() / 4 + 1, "no more checkpoints are due than are made in a sweep");
+        assert!(freezing.iter().all(|(_, slot, _)| self.place_of(*slot).is_some()), "what is frozen is here");
         for (slot, _) in current.iter().chain(install) {
             let place = self.place_of(*slot).expect("what is encoded is here");
             assert!(self.hosted[place].checkpointing.is_some(), "what is encoded is under way");

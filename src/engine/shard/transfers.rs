@@ -129,9 +129,9 @@ impl Shard {
                 continue;
             }
             let message = RaftMessage { snapshot: Some(hosted.slot.group().snapshot_head()), ..wish };
-            let frozen = state::freeze(&hosted.slot, hosted.depth);
-            let (to, frame) = outgoing.begin(now.instant, message, frozen, &self.config.limits);
-            self.out.frame(to, frame);
+            let freezing = state::Freezing::begin(&mut hosted.slot, hosted.depth);
+            let transfer = outgoing.begin(now.instant, message, &self.config.limits);
+            self.checkpoints.freeze(transfer, slot, freezing);
         }
     }
 
@@ -402,6 +402,7 @@ impl Shard {
     /// The replica of a slot that lived here is no more, or is about to be.
     pub(super) fn forget_transfers(&mut self, slot: SlotId) {
         self.transfers.outgoing.abandon_slot(slot, None);
+        self.checkpoints.forget_freezing(slot);
         self.transfers.incoming.forget_slot(slot);
         self.transfers.installs.retain(|install| install.whole.id() != slot);
         self.forget_places(slot);

@@ -2,8 +2,8 @@
 //! keeps no more of a channel in memory than the part being filled and the one waiting.
 //!
 //! ```text
-//!  begin ──► offered ──SnapshotWant──► sending ⇄ reading ──all said──► waiting for the last answer ──► End(true)
-//!               └──(refused, void, nothing heard for too long, link reset, no longer leading)────────► End(false)
+//!  begin ──(frozen)──► offered ──SnapshotWant──► sending ⇄ reading ──all said──► waiting for the last answer ──► End(true)
+//!    └──────────────────────┴──(refused, void, nothing heard for too long, link reset, no longer leading)────────► End(false)
 //! ```
 
 use std::collections::VecDeque;
@@ -57,6 +57,8 @@ struct Sending {
     slot: SlotId,
     term: u64,
     to: ReplicaId,
+    /// For who takes the state; it goes with the offer.
+    message: Option<RaftMessage>,
     frozen: Frozen,
     /// Number of the last message that is there, by channel; `None` before the answer to the offer.
     have: Option<Vec<u32>>,
@@ -136,20 +138,18 @@ impl Outgoing {
         self.sendings.iter().any(|sending| sending.slot == slot && sending.to == to)
     }
 
-    /// Begins to send a state; [`Outgoing::has_room`] was asked. `message` is raft's, for who takes the state.
-    pub fn begin(&mut self, now: Instant, message: RaftMessage, frozen: Frozen, limits: &Limits) -> (Place, Frame) {
-        let plan = frozen.plan;
+    /// A state is to be sent once it is frozen; [`Outgoing::has_room`] was asked. `message` is raft's, for who takes the state. Returns the number
+    /// for [`Outgoing::offer`].
+    pub fn begin(&mut self, now: Instant, message: RaftMessage, limits: &Limits) -> u64 {
         assert!(self.has_room(message.slot, message.to, limits), "there was room");
         self.next_transfer += 1;
-        let transfer = self.next_transfer;
-        let to = message.to;
-        let messages = frozen.messages();
         self.sendings.push(Sending {
-            transfer,
+            transfer: self.next_transfer,
             slot: message.slot,
             term: message.term,
-            to,
-            frozen,
+            to: message.to,
+            message: Some(message),
+            frozen: Frozen::default(),
             have: None,
             channel: 0,
             seq: 0,
@@ -163,7 +163,31 @@ impl Outgoing {
             heard_at: now,
             end: None,
         });
-        (to.place(), Frame::SnapshotOffer(Box::new(SnapshotOffer { message, transfer, messages, plan })))
+        self.next_transfer
+    }
+
+    /// Its state is still wanted.
+    #[must_use]
+    pub fn wants_state(&self, transfer: u64) -> bool {
+        let wants = |sending: &Sending| sending.transfer == transfer && sending.end.is_none();
+        self.sendings.iter().any(wants)
+    }
+
+    /// The state is frozen: it is offered. `None`: nobody wants it any more.
+    pub fn offer(&mut self, now: Instant, transfer: u64, frozen: Frozen) -> Option<(Place, Frame)> {
+        let sending = self.sendings.iter_mut().find(|sending| sending.transfer == transfer && sending.end.is_none())?;
+        let message = sending.message.take()?;
+        let (messages, plan) = (frozen.messages(), frozen.plan);
+        (sending.frozen, sending.heard_at) = (frozen, now);
+        let offer = SnapshotOffer { message, transfer, messages, plan };
+        Some((sending.to.place(), Frame::SnapshotOffer(Box::new(offer))))
+    }
+
+    /// The state could not be frozen: its slot is not what it was.
+    pub fn abandon(&mut self, transfer: u64) {
+        for sending in self.sendings.iter_mut().filter(|sending| sending.transfer == transfer) {
+            sending.end = Some(false);
+        }
     }
 
     fn find(&mut self, transfer: u64, slot: SlotId, from: ReplicaId) -> Option<&mut Sending> {
@@ -178,7 +202,7 @@ impl Outgoing {
         };
         if !want.accepted {
             sending.end = Some(false);
-        } else if sending.have.is_none() {
+        } else if sending.have.is_none() && sending.message.is_none() {
             sending.have = Some(want.have);
             sending.heard_at = now;
         }
@@ -292,7 +316,7 @@ impl Sending {
 
     /// The peer owes an answer.
     fn owed(&self) -> bool {
-        self.have.is_none() || self.said > self.taken
+        self.message.is_none() && (self.have.is_none() || self.said > self.taken)
     }
 
     fn next(&mut self, now: Instant, limits: &Limits, bucket: &mut Bucket) -> Option<Move> {

@@ -11,17 +11,17 @@
 use bytes::Bytes;
 
 use crate::engine::chance::MapState;
-use crate::engine::channel::{ChannelParts, Fingerprint};
-use crate::engine::checkpoint::{self, Input, put};
+use crate::engine::channel::{Channel, ChannelParts, Fingerprint};
+use crate::engine::checkpoint::{self, Growing, Input, put};
 use crate::engine::home::Home;
-use crate::engine::slot::{Reshaped, Slot};
+use crate::engine::slot::{MomentId, MomentReader, ReadOn, Reshaped, Slot};
 use crate::ids::{ChannelKey, Uid};
 
 const VERSION: u8 = 2;
 const HEAD_BYTES: usize = 4;
 
 /// The state of a slot at one moment, and which messages go with it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Frozen {
     /// See the file's head.
     pub state: Bytes,
@@ -39,36 +39,71 @@ impl Frozen {
     }
 }
 
-/// The state of a slot as far as it is applied.
-#[must_use]
-pub fn freeze(slot: &Slot, depth: u8) -> Frozen {
-    let mut out = vec![0; HEAD_BYTES];
-    out.extend_from_slice(&[VERSION, depth]);
-    put(slot.message_ids().last(), &mut out);
-    checkpoint::put_reshaped(slot.reshaped(), &mut out);
-    put(slot.channels().len() as u64, &mut out);
-    let mut ranges = Vec::with_capacity(slot.channels().len());
-    for entry in slot.channels() {
-        let channel = &entry.channel;
+/// The state of a slot on its way into bytes, in portions.
+#[derive(Debug)]
+pub struct Freezing {
+    moment: MomentId,
+    bytes: Growing,
+    plan: u64,
+    ranges: Vec<(u32, u32)>,
+}
+
+impl Freezing {
+    /// Of the slot as far as it is applied now.
+    #[must_use]
+    pub fn begin(slot: &mut Slot, depth: u8) -> Freezing {
+        let mut out = vec![0; HEAD_BYTES];
+        out.extend_from_slice(&[VERSION, depth]);
+        put(slot.message_ids().last(), &mut out);
+        checkpoint::put_reshaped(slot.reshaped(), &mut out);
+        put(slot.channels().len() as u64, &mut out);
+        let bytes = Growing::new(out, HEAD_BYTES, slot);
+        let ranges = Vec::with_capacity(slot.channels().len());
+        Freezing { moment: slot.begin_moment(), bytes, plan: slot.reshaped().plan, ranges }
+    }
+
+    /// Reads more of the same slot, about so much; see [`Slot::read_moment`].
+    pub fn go_on(&mut self, slot: &mut Slot, work: usize) -> ReadOn {
+        let read = slot.read_moment(self.moment, work, self);
+        self.bytes.sum_up();
+        read
+    }
+
+    /// Channels that it has so far.
+    #[must_use]
+    pub fn channels(&self) -> usize {
+        self.ranges.len()
+    }
+
+    /// It was all read.
+    #[must_use]
+    pub fn finish(self) -> Frozen {
+        Frozen { state: Bytes::from(self.bytes.finish()), plan: self.plan, ranges: self.ranges }
+    }
+
+    /// Nobody wants it any more.
+    pub fn forget(self, slot: &mut Slot) {
+        slot.end_moment(self.moment);
+    }
+}
+
+impl MomentReader for Freezing {
+    fn channel(&mut self, key: &ChannelKey, channel: &Channel) {
+        let out = &mut self.bytes.out;
         let (first, last) = (channel.first_seq(), channel.last_seq());
-        checkpoint::put_key(&entry.key, &mut out);
+        checkpoint::put_key(key, out);
         for number in [first, last] {
-            put(u64::from(number), &mut out);
+            put(u64::from(number), out);
         }
-        put(channel.last_message_id() as u64, &mut out);
-        put(u64::from(channel.announced_seq()), &mut out);
-        checkpoint::put_fingerprints(channel, &mut out);
-        ranges.push((first, last));
+        put(channel.last_message_id() as u64, out);
+        put(u64::from(channel.announced_seq()), out);
+        checkpoint::put_fingerprints(channel, out);
+        self.ranges.push((first, last));
     }
-    // Who is online, and what the leader learnt ahead of its group, is nobody else's.
-    let homes: Vec<_> = slot.sorted_homes().filter(|(_, home)| home.holds_agreed()).collect();
-    put(homes.len() as u64, &mut out);
-    for (uid, home) in homes {
-        checkpoint::put_home(uid, home, &mut out);
+
+    fn home(&mut self, uid: &Uid, home: &Home) {
+        self.bytes.home(uid, home);
     }
-    let crc = crc32fast::hash(&out[HEAD_BYTES..]);
-    out[..HEAD_BYTES].copy_from_slice(&crc.to_le_bytes());
-    Frozen { state: Bytes::from(out), plan: slot.reshaped().plan, ranges }
 }
 
 /// A channel as its group knows it.

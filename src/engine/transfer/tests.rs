@@ -7,13 +7,13 @@ use bytes::Bytes;
 
 use super::incoming::{Incoming, Took, Whole};
 use super::outgoing::{Move, Outgoing};
-use super::state::{self, freeze};
+use super::state::{self, Freezing, Frozen};
 use super::{BODIES, STATE};
 use crate::engine::chance::Chance;
 use crate::engine::channel::{Channel, Fingerprint, HOLE};
 use crate::engine::home::{Home, Row};
 use crate::engine::raft_group::GroupState;
-use crate::engine::slot::{Reshaped, Slot, SlotState};
+use crate::engine::slot::{ReadOn, Reshaped, Slot, SlotState};
 use crate::format::frame::{Frame, SnapshotPart, SnapshotTaken};
 use crate::format::message::{MessageFields, StoredMessage};
 use crate::format::packet::{HeaderFlags, Setting};
@@ -31,6 +31,12 @@ const RUN_BYTES_MAX: usize = 600;
 
 fn replica(node: u16) -> ReplicaId {
     ReplicaId::new(Place { node: NodeId(node), shard: ShardId(0) }, u32::from(node))
+}
+
+fn freeze(slot: &mut Slot, depth: u8) -> Frozen {
+    let mut freezing = Freezing::begin(slot, depth);
+    assert!(matches!(freezing.go_on(slot, usize::MAX), ReadOn::All(_)));
+    freezing.finish()
 }
 
 fn uid(n: usize) -> Uid {
@@ -168,7 +174,9 @@ impl Bench {
     fn offer(&mut self) {
         let message =
             RaftMessage { slot: SLOT, from: replica(1), to: replica(2), term: self.term, ..RaftMessage::default() };
-        let (place, frame) = self.outgoing.begin(self.now, message, freeze(&self.leader, 2), &self.limits);
+        let transfer = self.outgoing.begin(self.now, message, &self.limits);
+        let frozen = freeze(&mut self.leader, 2);
+        let (place, frame) = self.outgoing.offer(self.now, transfer, frozen).expect("it is wanted");
         assert_eq!(place, replica(2).place());
         self.to_replica.push_back(frame);
     }
@@ -307,8 +315,8 @@ impl Bench {
     }
 
     /// The replica is what its leader is, and can read what its leader could.
-    fn assert_equal(&self) {
-        assert_eq!(freeze(&self.replica, 2).state, freeze(&self.leader, 2).state);
+    fn assert_equal(&mut self) {
+        assert_eq!(freeze(&mut self.replica, 2).state, freeze(&mut self.leader, 2).state);
         for (n, entry) in self.replica.channels().iter().enumerate() {
             let theirs = &self.leader.channels()[n];
             assert_eq!((&entry.key, entry.channel.last_seq()), (&theirs.key, theirs.channel.last_seq()));
@@ -403,12 +411,12 @@ fn a_link_that_breaks_again_and_again_only_delays() {
 #[test]
 fn a_checkpoint_that_was_not_written_leaves_everything_as_it_was() {
     let mut bench = Bench::new(Limits::TINY, LENGTHS, &[5]);
-    let before = freeze(&bench.replica, 2).state;
+    let before = freeze(&mut bench.replica, 2).state;
     bench.offer();
     bench.run();
     bench.install(false);
     assert_eq!(bench.ended, [false]);
-    assert_eq!(freeze(&bench.replica, 2).state, before);
+    assert_eq!(freeze(&mut bench.replica, 2).state, before);
     (bench.bodies_sent, bench.ended) = (0, Vec::new());
     bench.offer();
     bench.run();
@@ -647,4 +655,21 @@ fn parts_go_out_no_faster_than_the_limit() {
     let at_least = Duration::from_millis((bytes as u64 - 2048) / 10);
     let took = bench.now.since(begin);
     assert!(waits > 10 && took >= at_least && took < at_least * 2, "{bytes} bytes in {took:?}");
+}
+
+#[test]
+fn a_state_that_nobody_wants_any_more_is_not_offered() {
+    let message = || RaftMessage { slot: SLOT, from: replica(1), to: replica(2), term: 1, ..RaftMessage::default() };
+    let mut bench = Bench::new(Limits::TINY, LENGTHS, &[5]);
+    for give_up in [Outgoing::abandon, |outgoing: &mut Outgoing, _| outgoing.abandon_slot(SLOT, Some(2))] {
+        let transfer = bench.outgoing.begin(bench.now, message(), &bench.limits);
+        assert!(bench.outgoing.wants_state(transfer));
+        assert_eq!(bench.outgoing.next(bench.now, &bench.limits), None, "nothing before it is frozen");
+        assert_eq!(bench.outgoing.deadline(&bench.limits), None, "and nobody is waited for");
+        give_up(&mut bench.outgoing, transfer);
+        assert!(!bench.outgoing.wants_state(transfer));
+        assert_eq!(bench.outgoing.offer(bench.now, transfer, freeze(&mut bench.leader, 2)), None);
+        let end = Move::End { slot: SLOT, to: replica(2), ok: false };
+        assert_eq!(bench.outgoing.next(bench.now, &bench.limits), Some(end), "raft is told");
+    }
 }
