@@ -90,6 +90,9 @@ pub struct Limits {
     /// Members of channels of one slot of whom its leader remembers where their sessions are. At it: the one asked for longest ago
     /// is forgotten, if that is `route_ask_every` ago; else no more homes are asked. 0: everything goes by the homes.
     pub cached_routes_max: usize,
+    /// The same over all slots of a shard. At it a slot's newcomer pushes out one of its own, if that was asked for `route_ask_every` ago; and
+    /// with each sweep the slot that has the most forgets the older half of those that were. A route takes about 150 bytes.
+    pub cached_routes_shard_max: usize,
     /// Sessions of one user that are told to a channel's leader. Over it: the home sends to all of them itself.
     pub straight_sessions_max: usize,
     /// Two messages of a channel within so long are talking often: it pays to know where the sessions are.
@@ -195,6 +198,7 @@ impl Limits {
         announce_retry_after: Duration::from_secs(1),
         announce_window: 65_536,
         cached_routes_max: 1024,
+        cached_routes_shard_max: 65_536,
         straight_sessions_max: 8,
         talk_often_within: Duration::from_secs(30),
         route_ask_every: Duration::from_secs(60),
@@ -261,6 +265,7 @@ impl Limits {
         announce_retry_after: Duration::from_millis(500),
         announce_window: 4,
         cached_routes_max: 4,
+        cached_routes_shard_max: 6,
         straight_sessions_max: 2,
         talk_often_within: Duration::from_secs(5),
         route_ask_every: Duration::from_secs(1),

@@ -86,6 +86,22 @@ impl Slot {
         self.route_cache.forget_gateway(gateway);
     }
 
+    /// Members of whom is remembered where their sessions are.
+    #[must_use]
+    pub fn routes_known(&self) -> usize {
+        self.route_cache.len()
+    }
+
+    /// From now on so many more may be remembered.
+    pub fn allow_routes(&mut self, more: usize) {
+        self.route_cache.allow(more);
+    }
+
+    /// Other slots need room: half of what is old is forgotten.
+    pub fn yield_routes(&mut self, now: Instant, limits: &Limits) {
+        self.route_cache.yield_half(now, limits);
+    }
+
     // ---- the home's part ----
 
     /// Whether the home may leave it to the channel's leader to send what it was told of: its sessions are the ones under this mark, and it
