@@ -166,6 +166,18 @@ pub struct Limits {
     pub api_requests_max: usize,
     /// Of so many messages one is followed through its stages. 0: none is, and nothing is timed.
     pub marked_one_in: u32,
+    /// No bound: what the simulator wants broken. Neither instance breaks anything, and no configuration can ask for it.
+    pub breach: Option<Breach>,
+}
+
+/// A promise that is broken on purpose, so that whoever watches over it can be seen to notice. Only what cannot be broken from outside of
+/// the engine is here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Breach {
+    /// A slot that takes its sibling in goes on with its own terms, though its sibling's were later.
+    TermsNotLifted,
+    /// A home leaves it to a channel's leader to send, under whatever mark the leader knows.
+    AnyMark,
 }
 
 impl Limits {
@@ -234,6 +246,7 @@ impl Limits {
         drain_sessions_per_second: 500,
         api_requests_max: 4096,
         marked_one_in: 64,
+        breach: None,
     };
 
     /// What the simulator runs with: everything small enough that each bound is met within seconds.
@@ -301,11 +314,13 @@ impl Limits {
         drain_sessions_per_second: 5,
         api_requests_max: 4,
         marked_one_in: 2,
+        breach: None,
     };
 
     /// How the bounds must relate; asserted for both instances when the crate is compiled.
     const fn hold_together(&self) -> bool {
-        self.journal_pause_bytes < self.journal_refuse_bytes
+        self.breach.is_none()
+            && self.journal_pause_bytes < self.journal_refuse_bytes
             && self.flush_bytes_max <= self.journal_pause_bytes
             && self.recv_window >= 1
             && self.send_window >= 2

@@ -13,6 +13,7 @@
 use super::*;
 use crate::engine::route_cache::{Advice, Member};
 use crate::format::frame::{Deliver, Pusher, Whereabouts};
+use crate::limits::Breach;
 
 /// What is announced, of which channel, to whom.
 pub(super) struct Announcement<'a> {
@@ -109,9 +110,8 @@ impl Slot {
     pub fn leaves_to_leader(&mut self, notify: &Notify, now: Instant, limits: &Limits) -> bool {
         let Pusher::Leader(mark) = notify.pusher else { return false };
         let room = self.watched.len() < limits.watched_rows_max;
-        let Some(home) = self.homes.get_mut(&notify.uid).filter(|home| home.mark() == Some(mark)) else {
-            return false;
-        };
+        let counts = |home: &&mut Home| home.mark() == Some(mark) || limits.breach == Some(Breach::AnyMark);
+        let Some(home) = self.homes.get_mut(&notify.uid).filter(counts) else { return false };
         match home.watch(&notify.channel, room) {
             Watch::Begun => {
                 self.watched.push_back((now + limits.look_again_after, notify.uid.clone(), notify.channel.clone()));

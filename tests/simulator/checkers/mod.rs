@@ -54,6 +54,8 @@ pub enum Promise {
     Table,
     /// The same seed gives the same history.
     Replay,
+    /// A shard finds nothing amiss with itself: it asserts so after every step, and panics else.
+    Soundness,
 }
 
 impl Promise {
@@ -77,6 +79,7 @@ impl Promise {
             Promise::Replicas => "replicas",
             Promise::Table => "table",
             Promise::Replay => "replay",
+            Promise::Soundness => "soundness",
         }
     }
 }
