@@ -375,7 +375,9 @@ impl World {
             Effect::RemoveCheckpoint { slot } => self.nodes[host.node].disks[host.shard].remove_checkpoint(slot),
             Effect::Report { warning, line } => {
                 self.say(|| format!("{host} reports{}: {line}", if warning { " a warning" } else { "" }));
-                self.nodes[host.node].reports.push(line);
+                if warning {
+                    self.nodes[host.node].reports.push(line);
+                }
             }
             Effect::Dial { .. } | Effect::LinkWrite { .. } | Effect::Hangup { .. } | Effect::Datagram { .. } => {
                 self.carry_out_link(host, effect);

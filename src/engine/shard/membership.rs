@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::engine::chance::Chance;
-use crate::engine::checkpoint::{self, Cover};
+use crate::engine::cluster_news;
 use crate::engine::council::Council;
 use crate::engine::effect::{Effect, Effects};
 use crate::engine::gossip::{Gossip, GossipConfig, GossipNews, GossipWish};
@@ -268,6 +268,11 @@ impl Shard {
 
     fn publish(&mut self, now: Now, cluster: Arc<Cluster>, effects: &mut Effects) {
         effects.push(Effect::Cluster(Arc::clone(&cluster)));
+        // Whoever is alone has no news of others.
+        if self.config.cluster.address.is_some() {
+            let lines = cluster_news::lines(self.config.place.node, self.cluster.as_deref(), &cluster);
+            lines.into_iter().for_each(|line| effects.push(Effect::Report { warning: false, line }));
+        }
         let nodes: Vec<_> = cluster.members.iter().map(|(node, member)| (*node, member.addresses.cluster)).collect();
         if let Some(gossip) = self.office.as_mut().and_then(|office| office.gossip.as_mut()) {
             gossip.set_members(&nodes);
