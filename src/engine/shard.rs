@@ -23,6 +23,7 @@ mod links;
 mod membership;
 mod mending;
 mod merges;
+mod metadata_disk;
 mod operators;
 mod reshapes;
 mod settings;
