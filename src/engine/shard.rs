@@ -494,11 +494,10 @@ impl Shard {
         &self.out.counters
     }
 
-    /// What others may see.
+    /// What others may see, its totals aside.
     #[must_use]
-    pub fn view(&self) -> ShardView<'_> {
+    pub fn view(&self) -> ShardView {
         ShardView {
-            counters: &self.out.counters,
             sessions: self.session_count,
             sessions_live: self.live_count,
             slots_hosted: self.hosted.len(),

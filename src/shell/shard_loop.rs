@@ -34,7 +34,7 @@ use super::gateway::{Gateway, Listener};
 use super::link_sockets::{ClusterSockets, LinkSockets};
 use super::mesh::{MeshEndpoint, MeshMessage, NotSent, Outbox};
 use super::metronome::BEAT;
-use super::stages::{EngineSnapshot, ShardProfile, ShardSnapshot, ShellCounters, Stage, Stages};
+use super::stages::{ShardProfile, ShardSnapshot, ShellCounters, Stage, Stages};
 use super::turns::{LongTurns, TurnPicture, Work};
 use disk_desk::{Alarm, DiskDesk};
 
@@ -521,7 +521,6 @@ impl Loop {
 
     fn profile(&mut self, after: u64) -> ShardProfile {
         let (marks, marks_next) = self.shard.marks().since(after);
-        let now = self.clock.nanos();
         ShardProfile {
             place: self.here,
             snapshot: self.snapshot(),
@@ -530,7 +529,7 @@ impl Loop {
             marks,
             marks_next,
             named: self.shard.marks().named(),
-            now: (now, Clock::instant(now)),
+            now_nanos: self.clock.nanos(),
             cpu: Clock::thread_cpu(),
         }
     }
@@ -544,7 +543,9 @@ impl Loop {
         shell.disk_under_way = self.disk.under_way();
         ShardSnapshot {
             shard: self.here.shard,
-            engine: EngineSnapshot::of(&self.shard.view(), self.shard.cluster_view()),
+            counters: *self.shard.counters(),
+            engine: self.shard.view(),
+            cluster: self.shard.cluster_view(),
             shell,
             stages: self.stages.summaries(),
             links: self.link_rows(),
@@ -553,7 +554,7 @@ impl Loop {
 }
 
 /// Slots hosted here for which nobody could speak now.
-fn slots_waiting(view: &ShardView<'_>) -> usize {
+fn slots_waiting(view: &ShardView) -> usize {
     view.slots_waiting
 }
 

@@ -562,7 +562,7 @@ impl World {
     /// Adds what the shards of a node have counted to the totals, at the end of their life.
     pub fn count_shards(&mut self, index: usize) {
         for host in &self.nodes[index].hosts {
-            self.coverage.add_counters(host.shard.view().counters);
+            self.coverage.add_counters(host.shard.counters());
             self.coverage.add_links(&host.shard.cluster_view().links);
         }
     }
