@@ -14,13 +14,13 @@ use super::Shard;
 
 impl Shard {
     pub(super) fn handle_notify(&mut self, now: Now, from: Place, notify: &Notify) {
-        let slot = self.routes.slot(notify.uid.key_hash());
-        let Some(place) = self.leading_of(notify.uid.key_hash()) else {
-            self.tell_leader(slot, from);
+        let key = notify.uid.key_hash();
+        let Some(place) = self.leading_of(key) else {
+            self.tell_leader(self.routes.slot(key), from);
             return;
         };
         if let Some(message) = &notify.message {
-            self.out.marks.mark(now.instant, Point::Noticed, slot::marked(message));
+            slot::mark(&mut self.out.marks, now.instant, Point::Noticed, message);
         }
         let (here, limits) = (self.config.place, self.config.limits);
         self.with_slot(place, now, |slot, _, around| slot.handle_notify(notify, around));

@@ -116,6 +116,8 @@ pub struct Seen {
     /// another device or is not pushed what it missed. A crash may set the cursor back, and then it sees what it had not
     /// seen before.
     pub seat: usize,
+    /// On which of the device's connections.
+    pub connection: Option<usize>,
 }
 
 /// All checkers and the first violation.
