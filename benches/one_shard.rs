@@ -70,6 +70,19 @@ fn connect(number: u32) -> ClientPacket {
     }))
 }
 
+/// The SEND of this number.
+pub fn send(number: u32, to: &str) -> ClientPacket {
+    ClientPacket::Send(SendPacket {
+        flags: HeaderFlags::RED_DOT,
+        setting: Setting(0),
+        client_seq: number,
+        channel_type: 1,
+        expire_s: 0,
+        channel_id: to.into(),
+        body: SendBody::new(&format!("{number:x}"), "", &PAYLOAD),
+    })
+}
+
 impl OneShard {
     /// A fresh shard on which so many users are live.
     pub fn with_users(users: u32) -> OneShard {
@@ -86,7 +99,7 @@ impl OneShard {
         one
     }
 
-    fn until(&mut self, what: &str, reached: impl Fn(&ShardView<'_>) -> bool) {
+    fn until(&mut self, what: &str, reached: impl Fn(&ShardView) -> bool) {
         for _ in 0..TURNS_MAX {
             self.turns_until_rest();
             if reached(&self.shard.view()) {
@@ -114,16 +127,8 @@ impl OneShard {
         for _ in 0..count {
             self.sent += 1;
             let from = self.sent % self.users;
-            let packet = SendPacket {
-                flags: HeaderFlags::RED_DOT,
-                setting: Setting(0),
-                client_seq: self.sent,
-                channel_type: 1,
-                expire_s: 0,
-                channel_id: format!("user-{}", from ^ 1).into(),
-                body: SendBody::new(&format!("{:x}", self.sent), "", &PAYLOAD),
-            };
-            self.events.push(Event::Packet { session: session(from), packet: ClientPacket::Send(packet) });
+            let packet = send(self.sent, &format!("user-{}", from ^ 1));
+            self.events.push(Event::Packet { session: session(from), packet });
         }
     }
 

@@ -9,15 +9,16 @@ use bytes::Bytes;
 use criterion::Criterion;
 use jindou::engine::counters::Counters;
 use jindou::engine::effect::{Effect, Effects, ServerPacket};
-use jindou::engine::event::{ClientKey, ClientPacket, ConnectPacket, Event, EventBatch, Opened, SendPacket};
+use jindou::engine::event::{ClientKey, ClientPacket, ConnectPacket, Event, EventBatch, Opened};
 use jindou::engine::shard::{
     ClusterSettings, Durability, JournalGeometry, OfflineMode, Recovery, Retention, Shard, ShardConfig,
 };
-use jindou::format::frame::{Addresses, SendBody};
-use jindou::format::packet::{HeaderFlags, Setting};
+use jindou::format::frame::Addresses;
 use jindou::ids::{ChannelKey, LinkConn, NodeId, Place, SessionId, ShardId, Uid};
 use jindou::limits::Limits;
 use jindou::time::{Instant, Now, UnixMillis};
+
+use super::one_shard::send;
 
 const NODES: usize = 3;
 const PORT: u16 = 7000;
@@ -29,8 +30,6 @@ const TURN_NS: u64 = 100_000;
 
 /// Turns in which something must have happened: a minute of the cluster's time while it forms.
 const TURNS_MAX: usize = 120_000;
-
-const PAYLOAD: [u8; 128] = [b'x'; 128];
 
 /// Where the recipient's session is, as seen from its home and from the conversation's leader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -278,17 +277,9 @@ impl ThreeNodes {
             for _ in 0..each {
                 self.sent += 1;
                 let (node, index, to) = &self.pairs[pair];
-                let packet = SendPacket {
-                    flags: HeaderFlags::RED_DOT,
-                    setting: Setting(0),
-                    client_seq: self.sent,
-                    channel_type: 1,
-                    expire_s: 0,
-                    channel_id: to.clone().into(),
-                    body: SendBody::new(&format!("{:x}", self.sent), "", &PAYLOAD),
-                };
+                let packet = send(self.sent, to);
                 let session = SessionId { index: *index, generation: 1 };
-                self.nodes[*node].inbox.push(Event::Packet { session, packet: ClientPacket::Send(packet) });
+                self.nodes[*node].inbox.push(Event::Packet { session, packet });
             }
         }
         self.until("all is delivered", TURN_NS, |three| {
@@ -301,7 +292,7 @@ impl ThreeNodes {
     }
 
     fn counted(&self, which: fn(&Counters) -> u64) -> u64 {
-        self.nodes.iter().map(|node| which(node.shard.view().counters)).sum()
+        self.nodes.iter().map(|node| which(node.shard.counters())).sum()
     }
 }
 

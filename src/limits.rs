@@ -90,6 +90,9 @@ pub struct Limits {
     /// Members of channels of one slot of whom its leader remembers where their sessions are. At it: the one asked for longest ago
     /// is forgotten, if that is `route_ask_every` ago; else no more homes are asked. 0: everything goes by the homes.
     pub cached_routes_max: usize,
+    /// The same over all slots of a shard. At it a slot's newcomer pushes out one of its own, if that was asked for `route_ask_every` ago; and
+    /// with each sweep the slot that has the most forgets the older half of those that were. A route takes about 150 bytes.
+    pub cached_routes_shard_max: usize,
     /// Sessions of one user that are told to a channel's leader. Over it: the home sends to all of them itself.
     pub straight_sessions_max: usize,
     /// Two messages of a channel within so long are talking often: it pays to know where the sessions are.
@@ -168,6 +171,18 @@ pub struct Limits {
     pub api_requests_max: usize,
     /// Of so many messages one is followed through its stages. 0: none is, and nothing is timed.
     pub marked_one_in: u32,
+    /// No bound: what the simulator wants broken. Neither instance breaks anything, and no configuration can ask for it.
+    pub breach: Option<Breach>,
+}
+
+/// A promise that is broken on purpose, so that whoever watches over it can be seen to notice. Only what cannot be broken from outside of
+/// the engine is here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Breach {
+    /// A slot that takes its sibling in goes on with its own terms, though its sibling's were later.
+    TermsNotLifted,
+    /// A home leaves it to a channel's leader to send, under whatever mark the leader knows.
+    AnyMark,
 }
 
 impl Limits {
@@ -200,6 +215,7 @@ impl Limits {
         announce_retry_after: Duration::from_secs(1),
         announce_window: 65_536,
         cached_routes_max: 1024,
+        cached_routes_shard_max: 65_536,
         straight_sessions_max: 8,
         talk_often_within: Duration::from_secs(30),
         route_ask_every: Duration::from_secs(60),
@@ -237,6 +253,7 @@ impl Limits {
         drain_sessions_per_second: 500,
         api_requests_max: 4096,
         marked_one_in: 64,
+        breach: None,
     };
 
     /// What the simulator runs with: everything small enough that each bound is met within seconds.
@@ -268,6 +285,7 @@ impl Limits {
         announce_retry_after: Duration::from_millis(500),
         announce_window: 4,
         cached_routes_max: 4,
+        cached_routes_shard_max: 6,
         straight_sessions_max: 2,
         talk_often_within: Duration::from_secs(5),
         route_ask_every: Duration::from_secs(1),
@@ -305,11 +323,13 @@ impl Limits {
         drain_sessions_per_second: 5,
         api_requests_max: 4,
         marked_one_in: 2,
+        breach: None,
     };
 
     /// How the bounds must relate; asserted for both instances when the crate is compiled.
     const fn hold_together(&self) -> bool {
-        self.journal_pause_bytes < self.journal_refuse_bytes
+        self.breach.is_none()
+            && self.journal_pause_bytes < self.journal_refuse_bytes
             && self.flush_bytes_max <= self.journal_pause_bytes
             && self.recv_window >= 1
             && self.send_window >= 2

@@ -31,6 +31,7 @@ pub mod tables {
         ("chat", &["format", "ids", "limits"]),
         ("operator", &[]),
         ("profile", &["operator"]),
+        ("command_line", &["chat", "operator", "profile"]),
         ("main", &["chat", "config", "operator", "profile", "shell"]),
         ("loadgen", &["format", "ids", "limits"]),
     ];
@@ -93,6 +94,7 @@ pub mod tables {
         ("chat", &["serde_json"]),
         ("operator", &["serde_json"]),
         ("profile", &["serde", "serde_json"]),
+        ("command_line", &["clap"]),
         ("main", &["clap", "mimalloc", "tracing", "tracing_subscriber"]),
         (
             "loadgen",

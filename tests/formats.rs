@@ -2,6 +2,9 @@
 //! hostile input (random, cut, flipped), which may be refused but must never panic. Behaviour of sessions is the
 //! simulator's affair, real sockets are `end_to_end.rs`'s.
 
+// The fuzz targets are part of this test too, under the name by which they know their engine.
+extern crate self as libfuzzer_sys;
+
 use bytes::Bytes;
 use jindou::format::client_pipeline::{ClientOptions, ClientPipeline, FromServer};
 use jindou::format::message::{MessageFields, StoredMessage};
@@ -178,3 +181,17 @@ mod frames;
 
 #[path = "formats/hostile.rs"]
 mod hostile;
+
+#[path = "formats/fuzz_targets.rs"]
+mod fuzz_targets;
+
+/// What a fuzz target is made by, here: a function that takes any bytes. Below the targets, so that they have to import it, as from the
+/// fuzzer.
+#[macro_export]
+macro_rules! fuzz_target {
+    (|$input:ident: &[u8]| $body:block) => {
+        pub fn run($input: &[u8]) {
+            $body
+        }
+    };
+}

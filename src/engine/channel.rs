@@ -129,26 +129,27 @@ impl Index {
     }
 }
 
-/// The fingerprints of the last messages, low halves apart from high ones: a lookup scans 4 bytes a message.
+/// The fingerprints of the last messages, their lowest sixteen bits apart from the others: a lookup scans 2 bytes a message.
 #[derive(Clone, Debug, Default)]
 struct Window {
-    low: VecDeque<u32>,
-    high: VecDeque<u32>,
+    low: VecDeque<u16>,
+    rest: VecDeque<[u16; 3]>,
 }
 
 impl Window {
     fn push(&mut self, fingerprint: Fingerprint, bound: usize) {
         while self.low.len() >= bound {
             self.low.pop_front();
-            self.high.pop_front();
+            self.rest.pop_front();
         }
         if self.low.len() == self.low.capacity() {
             let more = (self.low.len() / 4).max(4);
             self.low.reserve_exact(more);
-            self.high.reserve_exact(more);
+            self.rest.reserve_exact(more);
         }
-        self.low.push_back(fingerprint.0 as u32);
-        self.high.push_back((fingerprint.0 >> 32) as u32);
+        let (low, rest) = parts_of(fingerprint);
+        self.low.push_back(low);
+        self.rest.push_back(rest);
     }
 
     /// Place of a fingerprint, counted from the oldest kept.
@@ -156,24 +157,34 @@ impl Window {
         if fingerprint == Fingerprint::NONE {
             return None;
         }
-        let (low, high) = (fingerprint.0 as u32, (fingerprint.0 >> 32) as u32);
+        let (low, rest) = parts_of(fingerprint);
         let (first, second) = self.low.as_slices();
-        scan(first, low, |place| self.high[place] == high)
-            .or_else(|| scan(second, low, |place| self.high[first.len() + place] == high).map(|p| p + first.len()))
+        scan(first, low, |place| self.rest[place] == rest)
+            .or_else(|| scan(second, low, |place| self.rest[first.len() + place] == rest).map(|p| p + first.len()))
+    }
+
+    fn iter(&self) -> impl ExactSizeIterator<Item = Fingerprint> + '_ {
+        self.low.iter().zip(&self.rest).map(|(low, [a, b, c])| {
+            Fingerprint([*low, *a, *b, *c].into_iter().rev().fold(0, |whole, part| whole << 16 | u64::from(part)))
+        })
     }
 }
 
-/// Looks for `wanted` sixteen at a time, which the compiler turns into vector compares: a miss over 4096 numbers, the
+fn parts_of(Fingerprint(whole): Fingerprint) -> (u16, [u16; 3]) {
+    (whole as u16, [(whole >> 16) as u16, (whole >> 32) as u16, (whole >> 48) as u16])
+}
+
+/// Looks for `wanted` 32 at a time, which the compiler turns into vector compares: a miss over 4096 numbers, the
 /// normal case, costs a tenth of a microsecond instead of two.
-fn scan(numbers: &[u32], wanted: u32, confirm: impl Fn(usize) -> bool) -> Option<usize> {
-    let mut pieces = numbers.chunks_exact(16);
+fn scan(numbers: &[u16], wanted: u16, confirm: impl Fn(usize) -> bool) -> Option<usize> {
+    let mut pieces = numbers.chunks_exact(32);
     let mut base = 0;
     for piece in pieces.by_ref() {
         let hit = piece.iter().fold(false, |hit, number| hit | (*number == wanted));
         if hit && let Some(place) = piece.iter().enumerate().position(|(i, n)| *n == wanted && confirm(base + i)) {
             return Some(base + place);
         }
-        base += 16;
+        base += 32;
     }
     let rest = pieces.remainder();
     rest.iter().enumerate().position(|(i, n)| *n == wanted && confirm(base + i)).map(|place| base + place)
@@ -354,8 +365,7 @@ impl Channel {
 
     /// Of the last messages, oldest first; the last is that of `last_seq`.
     pub fn fingerprints(&self) -> impl ExactSizeIterator<Item = Fingerprint> + '_ {
-        let halves = self.window.low.iter().zip(&self.window.high);
-        halves.map(|(low, high)| Fingerprint(u64::from(*high) << 32 | u64::from(*low)))
+        self.window.iter()
     }
 
     /// As it is now, but for the bodies in memory.
@@ -384,7 +394,7 @@ impl Channel {
         assert!(self.announced_seq <= self.last_seq);
         assert!(self.index.len() as u64 <= u64::from(self.last_seq));
         assert!(self.recent.len() <= self.index.len());
-        assert_eq!(self.window.low.len(), self.window.high.len());
+        assert_eq!(self.window.low.len(), self.window.rest.len());
         assert!(self.window.low.len() as u64 <= u64::from(self.last_seq));
     }
 }

@@ -39,6 +39,7 @@ use bytes::Bytes;
 
 use self::entry::{Connection, Link, Stage};
 use self::gather::Gather;
+pub use self::traffic::Rank;
 use super::chance::Chance;
 use crate::format::frame::Frame;
 use crate::format::frame_codec::FRAMES_BODY_BYTES_MAX;
@@ -81,7 +82,7 @@ pub struct LinkLimits {
     /// Bytes of one batch; a larger frame travels alone. At most half of [`FRAMES_BODY_BYTES_MAX`].
     pub batch_bytes: usize,
     /// Lossy bytes of one link that are not known to have arrived. Over it: dropped and counted. While half of it is free any frame is
-    /// taken: one that is larger than all of it would never go.
+    /// taken: one that is larger than all of it would never go. The last eighth is for what goes first.
     pub lossy_queue_bytes: usize,
     /// Frames that arrive before an acknowledgement goes by itself.
     pub ack_after_frames: usize,
@@ -452,22 +453,6 @@ impl Links {
         self.counters.overflows += 1;
         self.reset(to);
         Err(LinkFault::Overflow)
-    }
-
-    /// Gives a frame to a shard if that is possible now, or when the first socket is there that is being made. A member that has no
-    /// link gets one.
-    pub fn send_lossy(&mut self, to: Place, frame: Frame) {
-        let limit = self.config.limits.lossy_queue_bytes;
-        let weight = window::weight(&frame);
-        if let Ok(link) = self.link_to(to)
-            && link.may_bring()
-            && link.lossy.takes(weight, limit)
-        {
-            link.lossy.pending.push(frame);
-            link.lossy.pending_weight += weight;
-            return self.mark(to);
-        }
-        self.counters.lossy_dropped += 1;
     }
 
     /// Reliable bytes that [`Links::send`] still takes. A frame takes its payload and a few hundred bytes.

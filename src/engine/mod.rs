@@ -3,6 +3,7 @@ pub mod asks;
 pub mod chance;
 pub mod channel;
 pub mod checkpoint;
+pub mod cluster_news;
 pub mod command;
 pub mod council;
 pub mod counters;

@@ -9,6 +9,9 @@
 //!     ▲                           │ told of none away, or no answer: asked again after `route_ask_every`
 //!     └── at `cached_routes_max` the one asked for longest ago gives way, if that is `route_ask_every` ago; else nobody is asked
 //! ```
+//!
+//! All slots of a shard together have `cached_routes_shard_max`. At it a slot's newcomer pushes out one of its own, and of the slot that
+//! has the most, the older half of those asked for `route_ask_every` ago is given up every so often, so that others find room.
 
 use std::collections::VecDeque;
 
@@ -65,13 +68,15 @@ pub struct RouteCache {
     known: SeededMap<u64, KnownRoute>,
     /// Every key of `known`, the one asked for longest ago first.
     order: VecDeque<u64>,
+    /// So many there may be, for the sake of the shard's other slots.
+    allowed: usize,
 }
 
 impl RouteCache {
     /// Nothing known.
     #[must_use]
     pub fn new(map_state: MapState) -> RouteCache {
-        RouteCache { known: SeededMap::with_hasher(map_state), order: VecDeque::new() }
+        RouteCache { known: SeededMap::with_hasher(map_state), order: VecDeque::new(), allowed: usize::MAX }
     }
 
     /// Number of members of whom something is known.
@@ -84,6 +89,21 @@ impl RouteCache {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.known.is_empty()
+    }
+
+    /// From now on there may be so many more than there are.
+    pub fn allow(&mut self, more: usize) {
+        self.allowed = self.known.len().saturating_add(more);
+    }
+
+    /// Others need room: the older half of those that were not asked for lately is forgotten.
+    pub fn yield_half(&mut self, now: Instant, limits: &Limits) {
+        let late =
+            |key: &&u64| self.known.get(*key).is_some_and(|route| now.since(route.since) >= limits.route_ask_every);
+        let count = self.order.iter().take_while(late).count().div_ceil(2);
+        for key in self.order.drain(..count) {
+            self.known.remove(&key);
+        }
     }
 
     /// How a message is to go to a member whose home is led at `home`. `often`: the channel has had another one lately.
@@ -106,7 +126,7 @@ impl RouteCache {
         match self.known.get(&key) {
             Some(route) if route.home == home && !late(route) => return Advice::ByHome,
             Some(_) => self.order.retain(|known| *known != key),
-            None if self.known.len() < limits.cached_routes_max => {}
+            None if self.known.len() < limits.cached_routes_max.min(self.allowed) => {}
             None => {
                 // Of more pairs than are remembered each would push out another one, and all of them would only ask.
                 let oldest = self.order.front().copied();
@@ -233,5 +253,24 @@ mod tests {
         }
         cache.clear();
         assert!(cache.is_empty());
+    }
+
+    #[test]
+    fn it_keeps_to_what_the_shard_has_left() {
+        let (mut cache, now) = (cache(), Instant(5));
+        let later = now + Limits::TINY.route_ask_every;
+        cache.allow(0);
+        assert!(!asks(&mut cache, 0, 2, now), "there is nothing left");
+        cache.allow(2);
+        assert!(asks(&mut cache, 0, 2, now) && asks(&mut cache, 1, 2, now) && !asks(&mut cache, 2, 2, now));
+        cache.allow(0);
+        assert!(asks(&mut cache, 2, 2, later), "one of its own gives way");
+        assert_eq!(cache.len(), 2);
+        cache.allow(2);
+        assert!(asks(&mut cache, 3, 2, later));
+        cache.yield_half(later, &Limits::TINY);
+        assert_eq!(cache.len(), 2, "only one of them is old");
+        assert!(cache.route_mut(member(1)).is_none() && cache.route_mut(member(2)).is_some());
+        cache.check_invariants(&Limits::TINY);
     }
 }

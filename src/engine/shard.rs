@@ -24,6 +24,7 @@ mod links;
 mod membership;
 mod mending;
 mod merges;
+mod metadata_disk;
 mod operators;
 mod reshapes;
 mod settings;
@@ -93,6 +94,8 @@ pub(super) struct Hosted {
     dirty: bool,
     /// In the queue of slots with changed rows.
     rows_listed: bool,
+    /// Of the shard's cached routes, so many are this slot's.
+    routes_counted: usize,
     /// Journal bytes written when its last checkpoint was made.
     checkpoint_mark: u64,
     /// First segment that replay needs beside the checkpoint on disk.
@@ -121,6 +124,7 @@ impl Hosted {
             bequeathed: false,
             dirty: true,
             rows_listed: false,
+            routes_counted: 0,
             checkpoint_mark: 0,
             replay_segment,
             endings: Endings::default(),
@@ -167,6 +171,8 @@ pub struct Shard {
     submit_rooms: BTreeMap<Place, usize>,
     /// What raft wants said to other nodes.
     raft_out: Vec<RaftMessage>,
+    /// Cached routes of all slots.
+    routes_cached: usize,
     map_state: MapState,
     chance: Chance,
     /// The cluster's nodes and their shards.
@@ -244,6 +250,7 @@ impl Shard {
             link_wishes: Vec::new(),
             submit_rooms: BTreeMap::new(),
             raft_out: Vec::new(),
+            routes_cached: 0,
             node_shards: BTreeMap::new(),
             nodes_down: BTreeSet::new(),
             nodes_doubted: BTreeSet::new(),
@@ -422,7 +429,10 @@ impl Shard {
             recent: &mut self.recent,
         };
         let hosted = &mut self.hosted[place];
+        hosted.slot.allow_routes(self.config.limits.cached_routes_shard_max - self.routes_cached);
         let result = work(&mut hosted.slot, &mut self.journal, &mut around);
+        self.routes_cached = self.routes_cached - hosted.routes_counted + hosted.slot.routes_known();
+        hosted.routes_counted = hosted.slot.routes_known();
         if hosted.slot.has_work() && !hosted.dirty {
             hosted.dirty = true;
             self.dirty_slots.push(place as u32);
@@ -492,11 +502,10 @@ impl Shard {
         &self.out.counters
     }
 
-    /// What others may see.
+    /// What others may see, its totals aside.
     #[must_use]
-    pub fn view(&self) -> ShardView<'_> {
+    pub fn view(&self) -> ShardView {
         ShardView {
-            counters: &self.out.counters,
             sessions: self.session_count,
             sessions_live: self.live_count,
             slots_hosted: self.hosted.len(),

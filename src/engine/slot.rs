@@ -27,7 +27,7 @@ use super::command::{self, Command, Commands, RowCommand};
 use super::event::ApiAnswer;
 use super::home::{Home, Noticed, Online, Row, Watch};
 use super::journal::Journal;
-use super::marks::{Flights, Marked, Point};
+use super::marks::{Flights, Marked, Marks, Point};
 use super::message_ids::MessageIds;
 use super::outbox::Outbox;
 use super::raft_group::{CommittedEntry, GroupState, MemberChange, NotTaken, Proposed, RaftGroup};
@@ -616,9 +616,15 @@ impl Slot {
 }
 
 /// For marks: which message, and whose.
-#[must_use]
-pub fn marked(message: &StoredMessage) -> Marked<'_> {
+fn marked(message: &StoredMessage) -> Marked<'_> {
     Marked { message_id: message.message_id(), from: message.from(), to: message.to() }
+}
+
+/// A stored message passes a point. Whose it is is read out of it only when somebody may want to know.
+pub fn mark(marks: &mut Marks, at: Instant, point: Point, message: &StoredMessage) {
+    if marks.may_want(message.message_id()) {
+        marks.mark(at, point, marked(message));
+    }
 }
 
 /// The message is stored: says so to whoever waits.

@@ -4,7 +4,8 @@
 //! ```text
 //!  newcomers missing ──► learners, one by one ──(caught up)──► voters = wanted, in one joint change
 //!  the leader itself is to go ──► hands over to a voter that stays ──► that one goes on
-//!        (none stays: everybody votes together first)
+//!        (none stays, or those that do are silent: everybody votes together first)
+//!  most of those that shall vote are silent ──► waits: with their votes counted nothing would ever be agreed on
 //!  learners nobody wants ──► removed
 //!  as wanted ──► report; the preferred replica leads
 //! ```
@@ -91,12 +92,18 @@ impl Sight<'_> {
         if !newcomers.iter().all(|newcomer| self.has_caught_up(*newcomer)) {
             return Step::Wait;
         }
+        // What they agree on is what counts from then on: without a majority of them nothing would be, not even another change.
+        let fit = wanted.iter().filter(|replica| self.has_caught_up(**replica)).count();
+        if fit * 2 <= wanted.len() {
+            return Step::Wait;
+        }
         if wanted.contains(&self.leader) {
             return Step::Vote(self.wanted.to_vec());
         }
         // Leaders do not vote themselves away: one that stays goes on.
         let mut stays: Vec<ReplicaId> = wanted.intersection(&voters).copied().collect();
-        if stays.is_empty() {
+        let is_silent = |replica: &ReplicaId| !self.standing(*replica).is_some_and(|standing| standing.active);
+        if stays.iter().all(is_silent) {
             return Step::Vote(voters.union(&wanted).copied().collect());
         }
         stays.sort_by_key(|replica| *replica != self.preferred);
@@ -146,13 +153,14 @@ mod tests {
     struct Toy {
         members: GroupMembers,
         leader: ReplicaId,
+        silent: Vec<ReplicaId>,
         steps: Vec<Step>,
     }
 
     impl Toy {
         fn new(voters: &[u16], leader: u16) -> Toy {
             let members = GroupMembers { voters: replicas(voters), ..GroupMembers::default() };
-            Toy { members, leader: replica(leader), steps: Vec::new() }
+            Toy { members, leader: replica(leader), silent: Vec::new(), steps: Vec::new() }
         }
 
         fn run(&mut self, wanted: &[u16], preferred: u16) {
@@ -166,7 +174,7 @@ mod tests {
                     .map(|replica| ReplicaProgress {
                         replica: *replica,
                         matched: 100,
-                        active: true,
+                        active: !self.silent.contains(replica),
                         snapshot_pending: false,
                     })
                     .collect();
@@ -192,6 +200,7 @@ mod tests {
                     }
                     Step::HandOver(heir) => {
                         assert!(self.members.voters.contains(&heir), "only a voter can lead");
+                        assert!(!self.silent.contains(&heir), "the silent do not lead");
                         self.leader = heir;
                     }
                 }
@@ -213,6 +222,30 @@ mod tests {
                 assert!(toy.members.learners.is_empty());
             }
         }
+    }
+
+    #[test]
+    fn one_that_stays_and_is_silent_holds_nothing_up() {
+        for leader in 1..=2 {
+            let mut toy = Toy::new(&[1, 2, 3], leader);
+            toy.silent = replicas(&[3]);
+            toy.run(&[3, 4, 5], 3);
+            assert_eq!(toy.members.voters, replicas(&[3, 4, 5]));
+        }
+    }
+
+    #[test]
+    fn nobody_votes_with_a_majority_of_the_silent() {
+        let members = GroupMembers { voters: replicas(&[1, 2, 3]), learners: Vec::new(), ..GroupMembers::default() };
+        let wanted = replicas(&[1, 3]);
+        let standing = |active| ReplicaProgress { replica: replica(3), matched: 100, active, snapshot_pending: false };
+        let step = |standings: &[ReplicaProgress]| {
+            let (leader, preferred) = (replica(1), replica(1));
+            let (members, wanted) = (&members, wanted.as_slice());
+            Sight { leader, members, wanted, preferred, standings, last_index: 100 }.step()
+        };
+        assert_eq!(step(&[standing(true)]), Step::Vote(replicas(&[1, 3])));
+        assert_eq!(step(&[standing(false)]), Step::Wait);
     }
 
     #[test]

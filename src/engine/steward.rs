@@ -292,7 +292,7 @@ impl Steward {
         self.reports.values().filter(stands).take(self.limits.commands_max).map(settle).collect()
     }
 
-    /// Moves towards a node that serves no more cannot end.
+    /// Moves towards a node that serves no more cannot end, nor can those after which most would be dead.
     fn give_up(&self, cluster: &Cluster) -> Vec<MetadataCommand> {
         let serves = |replica: &ReplicaId| {
             let member = cluster.members.get(&replica.place().node);
@@ -300,7 +300,13 @@ impl Steward {
         };
         let hopeless = |row: &SlotRow| {
             let coming = row.target.iter().flatten().filter(|replica| !row.replicas.contains(replica));
-            !row.is_busy() && coming.into_iter().any(|replica| !serves(replica))
+            let target = row.target.as_deref().unwrap_or_default();
+            let is_dead = |replica: &&ReplicaId| {
+                let member = cluster.members.get(&replica.place().node);
+                member.is_none_or(|member| member.state == MemberState::Dead)
+            };
+            let silenced = !target.is_empty() && target.iter().filter(is_dead).count() * 2 >= target.len();
+            !row.is_busy() && (silenced || coming.into_iter().any(|replica| !serves(replica)))
         };
         let rows = cluster.rows.iter().filter(|(_, row)| hopeless(row)).take(self.limits.commands_max);
         rows.map(|(slot, row)| MetadataCommand::CancelTarget { slot: *slot, epoch: row.epoch }).collect()

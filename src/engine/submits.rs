@@ -13,7 +13,7 @@
 //! A message that is not stored has no fingerprint to be recognised by: once sent it is sent again only when it certainly was
 //! not taken.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::format::frame::{Origin, Submission, Submit, Submitted};
@@ -51,10 +51,40 @@ struct Desk {
     held: bool,
 }
 
+/// Desks by the number of their slot: at most one for each slot that there can be. Every message looks for its own twice.
+#[derive(Debug, Default)]
+struct Desks(Vec<Option<Box<Desk>>>);
+
+impl Desks {
+    fn get(&self, slot: SlotId) -> Option<&Desk> {
+        self.0.get(usize::from(slot.0))?.as_deref()
+    }
+
+    fn get_mut(&mut self, slot: SlotId) -> Option<&mut Desk> {
+        self.0.get_mut(usize::from(slot.0))?.as_deref_mut()
+    }
+
+    fn get_or_new(&mut self, slot: SlotId) -> &mut Desk {
+        let place = usize::from(slot.0);
+        if self.0.len() <= place {
+            self.0.resize_with(place + 1, || None);
+        }
+        self.0[place].get_or_insert_default()
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (SlotId, &Desk)> {
+        self.0.iter().enumerate().filter_map(|(place, desk)| Some((SlotId(place as u16), desk.as_deref()?)))
+    }
+
+    fn iter_mut(&mut self) -> impl Iterator<Item = (SlotId, &mut Desk)> {
+        self.0.iter_mut().enumerate().filter_map(|(place, desk)| Some((SlotId(place as u16), desk.as_deref_mut()?)))
+    }
+}
+
 /// A shard's messages under way, by slot.
 #[derive(Debug, Default)]
 pub struct Submits {
-    desks: BTreeMap<SlotId, Desk>,
+    desks: Desks,
     count: usize,
     last: u64,
 }
@@ -105,7 +135,7 @@ impl Submits {
         (term, room): (Option<u64>, bool),
     ) -> Option<Submission> {
         let slot = Submits::slot_of(submit.ticket);
-        let desk = self.desks.entry(slot).or_default();
+        let desk = self.desks.get_or_new(slot);
         let submit = Arc::new(submit);
         if desk.waiting.is_empty()
             && let Some(term) = term
@@ -138,7 +168,7 @@ impl Submits {
         send: &mut Vec<Submission>,
         failed: &mut Vec<Origin>,
     ) {
-        let Some(desk) = self.desks.get_mut(&slot) else {
+        let Some(desk) = self.desks.get_mut(slot) else {
             return;
         };
         (desk.sent_term, desk.stalled) = (term, false);
@@ -159,7 +189,7 @@ impl Submits {
 
     /// Sends what was held back for want of room, in order, as far as there is room now.
     pub fn send_more(&mut self, slot: SlotId, room: &mut usize, send: &mut Vec<Submission>) {
-        let Some(desk) = self.desks.get_mut(&slot) else {
+        let Some(desk) = self.desks.get_mut(slot) else {
             return;
         };
         let term = desk.sent_term;
@@ -180,13 +210,13 @@ impl Submits {
     /// Slots with messages that were held back for want of room, and the term to whose leader they go.
     pub fn held(&self) -> impl Iterator<Item = (SlotId, u64)> + '_ {
         let held = self.desks.iter().filter(|(_, desk)| desk.held && !desk.stalled && !desk.waiting.is_empty());
-        held.map(|(slot, desk)| (*slot, desk.sent_term))
+        held.map(|(slot, desk)| (slot, desk.sent_term))
     }
 
     /// An answer came.
     pub fn answer(&mut self, submitted: &Submitted) -> Answer {
         let slot = Submits::slot_of(submitted.ticket);
-        let Some(desk) = self.desks.get_mut(&slot) else {
+        let Some(desk) = self.desks.get_mut(slot) else {
             return Answer::Stale;
         };
         let Some(waiting) = desk.find(submitted.ticket) else {
@@ -211,7 +241,7 @@ impl Submits {
     /// What an answer is about, if it is still waited for, and since when.
     #[must_use]
     pub fn asked(&self, ticket: u64) -> Option<(&Submit, Instant)> {
-        let desk = self.desks.get(&Submits::slot_of(ticket))?;
+        let desk = self.desks.get(Submits::slot_of(ticket))?;
         let at = desk.waiting.binary_search_by_key(&ticket, |waiting| waiting.ticket).ok()?;
         let waiting = desk.waiting.get(at)?;
         Some((waiting.submit.as_deref()?, waiting.since))
@@ -220,18 +250,18 @@ impl Submits {
     /// Slots whose messages wait for a leader to be found: never sent, or sent to one that does not lead.
     pub fn stalled(&self) -> impl Iterator<Item = (SlotId, u64)> + '_ {
         let stuck = self.desks.iter().filter(|(_, desk)| !desk.waiting.is_empty());
-        stuck.filter(|(_, desk)| desk.stalled || desk.sent_term == 0).map(|(slot, desk)| (*slot, desk.sent_term))
+        stuck.filter(|(_, desk)| desk.stalled || desk.sent_term == 0).map(|(slot, desk)| (slot, desk.sent_term))
     }
 
     /// The term to whose leader a slot's messages were sent, when there are any.
     #[must_use]
     pub fn sent_term(&self, slot: SlotId) -> Option<u64> {
-        self.desks.get(&slot).filter(|desk| !desk.waiting.is_empty()).map(|desk| desk.sent_term)
+        self.desks.get(slot).filter(|desk| !desk.waiting.is_empty()).map(|desk| desk.sent_term)
     }
 
     /// Gives up what has waited since before `since`: what became of it is unknown.
     pub fn give_up(&mut self, since: Instant, failed: &mut Vec<Origin>) {
-        for desk in self.desks.values_mut() {
+        for (_, desk) in self.desks.iter_mut() {
             for waiting in &mut desk.waiting {
                 if waiting.since < since && waiting.submit.take().is_some() {
                     self.count -= 1;
@@ -246,12 +276,12 @@ impl Submits {
     /// stored, was sent and did not come back may have been taken: it stays and waits for its answer.
     pub fn move_out(&mut self, slot_of: impl Fn(&Submit) -> SlotId) -> Vec<(Origin, Arc<Submit>, Instant)> {
         let mut moved = Vec::new();
-        for (slot, desk) in &mut self.desks {
+        for (slot, desk) in self.desks.iter_mut() {
             for waiting in &mut desk.waiting {
                 let under_way = waiting.sent && !waiting.returned;
                 let moves = |submit: &mut Arc<Submit>| {
                     let taken = under_way && submit.flags.contains(HeaderFlags::NO_PERSIST);
-                    !taken && slot_of(submit) != *slot
+                    !taken && slot_of(submit) != slot
                 };
                 if let Some(submit) = waiting.submit.take_if(moves) {
                     moved.push((waiting.origin, submit, waiting.since));
@@ -265,18 +295,18 @@ impl Submits {
 
     /// The table has changed: what was sent to leaders of whom nobody knows any more waits for others.
     pub fn stall(&mut self, is_led: impl Fn(SlotId) -> bool) {
-        for (_, desk) in self.desks.iter_mut().filter(|(slot, _)| !is_led(**slot)) {
+        for (_, desk) in self.desks.iter_mut().filter(|(slot, _)| !is_led(*slot)) {
             desk.stalled = true;
         }
     }
 
     /// Asserts what must hold between steps.
     pub fn check_invariants(&self) {
-        let waiting = self.desks.values().flat_map(|desk| &desk.waiting);
+        let waiting = self.desks.iter().flat_map(|(_, desk)| &desk.waiting);
         assert_eq!(waiting.filter(|waiting| waiting.submit.is_some()).count(), self.count);
-        for (slot, desk) in &self.desks {
+        for (slot, desk) in self.desks.iter() {
             let own = |waiting: &Waiting| {
-                Submits::slot_of(waiting.ticket) == *slot && waiting.ticket & TICKET_MASK <= self.last
+                Submits::slot_of(waiting.ticket) == slot && waiting.ticket & TICKET_MASK <= self.last
             };
             assert!(desk.waiting.iter().all(own), "a ticket names its slot, and was dealt out");
             let whole =
@@ -296,8 +326,7 @@ impl Submits {
 /// About how many bytes a message takes on its way.
 #[must_use]
 pub fn weight(submit: &Submit) -> usize {
-    let body = &submit.body;
-    SUBMIT_BYTES + body.payload().len() + body.topic().len() + body.client_msg_no().len()
+    SUBMIT_BYTES + submit.body.bytes.len()
 }
 
 impl Desk {

@@ -16,6 +16,7 @@ use std::fmt;
 use bytes::Bytes;
 
 use super::packet::{HeaderFlags, Setting};
+use crate::ids::Uid;
 
 const FIXED_BYTES: usize = 44;
 
@@ -234,6 +235,12 @@ impl StoredMessage {
     #[must_use]
     pub fn from(&self) -> &str {
         self.text(FIXED_BYTES, self.bounds()[0])
+    }
+
+    /// Whether that user sent it.
+    #[must_use]
+    pub fn is_from(&self, uid: &Uid) -> bool {
+        self.0[FIXED_BYTES..self.bounds()[0]] == *uid.as_str().as_bytes()
     }
 
     /// What the sender named: the peer's uid.

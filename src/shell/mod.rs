@@ -3,7 +3,6 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)] // Not pure: see .ci/clippy.toml.
 
 pub mod clock;
-mod cluster_news;
 pub mod cluster_settings;
 pub mod data_directory;
 mod file_thread;

@@ -26,17 +26,15 @@ use std::time::Duration;
 use crate::engine::effect::{Effect, Effects};
 use crate::engine::event::{ApiAnswer, Event, EventBatch};
 use crate::engine::link::LinkRow;
-use crate::engine::metadata::Cluster;
 use crate::engine::shard::{Shard, ShardConfig, ShardView};
 use crate::ids::{Place, ShardId};
 
 use super::clock::Clock;
-use super::cluster_news::ClusterNews;
 use super::gateway::{Gateway, Listener};
 use super::link_sockets::{ClusterSockets, LinkSockets};
 use super::mesh::{MeshEndpoint, MeshMessage, NotSent, Outbox};
 use super::metronome::BEAT;
-use super::stages::{EngineSnapshot, ShardProfile, ShardSnapshot, ShellCounters, Stage, Stages};
+use super::stages::{ShardProfile, ShardSnapshot, ShellCounters, Stage, Stages};
 use super::turns::{LongTurns, TurnPicture, Work};
 use disk_desk::{Alarm, DiskDesk};
 
@@ -165,7 +163,6 @@ async fn serve(
         shard,
         gateway,
         links,
-        news: ClusterNews::default(),
         listeners: sockets.clients,
         outbox: Outbox::new(here, config.engine.shard_count),
         mesh,
@@ -210,7 +207,6 @@ struct Loop {
     gateway: Gateway,
     /// `None`: this node is alone.
     links: Option<LinkSockets>,
-    news: ClusterNews,
     /// Bound, until the node says that clients may come.
     listeners: Vec<Listener>,
     mesh: MeshEndpoint,
@@ -418,10 +414,7 @@ impl Loop {
                     self.with_links(LinkSockets::close_all);
                 }
                 Effect::RemoveCheckpoint { slot } => self.disk.remove_checkpoint(slot),
-                Effect::Cluster(cluster) => {
-                    self.outbox.tell_others(&cluster);
-                    self.tell_operator(&cluster);
-                }
+                Effect::Cluster(cluster) => self.outbox.tell_others(&cluster),
                 Effect::Report { warning, line } => report(self.here, warning, &line),
                 Effect::Dial { conn, to } => self.with_links(|links| links.dial(conn, to)),
                 Effect::LinkWrite { conn, bytes } => self.with_links(|links| links.write(conn, bytes)),
@@ -432,13 +425,6 @@ impl Loop {
         self.effects.list = effects;
         if sent && self.stages.timed() {
             self.stages.record(Stage::Encode, self.clock.nanos() - now_nanos);
-        }
-    }
-
-    fn tell_operator(&mut self, cluster: &Arc<Cluster>) {
-        // Whoever is alone has no news of others.
-        if self.links.is_some() {
-            self.news.follow(self.here.node, cluster).iter().for_each(|line| report(self.here, false, line));
         }
     }
 
@@ -535,7 +521,6 @@ impl Loop {
 
     fn profile(&mut self, after: u64) -> ShardProfile {
         let (marks, marks_next) = self.shard.marks().since(after);
-        let now = self.clock.nanos();
         ShardProfile {
             place: self.here,
             snapshot: self.snapshot(),
@@ -544,7 +529,7 @@ impl Loop {
             marks,
             marks_next,
             named: self.shard.marks().named(),
-            now: (now, Clock::instant(now)),
+            now_nanos: self.clock.nanos(),
             cpu: Clock::thread_cpu(),
         }
     }
@@ -558,7 +543,9 @@ impl Loop {
         shell.disk_under_way = self.disk.under_way();
         ShardSnapshot {
             shard: self.here.shard,
-            engine: EngineSnapshot::of(&self.shard.view(), self.shard.cluster_view()),
+            counters: *self.shard.counters(),
+            engine: self.shard.view(),
+            cluster: self.shard.cluster_view(),
             shell,
             stages: self.stages.summaries(),
             links: self.link_rows(),
@@ -567,7 +554,7 @@ impl Loop {
 }
 
 /// Slots hosted here for which nobody could speak now.
-fn slots_waiting(view: &ShardView<'_>) -> usize {
+fn slots_waiting(view: &ShardView) -> usize {
     view.slots_waiting
 }
 

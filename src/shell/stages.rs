@@ -13,7 +13,6 @@ use crate::engine::link::LinkRow;
 use crate::engine::marks::{Mark, Named};
 use crate::engine::shard::{ClusterView, ShardView};
 use crate::ids::{Place, ShardId};
-use crate::time::Instant;
 
 use super::turns::TurnPicture;
 
@@ -255,52 +254,6 @@ impl ShellCounters {
     }
 }
 
-/// [`ShardView`] without the borrow: what leaves the shard's thread.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)] // each field is `ShardView`'s
-pub struct EngineSnapshot {
-    pub counters: Counters,
-    pub sessions: usize,
-    pub sessions_live: usize,
-    pub slots_hosted: usize,
-    pub slots_led: usize,
-    /// Slots hosted here that nobody is known to lead; see [`ShardView`].
-    pub slots_waiting: usize,
-    pub channels: usize,
-    pub homes: usize,
-    pub messages_indexed: u64,
-    pub recent_bytes: usize,
-    pub journal_pending_bytes: usize,
-    pub journal_segments: (u32, u32),
-    pub reads_waiting: usize,
-    pub writable: bool,
-    pub cluster: ClusterView,
-}
-
-impl EngineSnapshot {
-    /// Copies what a shard shows.
-    #[must_use]
-    pub fn of(view: &ShardView<'_>, cluster: ClusterView) -> EngineSnapshot {
-        EngineSnapshot {
-            counters: *view.counters,
-            sessions: view.sessions,
-            sessions_live: view.sessions_live,
-            slots_hosted: view.slots_hosted,
-            slots_led: view.slots_led,
-            slots_waiting: view.slots_waiting,
-            channels: view.channels,
-            homes: view.homes,
-            messages_indexed: view.messages_indexed,
-            recent_bytes: view.recent_bytes,
-            journal_pending_bytes: view.journal_pending_bytes,
-            journal_segments: view.journal_segments,
-            reads_waiting: view.reads_waiting,
-            writable: view.writable,
-            cluster,
-        }
-    }
-}
-
 /// What [`ShardSnapshot`] leaves out because it is large: for `jindou profile`, `trace` and `top`.
 #[derive(Clone, Debug)]
 pub struct ShardProfile {
@@ -318,8 +271,8 @@ pub struct ShardProfile {
     pub marks_next: u64,
     /// Watched users' messages.
     pub named: Vec<Named>,
-    /// The node's clock now, in nanoseconds, and the engine's form of it.
-    pub now: (u64, Instant),
+    /// The node's clock now.
+    pub now_nanos: u64,
     /// Processor time of the shard's thread since it began.
     pub cpu: Duration,
 }
@@ -329,8 +282,12 @@ pub struct ShardProfile {
 pub struct ShardSnapshot {
     /// Whose.
     pub shard: ShardId,
-    /// The engine's.
-    pub engine: EngineSnapshot,
+    /// The engine's totals.
+    pub counters: Counters,
+    /// The engine's present values.
+    pub engine: ShardView,
+    /// Of those, what is about its cluster.
+    pub cluster: ClusterView,
     /// The shell's.
     pub shell: ShellCounters,
     /// The stages'.

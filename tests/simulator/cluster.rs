@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jindou::engine::effect::Effect;
 use jindou::engine::event::Event;
-use jindou::engine::metadata::{Cluster, MemberState};
+use jindou::engine::metadata::{Cluster, MemberState, MetadataCommand, Reshape};
 use jindou::engine::shard::ClusterSettings;
 use jindou::format::frame::Addresses;
 use jindou::ids::{ChannelKey, KeyHash, Place, ShardId, SlotId, Uid};
@@ -92,6 +92,9 @@ impl World {
         let before = node.cluster.clone();
         node.cluster = Some(Arc::clone(&cluster));
         self.judge(Promise::Table, verdict);
+        if self.sabotage == Some(Sabotage::EndUpperEarly) {
+            self.end_upper_ones(&cluster);
+        }
         self.say(|| {
             let known = |slot: &SlotId| before.as_ref().and_then(|before| before.rows.get(slot));
             let changed = cluster.rows.iter().filter(|(slot, row)| known(slot) != Some(*row));
@@ -100,6 +103,16 @@ impl World {
         });
         for shard in 1..usize::from(self.plan.shards) {
             self.happen(HostRef { node: host.node, shard }, Event::Cluster(Arc::clone(&cluster)));
+        }
+    }
+
+    /// Says of every replica that it has digested what it is waited for, whether it has or not.
+    fn end_upper_ones(&mut self, cluster: &Cluster) {
+        for (slot, row) in &cluster.rows {
+            let Some(Reshape::Digest { plan, waits, .. }) = &row.reshape else { continue };
+            for replica in waits.iter().copied() {
+                self.propose(&MetadataCommand::MergeDigested { slot: *slot, plan: *plan, replica });
+            }
         }
     }
 

@@ -403,8 +403,6 @@ fn many_catch_up_over_one_link(stage: &mut Stage) -> Done {
     }
     stage.answered(ana)?;
     stage.all_arrive(&sent)?;
-    stage.expect("some had to ask again", |world| {
-        world.nodes[leader].hosts[0].shard.view().counters.fetches_put_off > 0
-    })?;
+    stage.expect("some had to ask again", |world| world.nodes[leader].hosts[0].shard.counters().fetches_put_off > 0)?;
     stage.conclude()
 }

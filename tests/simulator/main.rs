@@ -99,6 +99,11 @@ const REGRESSION_SEEDS: &[(u64, u16, &str)] = &[
     (411, 3, "what many sessions fetched at once was more than their link takes, and reset it again and again"),
     (638, 3, "all was taken to rest before who looks after the cluster had begun to"),
     (90, 3, "half of an exchange of leaders was taken back by the next plan, for ever"),
+    (
+        12816,
+        3,
+        "what a device had passed over because the leader had dropped it came from the next leader, which had not",
+    ),
     (1205, 3, "a snapshot of the metadata counted when a checkpoint begun before it was on disk, and its own was not"),
 ];
 

@@ -6,12 +6,13 @@ use jindou::engine::metadata::{MetadataCommand, Reshape};
 use jindou::ids::{Place, SlotId};
 
 use crate::links::Machine;
+use crate::operator::Order;
 use crate::splits::{USERS, slots};
 use crate::stage::{Done, Script, Stage};
 use crate::world::World;
 
 /// All of them by name.
-pub const ALL: [(&str, Script); 9] = [
+pub const ALL: [(&str, Script); 12] = [
     ("merge-one-pair-under-load", merge_one_pair_under_load),
     ("merge-all-under-load", merge_all_under_load),
     ("merge-split-merge", merge_split_merge),
@@ -21,6 +22,9 @@ pub const ALL: [(&str, Script); 9] = [
     ("merge-while-followers-die", merge_while_followers_die),
     ("merge-while-everybody-dies", merge_while_everybody_dies),
     ("merge-beside-a-lost-disk", merge_beside_a_lost_disk),
+    ("merge-while-a-node-goes-for-good", merge_while_a_node_goes_for_good),
+    ("merge-and-split-beside-the-dead", merge_and_split_beside_the_dead),
+    ("merge-without-anybody-to-replace-the-dead", merge_without_anybody_to_replace_the_dead),
 ];
 
 impl World {
@@ -43,6 +47,14 @@ impl World {
 }
 
 impl Stage {
+    fn merges_begin(&mut self, before: usize) -> Done {
+        self.until("the merges begin", |world| {
+            let begun = |reshape: &Reshape| matches!(reshape, Reshape::Absorb { gathered: true, .. });
+            let rows = || world.newest_cluster().into_iter().flat_map(|cluster| cluster.rows.values());
+            slots(world) < before || rows().any(|row| row.reshape.as_ref().is_some_and(begun))
+        })
+    }
+
     fn reshaped_until(&mut self, wanted: usize) -> Done {
         self.until("the slots are as many as wanted, and nothing is under way", |world| {
             let rests = |cluster: &&std::sync::Arc<jindou::engine::metadata::Cluster>| {
@@ -169,11 +181,7 @@ fn merge_and_kill(stage: &mut Stage, nodes: &[usize], after_ms: u64) -> Done {
     }
     let before = slots(&stage.world);
     stage.world.merge(None);
-    stage.until("the merges begin", |world| {
-        let begun = |reshape: &Reshape| matches!(reshape, Reshape::Absorb { gathered: true, .. });
-        let rows = || world.newest_cluster().into_iter().flat_map(|cluster| cluster.rows.values());
-        slots(world) < before || rows().any(|row| row.reshape.as_ref().is_some_and(begun))
-    })?;
+    stage.merges_begin(before)?;
     stage.wait(after_ms)?;
     for node in nodes {
         stage.world.crash_node_for(*node, Machine::Refuses, Duration::from_secs(3));
@@ -221,6 +229,99 @@ fn merge_beside_a_lost_disk(stage: &mut Stage) -> Done {
         sent.extend(stage.talk(&devices, 30, 20)?);
         stage.until("the node is back", |world| world.nodes.iter().all(|node| node.up))?;
         stage.reshaped_until(before / 2)?;
+        stage.all_see(&sent)?;
+        stage.conclude()?;
+    }
+    Ok(())
+}
+
+/// Four nodes, of which one that is silent for so many seconds is judged dead; everybody talks by way of the first two.
+fn four_nodes(stage: &mut Stage, replace_after_s: u64) -> Done<Vec<usize>> {
+    stage.cluster(4, 0);
+    stage.world.plan.cluster.steward.replace_after = Duration::from_secs(replace_after_s);
+    stage.begin(&USERS)?;
+    stage.until("the cluster is whole", |world| world.unrest_of_cluster().is_none())?;
+    stage.everybody_connects(USERS.len(), 2)
+}
+
+/// Its power fails, and it never comes back.
+fn goes_for_good(stage: &mut Stage, node: usize) {
+    stage.world.crash_node_for(node, Machine::Dark, Duration::from_secs(36_000));
+    stage.world.nodes[node].present = false;
+}
+
+/// No row names a node any more.
+fn nothing_names(stage: &mut Stage, node: usize) -> Done {
+    let id = stage.world.nodes[node].id;
+    stage.until("the dead are replaced", |world| {
+        let named = |replica: jindou::ids::ReplicaId| replica.place().node == id;
+        world.newest_cluster().is_some_and(|cluster| cluster.rows.values().all(|row| !row.named().any(named)))
+    })
+}
+
+fn merge_while_a_node_goes_for_good(stage: &mut Stage) -> Done {
+    for after_ms in [0, 20, 100, 200, 300, 600] {
+        let devices = four_nodes(stage, 8)?;
+        let mut sent = stage.talk(&devices, 10, 10)?;
+        let before = slots(&stage.world);
+        stage.world.merge(None);
+        stage.merges_begin(before)?;
+        stage.wait(after_ms)?;
+        goes_for_good(stage, 3);
+        sent.extend(stage.talk(&devices, 60, 20)?);
+        stage.reshaped_until(before / 2)?;
+        nothing_names(stage, 3)?;
+        stage.all_see(&sent)?;
+        stage.conclude()?;
+    }
+    Ok(())
+}
+
+fn merge_and_split_beside_the_dead(stage: &mut Stage) -> Done {
+    for after_ms in [0, 3_000] {
+        let devices = four_nodes(stage, 12)?;
+        let mut sent = stage.talk(&devices, 10, 10)?;
+        let before = slots(&stage.world);
+        goes_for_good(stage, 3);
+        stage.wait(after_ms)?;
+        stage.world.merge(None);
+        sent.extend(stage.talk(&devices, 60, 20)?);
+        stage.reshaped_until(before / 2)?;
+        nothing_names(stage, 3)?;
+        goes_for_good(stage, 2);
+        stage.world.split(None);
+        sent.extend(stage.talk(&devices, 60, 20)?);
+        stage.reshaped_until(before)?;
+        stage.all_see(&sent)?;
+        stage.world.nodes[2].present = true;
+        stage.world.start_node(2);
+        stage.conclude()?;
+    }
+    Ok(())
+}
+
+/// With as many nodes as replicas nobody takes the place of one that is gone: slots merge without it, and wait for it to digest that. An
+/// operator who gives it up ends the waiting.
+fn merge_without_anybody_to_replace_the_dead(stage: &mut Stage) -> Done {
+    for after_ms in [0, 50, 200, 300] {
+        let devices = stage.gathering(&[0, 1])?;
+        let mut sent = stage.talk(&devices, 10, 10)?;
+        let before = slots(&stage.world);
+        stage.world.merge(None);
+        stage.merges_begin(before)?;
+        stage.wait(after_ms)?;
+        goes_for_good(stage, 2);
+        sent.extend(stage.talk(&devices, 60, 20)?);
+        stage.all_see(&sent)?;
+        stage.world.operate(Order::Drain(2));
+        nothing_names(stage, 2)?;
+        stage.reshaped_until(before / 2)?;
+        stage.world.operate(Order::Forget(2));
+        let id = stage.world.nodes[2].id;
+        stage.until("it is forgotten", |world| {
+            world.newest_cluster().is_some_and(|cluster| !cluster.members.contains_key(&id))
+        })?;
+        sent.extend(stage.talk(&devices, 10, 20)?);
         stage.all_see(&sent)?;
         stage.conclude()?;
     }

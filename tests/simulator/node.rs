@@ -375,7 +375,9 @@ impl World {
             Effect::RemoveCheckpoint { slot } => self.nodes[host.node].disks[host.shard].remove_checkpoint(slot),
             Effect::Report { warning, line } => {
                 self.say(|| format!("{host} reports{}: {line}", if warning { " a warning" } else { "" }));
-                self.nodes[host.node].reports.push(line);
+                if warning {
+                    self.nodes[host.node].reports.push(line);
+                }
             }
             Effect::Dial { .. } | Effect::LinkWrite { .. } | Effect::Hangup { .. } | Effect::Datagram { .. } => {
                 self.carry_out_link(host, effect);
@@ -560,7 +562,7 @@ impl World {
     /// Adds what the shards of a node have counted to the totals, at the end of their life.
     pub fn count_shards(&mut self, index: usize) {
         for host in &self.nodes[index].hosts {
-            self.coverage.add_counters(host.shard.view().counters);
+            self.coverage.add_counters(host.shard.counters());
             self.coverage.add_links(&host.shard.cluster_view().links);
         }
     }

@@ -221,9 +221,12 @@ impl World {
         }
     }
 
-    /// A node loses its data, when all of it exists elsewhere.
+    /// A node loses its data, when all of it exists elsewhere, on a majority: of two replicas neither can do without the other.
     fn wipe_some_node(&mut self) {
         if self.unrest_of_cluster().is_some() || self.nodes.iter().filter(|node| node.up).count() < 3 {
+            return;
+        }
+        if self.newest_cluster().is_none_or(|newest| newest.rows.values().any(|row| row.replicas.len() < 3)) {
             return;
         }
         let node = self.chances.outages.below(self.nodes.len() as u64) as usize;

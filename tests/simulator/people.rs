@@ -418,7 +418,8 @@ impl World {
         let link = self.devices[device].link.as_ref();
         let alone = alone && self.plan.offline == OfflineMode::Push;
         let seat = if alone { 0 } else { link.map_or(0, |link| link.connection + 1) };
-        Ok(Seen { at_ns: self.now_ns, device, log, message_id: recv.message_id, seq, number, own, seat })
+        let connection = link.map(|link| link.connection);
+        Ok(Seen { at_ns: self.now_ns, device, log, message_id: recv.message_id, seq, number, own, seat, connection })
     }
 
     /// Somebody connects and talks rubbish: noise, the beginning of something, or a CONNECT that cannot be right.

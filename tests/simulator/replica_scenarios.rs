@@ -60,7 +60,7 @@ impl Stage {
 
     fn refused(&self) -> u64 {
         let hosts = self.world.nodes.iter().flat_map(|node| &node.hosts);
-        hosts.map(|host| host.shard.view().counters.sends_refused).sum()
+        hosts.map(|host| host.shard.counters().sends_refused).sum()
     }
 
     /// A member is in a state, as everybody knows.

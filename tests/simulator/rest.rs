@@ -43,6 +43,7 @@ impl World {
     pub fn begin(&mut self) {
         // A home's leader may be lost at any time, and with it what it knew beyond its group.
         self.checkers.order.crashed = self.plan.nodes > 1;
+        self.checkers.order.gaps = self.plan.nodes > 1 && self.plan.forgets();
         for node in 0..usize::from(self.plan.nodes) {
             self.start_node(node);
             for fault in FAULTS {

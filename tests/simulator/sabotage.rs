@@ -1,12 +1,13 @@
-//! Canaries: each breaks one promise on purpose, in the simulator's own parts, and the checker of that promise, with all others
-//! muted, must say so. A check that cannot fail is no check.
+//! Canaries: each breaks one promise on purpose, in the simulator's own parts or, where nothing outside could, by a breach that the engine
+//! is told to commit; and the checker of that promise, with all others muted, must say so. A check that cannot fail is no check.
 
 use std::time::Duration;
 
 use jindou::engine::shard::{Durability, OfflineMode};
+use jindou::limits::{Breach, Limits};
 
 use crate::checkers::Promise;
-use crate::faults::{FaultPlan, Plan, quiet_cluster};
+use crate::faults::{ClusterPlan, FaultPlan, Plan, quiet_cluster};
 
 /// What is broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,11 +50,17 @@ pub enum Sabotage {
     StayCut,
     /// What goes straight from a leader to a session is lost, and homes do not look again.
     LoseStraight,
+    /// The upper one of two merged slots is told to end before everybody has what it held.
+    EndUpperEarly,
+    /// A merged slot's terms are not lifted over those of what it took in.
+    KeepTerms,
+    /// A home leaves the sending to a leader that knows other sessions than there are, and does not look again.
+    AnyMark,
 }
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Sabotage; 19] = [
+    pub const ALL: [Sabotage; 22] = [
         Sabotage::ForgeAck,
         Sabotage::SecondId,
         Sabotage::SwapRecvs,
@@ -73,6 +80,9 @@ impl Sabotage {
         Sabotage::ForkTable,
         Sabotage::StayCut,
         Sabotage::LoseStraight,
+        Sabotage::EndUpperEarly,
+        Sabotage::KeepTerms,
+        Sabotage::AnyMark,
     ];
 
     /// As the command line says it.
@@ -97,13 +107,17 @@ impl Sabotage {
             Sabotage::ForkTable => "fork-table",
             Sabotage::StayCut => "stay-cut",
             Sabotage::LoseStraight => "lose-straight",
+            Sabotage::EndUpperEarly => "end-upper-early",
+            Sabotage::KeepTerms => "keep-terms",
+            Sabotage::AnyMark => "any-mark",
         }
     }
 
     /// How many nodes it needs.
     pub fn nodes(self) -> u16 {
         match self {
-            Sabotage::ForkTable | Sabotage::StayCut | Sabotage::LoseStraight => 3,
+            Sabotage::ForkTable | Sabotage::StayCut | Sabotage::LoseStraight | Sabotage::EndUpperEarly => 3,
+            Sabotage::KeepTerms | Sabotage::AnyMark => 3,
             _ => 1,
         }
     }
@@ -135,7 +149,15 @@ impl Sabotage {
             Sabotage::ForkTable => Promise::Table,
             Sabotage::StayCut => Promise::Rest,
             Sabotage::LoseStraight => Promise::AckedNeverLost,
+            Sabotage::EndUpperEarly => Promise::Rest,
+            Sabotage::KeepTerms => Promise::Soundness,
+            Sabotage::AnyMark => Promise::AckedNeverLost,
         }
+    }
+
+    /// What a shard that finds itself unsound must say.
+    pub fn assertion(self) -> Option<&'static str> {
+        (self == Sabotage::KeepTerms).then_some("terms go on rising over a merge")
     }
 
     /// Makes sure that a drawn plan gives the canary its occasion, and the checker no excuse.
@@ -164,12 +186,24 @@ impl Sabotage {
             Sabotage::SwallowSendack => plan.faults = FaultPlan::default(),
             Sabotage::LoseStraight => {
                 plan.faults = FaultPlan::default();
-                plan.shards = 2;
-                plan.limits.look_again_after = Duration::from_secs(100_000);
-                plan.limits.cached_routes_max = 64;
-                plan.limits.watched_rows_max = 64;
-                // After a while in which the cluster forms, and leaders move to where they should be.
-                plan.safety = Duration::from_secs(20);
+                much_goes_straight(plan);
+            }
+            Sabotage::AnyMark => {
+                let leave_every = Duration::from_secs(2);
+                plan.faults = FaultPlan { leave_every, ..FaultPlan::default() };
+                much_goes_straight(plan);
+                plan.limits.breach = Some(Breach::AnyMark);
+            }
+            Sabotage::EndUpperEarly => {
+                let crash_every = Duration::from_secs(4);
+                plan.faults = FaultPlan { crash_every, ..FaultPlan::default() };
+                much_is_merged(plan);
+            }
+            Sabotage::KeepTerms => {
+                let crash_every = Duration::from_secs(4);
+                plan.faults = FaultPlan { crash_every, ..FaultPlan::default() };
+                much_is_merged(plan);
+                plan.limits.breach = Some(Breach::TermsNotLifted);
             }
             Sabotage::StayCut => {
                 plan.faults = FaultPlan::default();
@@ -184,4 +218,23 @@ impl Sabotage {
             plan.limits.replay_bytes_max = 256 << 10;
         }
     }
+}
+
+/// Whoever talks does so straight, and nobody looks again.
+fn much_goes_straight(plan: &mut Plan) {
+    plan.shards = 2;
+    plan.limits.look_again_after = Duration::from_secs(100_000);
+    plan.limits.cached_routes_max = 64;
+    plan.limits.cached_routes_shard_max = 1024;
+    plan.limits.watched_rows_max = 64;
+    // After a while in which the cluster forms, and leaders move to where they should be.
+    plan.safety = Duration::from_secs(20);
+}
+
+/// Slots are split and merged all the time, while nodes are away for seconds. What they miss comes by the log.
+fn much_is_merged(plan: &mut Plan) {
+    plan.cluster = ClusterPlan { order_every: Duration::from_millis(500), long_permille: 1000, ..quiet_cluster() };
+    plan.slot_depth = 3;
+    plan.limits.log_tail_bytes_max = Limits::PRODUCTION.log_tail_bytes_max;
+    plan.safety = Duration::from_secs(30);
 }

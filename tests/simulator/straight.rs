@@ -42,7 +42,7 @@ impl World {
     /// What all shards that live now have counted of something.
     pub fn counted(&self, which: fn(&Counters) -> u64) -> u64 {
         let hosts = self.nodes.iter().flat_map(|node| &node.hosts);
-        hosts.map(|host| which(host.shard.view().counters)).sum()
+        hosts.map(|host| which(host.shard.counters())).sum()
     }
 
     /// Takes out of a batch what a network that loses things would: what goes straight from a leader to a session, if that is to be lost.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{LinkLimits, LinkNews, LinkWish, Links, LinksConfig};
+use super::{LinkLimits, LinkNews, LinkWish, Links, LinksConfig, Rank};
 use crate::engine::chance::Chance;
 use crate::format::frame::{Frame, Propose};
 use crate::ids::{LinkConn, NodeId, Place, ShardId};
@@ -179,7 +179,7 @@ impl Network {
         self.counter += 1;
         let lossy = frame(from as u32, self.counter as u32, text_bytes, true);
         let peer = self.ends[to].config.here;
-        self.ends[from].links.send_lossy(peer, lossy);
+        self.ends[from].links.send_lossy(peer, lossy, Rank::Usual);
         self.step(from);
     }
 

@@ -3,6 +3,7 @@
 
 use super::entry::{AckDue, Link, Stage};
 use super::{LinkNews, LinkState, LinkWish, Links, Timer, window};
+use crate::format::frame::Frame;
 use crate::format::frame_codec::{self, FRAMES_HEADER_BYTES, FrameBatch, LinkNumbers};
 use crate::ids::{LinkConn, NodeId, Place};
 
@@ -12,7 +13,39 @@ const UNNUMBERED: u64 = 0;
 /// Memory that an empty batch takes.
 const EMPTY_BATCH_BYTES: usize = 64;
 
+/// Who gives way when a link does not take everything that may be lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rank {
+    /// Finds room as long as there is any.
+    First,
+    /// Leaves the last eighth to what goes first.
+    Usual,
+}
+
 impl Links {
+    /// Gives a frame to a shard if that is possible now, or when the first socket is there that is being made. A member that has no
+    /// link gets one.
+    pub fn send_lossy(&mut self, to: Place, frame: Frame, rank: Rank) {
+        let all = self.config.limits.lossy_queue_bytes;
+        let limit = if rank == Rank::First { all } else { all - all / 8 };
+        let weight = window::weight(&frame);
+        if let Ok(link) = self.link_to(to)
+            && link.may_bring()
+            && link.lossy.takes(weight, limit)
+        {
+            link.lossy.pending.push(frame);
+            link.lossy.pending_weight += weight;
+            return self.mark(to);
+        }
+        self.counters.lossy_dropped += 1;
+    }
+
+    /// What may be lost and waits to be written, for tests of those who give it.
+    #[cfg(test)]
+    pub fn lossy_waiting(&self, to: Place) -> &[Frame] {
+        self.links.get(&to).map_or(&[], |link| link.lossy.pending.as_slice())
+    }
+
     /// True when a shard of this node has been heard over a link within the time in which one that lives says something.
     #[must_use]
     pub fn hears(&self, node: NodeId) -> bool {

@@ -386,7 +386,7 @@ impl Shard {
             };
             match push {
                 Push::Recv { message, seq } => {
-                    let own = message.from() == identity.uid.as_str();
+                    let own = message.is_from(&identity.uid);
                     self.out.counters.recvs += 1;
                     self.recvs.push((id, ServerPacket::Recv { message, seq, own }));
                 }
@@ -423,7 +423,7 @@ impl Shard {
         }
         for (session, packet) in self.recvs.drain(..) {
             if let ServerPacket::Recv { message, .. } = &packet {
-                self.out.marks.mark(now.instant, Point::Delivered, slot::marked(message));
+                slot::mark(&mut self.out.marks, now.instant, Point::Delivered, message);
             }
             effects.push(Effect::Send { session, packet });
         }

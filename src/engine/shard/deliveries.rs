@@ -14,13 +14,13 @@ use super::Shard;
 
 impl Shard {
     pub(super) fn handle_notify(&mut self, now: Now, from: Place, notify: &Notify) {
-        let slot = self.routes.slot(notify.uid.key_hash());
-        let Some(place) = self.leading_of(notify.uid.key_hash()) else {
-            self.tell_leader(slot, from);
+        let key = notify.uid.key_hash();
+        let Some(place) = self.leading_of(key) else {
+            self.tell_leader(self.routes.slot(key), from);
             return;
         };
         if let Some(message) = &notify.message {
-            self.out.marks.mark(now.instant, Point::Noticed, slot::marked(message));
+            slot::mark(&mut self.out.marks, now.instant, Point::Noticed, message);
         }
         let (here, limits) = (self.config.place, self.config.limits);
         self.with_slot(place, now, |slot, _, around| slot.handle_notify(notify, around));
@@ -60,8 +60,30 @@ impl Shard {
 
     /// What goes straight to a gateway shard may not arrive, or not soon.
     pub(super) fn forget_routes(&mut self, gateway: Place) {
-        for hosted in self.hosted.iter_mut().filter(|hosted| hosted.slot.leads()) {
-            hosted.slot.forget_routes(gateway);
+        for place in 0..self.hosted.len() {
+            if self.hosted[place].slot.leads() {
+                self.hosted[place].slot.forget_routes(gateway);
+                self.count_routes(place);
+            }
+        }
+    }
+
+    /// A slot's cached routes have become fewer outside of its turn.
+    fn count_routes(&mut self, place: usize) {
+        let hosted = &mut self.hosted[place];
+        self.routes_cached = self.routes_cached - hosted.routes_counted + hosted.slot.routes_known();
+        hosted.routes_counted = hosted.slot.routes_known();
+    }
+
+    /// When there is no room for another route, the slot that has the most makes some.
+    pub(super) fn spread_routes(&mut self, now: Now) {
+        if self.routes_cached < self.config.limits.cached_routes_shard_max {
+            return;
+        }
+        let most = (0..self.hosted.len()).max_by_key(|place| self.hosted[*place].routes_counted);
+        if let Some(place) = most {
+            self.hosted[place].slot.yield_routes(now.instant, &self.config.limits);
+            self.count_routes(place);
         }
     }
 

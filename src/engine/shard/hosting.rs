@@ -157,6 +157,7 @@ impl Shard {
         let last = self.hosted.len() - 1;
         self.with_slot(place, now, |slot, _, around| slot.dismiss(around));
         self.drop_endings(place);
+        self.routes_cached -= self.hosted[place].routes_counted;
         self.hosted.swap_remove(place);
         self.places[usize::from(id.0)] = u32::MAX;
         if place != last {

@@ -54,7 +54,11 @@ impl Shard {
             );
             assert!(!hosted.dirty || self.dirty_slots.contains(&(at as u32)), "who has work is in the list");
             assert!(!hosted.rows_listed || self.row_slots.contains(&(at as u32)), "who has rows is in the list");
+            assert!(hosted.slot.routes_known() <= hosted.routes_counted, "every route is counted");
         }
+        let routes: usize = self.hosted.iter().map(|hosted| hosted.routes_counted).sum();
+        assert_eq!(self.routes_cached, routes, "a route is counted once");
+        assert!(routes <= self.config.limits.cached_routes_shard_max, "too many routes are remembered");
         let known = |at: &u32| (*at as usize) < self.hosted.len();
         assert!(self.dirty_slots.iter().all(known), "only replicas that are here have work");
         assert!(self.row_slots.iter().all(known), "only replicas that are here have rows");

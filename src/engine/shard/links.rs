@@ -2,7 +2,7 @@
 //! nothing is lost on it, is [`crate::engine::link`]'s.
 
 use crate::engine::effect::{Effect, Effects};
-use crate::engine::link::{LinkNews, LinkWish};
+use crate::engine::link::{LinkNews, LinkWish, Rank};
 use crate::engine::metadata::Cluster;
 use crate::engine::raft_group;
 use crate::format::frame::Frame;
@@ -90,16 +90,22 @@ impl Shard {
         self.council_link_up(now, peer);
     }
 
-    /// What raft wants said: not repeated when it is lost.
+    /// What raft wants said: not repeated when it is lost. The metadata group goes first: without it nothing that is amiss with slots is
+    /// mended, and they may have more to say than a link takes.
     pub(super) fn send_raft(&mut self) {
-        for message in std::mem::take(&mut self.raft_out) {
+        let mut messages = std::mem::take(&mut self.raft_out);
+        if messages.iter().any(|message| message.slot == SlotId::METADATA) {
+            messages.sort_by_key(|message| message.slot != SlotId::METADATA);
+        }
+        for message in messages {
             let to = message.to.place();
             self.out.counters.raft_messages_sent += 1;
             if to.node == self.config.place.node {
                 // No links lead to the shards of this node: a replica may move between them.
                 self.out.frame(to, Frame::Raft(Box::new(message)));
             } else {
-                self.links.send_lossy(to, Frame::Raft(Box::new(message)));
+                let rank = if message.slot == SlotId::METADATA { Rank::First } else { Rank::Usual };
+                self.links.send_lossy(to, Frame::Raft(Box::new(message)), rank);
             }
         }
     }
@@ -159,6 +165,40 @@ impl Shard {
             self.nodes_doubted.insert(node);
         } else {
             self.handle_node_down(node);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::Bench;
+    use super::*;
+    use crate::format::raft_message::RaftEntry;
+    use crate::ids::{ReplicaId, ShardId};
+
+    const PEER: Place = Place { node: NodeId(2), shard: ShardId(0) };
+
+    /// An append of a kilobyte.
+    fn said(slot: SlotId) -> RaftMessage {
+        let entries = vec![RaftEntry { term: 1, index: 1, kind: 0, data: vec![7; 1024].into() }];
+        RaftMessage { slot, to: ReplicaId::new(PEER, 9), entries, ..RaftMessage::default() }
+    }
+
+    #[test]
+    fn the_metadata_finds_room_however_much_slots_have_to_say() {
+        let mut bench = Bench::new();
+        let shard = &mut bench.shard;
+        shard.links.set_nodes(&[(PEER.node, 5, "127.0.0.2:5300".parse().unwrap(), 1)]);
+        // In one step, and in the next one, when the link is full already.
+        for step in 1..=2 {
+            shard.raft_out.extend((0..8192).map(|_| said(SlotId(0))));
+            shard.raft_out.push(said(SlotId::METADATA));
+            shard.send_raft();
+            let waiting = shard.links.lossy_waiting(PEER);
+            let of = |frame: &Frame| matches!(frame, Frame::Raft(message) if message.slot == SlotId::METADATA);
+            assert_eq!(waiting.iter().filter(|frame| of(frame)).count(), step);
+            assert!(of(&waiting[0]), "it goes first");
+            assert!(waiting.len() < 8192, "there was too much for the link");
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What only a node's first shard does for the whole node: found or join a cluster, host the node's replica of the metadata group, listen to gossip,
-//! and tell the other shards. When its replica leads, it also looks after everybody (the steward).
+//! and tell the other shards. When its replica leads, it also looks after everybody (the steward). What of the metadata is on disk, and how, is
+//! [`super::metadata_disk`]'s affair.
 //!
 //! ```text
 //!  nothing on disk ──no seeds──► found ──(agreed)──► member
@@ -13,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::engine::chance::Chance;
-use crate::engine::checkpoint::{self, Cover};
+use crate::engine::cluster_news;
 use crate::engine::council::Council;
 use crate::engine::effect::{Effect, Effects};
 use crate::engine::gossip::{Gossip, GossipConfig, GossipNews, GossipWish};
@@ -23,11 +24,10 @@ use crate::engine::steward::Steward;
 use crate::format::frame::{
     Alive, Frame, Join, Joined, LeaderOf, Leaders, Propose, ProposeOutcome, Proposed, Rumour, SlotReports,
 };
-use crate::format::raft_message::RaftMessage;
-use crate::format::record::Position;
 use crate::ids::{NodeId, Place, ReplicaId, ShardId, SlotId};
 use crate::time::{Instant, Now};
 
+use super::metadata_disk::{Checkpointing, Installing};
 use super::{Shard, ShardConfig};
 
 /// What the first shard keeps.
@@ -46,13 +46,13 @@ pub(super) struct Office {
     /// Snapshots of the metadata that were sent and not confirmed.
     snapshots: BTreeMap<ReplicaId, Instant>,
     /// A snapshot of the metadata that waits for its checkpoint.
-    installing: Option<Installing>,
+    pub(super) installing: Option<Installing>,
     /// The checkpoint that is being written.
-    checkpointing: Option<Checkpointing>,
+    pub(super) checkpointing: Option<Checkpointing>,
     pub(super) replay_segment: u32,
     /// There is a checkpoint of the metadata on disk.
-    checkpointed: bool,
-    kept_segment: u32,
+    pub(super) checkpointed: bool,
+    pub(super) kept_segment: u32,
     beat_at: Instant,
     ask_at: Instant,
     decide_at: Instant,
@@ -63,25 +63,6 @@ pub(super) struct Office {
     /// The state that was looked at last.
     decided_version: u64,
     pub(super) checkpoint_mark: u64,
-}
-
-/// A checkpoint on its way to the disk.
-struct Checkpointing {
-    /// The first segment that it needs itself, and the one that it asks a restart to begin with.
-    replay_segment: u32,
-    kept_segment: u32,
-    mark: u64,
-    /// It has the snapshot's state. One that was begun before the snapshot came has not, and says nothing of it when it is done.
-    installs: bool,
-}
-
-/// A snapshot on its way in.
-struct Installing {
-    message: RaftMessage,
-    cluster: Cluster,
-    group: GroupState,
-    /// The checkpoint is asked for when the journal is written up to here.
-    after: Position,
 }
 
 impl Office {
@@ -268,6 +249,11 @@ impl Shard {
 
     fn publish(&mut self, now: Now, cluster: Arc<Cluster>, effects: &mut Effects) {
         effects.push(Effect::Cluster(Arc::clone(&cluster)));
+        // Whoever is alone has no news of others.
+        if self.config.cluster.address.is_some() {
+            let lines = cluster_news::lines(self.config.place.node, self.cluster.as_deref(), &cluster);
+            lines.into_iter().for_each(|line| effects.push(Effect::Report { warning: false, line }));
+        }
         let nodes: Vec<_> = cluster.members.iter().map(|(node, member)| (*node, member.addresses.cluster)).collect();
         if let Some(gossip) = self.office.as_mut().and_then(|office| office.gossip.as_mut()) {
             gossip.set_members(&nodes);
@@ -421,96 +407,6 @@ impl Shard {
     pub(super) fn council_has_work(&self) -> bool {
         let council = council_of(&self.office);
         council.is_some_and(|council| council.has_work() || council.is_publishable(self.journal.durable_flush()))
-    }
-
-    // ---- words between the metadata's replicas ----
-
-    pub(super) fn council_step(&mut self, message: RaftMessage, effects: &mut Effects) {
-        let Some(office) = &mut self.office else { return };
-        let Some(council) = &mut office.council else { return };
-        let Some(head) = &message.snapshot else {
-            council.step(message);
-            return;
-        };
-        if office.installing.is_some() || message.to != council.group().replica() {
-            return;
-        }
-        // The new state is to be on disk before raft is told that it counts.
-        let Ok(cluster) = Cluster::decode(&head.data) else {
-            let line = format!("{} sends metadata that cannot be read: it is at fault", message.from);
-            effects.push(Effect::Report { warning: true, line });
-            return;
-        };
-        let Some(group) = council.prepare_install(&message, &mut self.journal) else {
-            council.step(message);
-            return;
-        };
-        office.installing = Some(Installing { message, cluster, group, after: self.journal.position() });
-    }
-
-    /// Asks for the metadata's checkpoints: of a snapshot that has come in, or because the last one is long ago. One at a time.
-    pub(super) fn checkpoint_council(&mut self, effects: &mut Effects) {
-        let mark = self.journal_mark();
-        let Some(office) = &mut self.office else { return };
-        let Some(council) = &office.council else { return };
-        if office.checkpointing.is_some() {
-            return;
-        }
-        let others = self.hosted.iter().filter(|hosted| !hosted.checkpointed);
-        let others = others.map(|hosted| hosted.replay_segment).min().unwrap_or(u32::MAX);
-        let due = mark - office.checkpoint_mark >= self.config.limits.replay_bytes_max / 2
-            || (office.kept_segment < self.segment_wanted
-                && office.kept_segment < council.group().replay_segment(&self.journal).min(others));
-        let cover = |own: u32| Cover { depth: 0, replay_segment: own.min(others) };
-        let (own, bytes, installs) = match &office.installing {
-            Some(installing) if self.journal.written() >= installing.after => {
-                let own = self.journal.written_segment();
-                let state = installing.cluster.encode();
-                (own, checkpoint::encode_metadata(&installing.group, cover(own), &state), true)
-            }
-            None if due => {
-                let own = council.group().replay_segment(&self.journal);
-                let state = council.cluster().encode();
-                (own, checkpoint::encode_metadata(&council.group().state(), cover(own), &state), false)
-            }
-            _ => return,
-        };
-        let kept_segment = cover(own).replay_segment;
-        office.checkpointing = Some(Checkpointing { replay_segment: own, kept_segment, mark, installs });
-        effects.push(Effect::Checkpoint { slot: SlotId::METADATA, bytes });
-    }
-
-    /// The metadata's checkpoint is on disk, or not.
-    pub(super) fn council_checkpointed(&mut self, written: bool) {
-        let Some(office) = &mut self.office else { return };
-        let Some(Checkpointing { replay_segment, kept_segment, mark, installs }) = office.checkpointing.take() else {
-            return;
-        };
-        if written {
-            (office.replay_segment, office.kept_segment, office.checkpoint_mark) = (replay_segment, kept_segment, mark);
-            office.checkpointed = true;
-        }
-        if !installs {
-            return;
-        }
-        let Some(council) = &mut office.council else { return };
-        match office.installing.take() {
-            Some(installing) if written => council.install(installing.message, installing.cluster),
-            Some(_) => council.abandon_install(),
-            None => {}
-        }
-    }
-
-    /// The first journal segment that the metadata's replay needs, while it has no checkpoint.
-    pub(super) fn council_without_checkpoint(&self) -> Option<u32> {
-        let office = self.office.as_ref().filter(|office| !office.checkpointed)?;
-        office.council.as_ref().map(|_| office.replay_segment)
-    }
-
-    /// The first journal segment that the metadata's next restart needs, for others' sake too.
-    pub(super) fn council_keeps_segment(&self) -> Option<u32> {
-        let office = self.office.as_ref()?;
-        office.council.as_ref().map(|_| office.kept_segment.min(office.replay_segment))
     }
 
     pub(super) fn council_link_up(&mut self, now: Now, peer: Place) {
@@ -721,7 +617,3 @@ impl Shard {
         Some(gossip.map_or(own, |due| due.min(own)))
     }
 }
-
-#[cfg(test)]
-#[path = "membership_tests.rs"]
-mod tests;

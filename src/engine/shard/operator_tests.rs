@@ -189,7 +189,7 @@ fn wishes_are_agreed_on_by_the_metadata_group_or_refused_by_it() {
     assert_eq!(operate(&mut bench, ClusterRequest::Serve { node: n(2) }), ApiAnswer::Done);
     assert_eq!(state(&bench), Some(MemberState::Serving));
     assert_eq!(operate(&mut bench, ClusterRequest::Rebalance), ApiAnswer::Done);
-    let counters = *bench.shard.view().counters;
+    let counters = *bench.shard.counters();
     assert_eq!(counters.operator_requests, 5);
 }
 
@@ -245,5 +245,5 @@ fn a_node_to_be_emptied_lets_its_sessions_go_a_few_a_second() {
     }
     assert_eq!(each_second.iter().sum::<usize>(), 5, "{each_second:?}");
     assert!(each_second.iter().all(|closes| *closes <= 2), "{each_second:?}");
-    assert_eq!(bench.shard.view().counters.sessions_drained, 5);
+    assert_eq!(bench.shard.counters().sessions_drained, 5);
 }

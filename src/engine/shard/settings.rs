@@ -3,7 +3,6 @@
 use std::fmt;
 use std::net::SocketAddr;
 
-use crate::engine::counters::Counters;
 use crate::engine::gossip::GossipLimits;
 use crate::engine::link::{LinkCounters, LinkLimits, LinksConfig};
 use crate::engine::steward::StewardLimits;
@@ -156,10 +155,8 @@ pub struct Retention {
 }
 
 /// What others may see of a shard.
-#[derive(Clone, Copy, Debug)]
-pub struct ShardView<'a> {
-    /// Totals.
-    pub counters: &'a Counters,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShardView {
     /// Live connections, in whatever state.
     pub sessions: usize,
     /// Connections that passed CONNECT.

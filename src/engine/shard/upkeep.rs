@@ -48,6 +48,7 @@ impl Shard {
         if now.instant >= self.sweep_at {
             self.sweep_at = now.instant + self.config.limits.sweep_every;
             self.sweep_sessions(now, effects);
+            self.spread_routes(now);
             self.ask_homes_again();
             self.reads.retry_refused();
             self.transfers.incoming.sweep(now.instant, &self.config.limits);

@@ -80,7 +80,11 @@ impl Slot {
         times: Option<(Instant, Option<Instant>)>,
         around: &mut Surroundings<'_>,
     ) {
-        let (now, message, marks) = (around.now.instant, marked(message), &mut around.out.marks);
+        let (now, marks) = (around.now.instant, &mut around.out.marks);
+        if !marks.may_want(message.message_id()) {
+            return;
+        }
+        let message = marked(message);
         if !marks.wants(now, message) {
             return;
         }
@@ -116,8 +120,10 @@ impl Slot {
                 self.messages += 1;
                 around.out.counters.messages_stored += 1;
                 around.recent.push(self.id, index, message.bytes().len(), position);
-                let marked = marked(&message);
-                around.out.marks.name(around.now.instant, marked, seq, message.payload().len());
+                if around.out.marks.may_want(message.message_id()) {
+                    let (marked, payload_bytes) = (marked(&message), message.payload().len());
+                    around.out.marks.name(around.now.instant, marked, seq, payload_bytes);
+                }
                 submitted(committed, asker, (message.message_id(), seq), around.out);
                 if self.led_term.is_some() {
                     self.announce(index, Some(message), around);

@@ -19,7 +19,7 @@ use super::{Channel, ChannelEntry, Home, Pending, Slot, Surroundings, Waiter};
 use crate::engine::command::{self, MergeCommand};
 use crate::engine::home::Online;
 use crate::ids::{ChannelKey, SlotId, Uid};
-use crate::limits::Limits;
+use crate::limits::{Breach, Limits};
 
 /// What splits and merges have left in the agreed state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -176,7 +176,9 @@ impl Slot {
         assert_eq!((portion.plan, portion.from), (merge.plan, self.id.sibling(self.depth)), "its sibling's portion");
         self.depth -= 1;
         self.reshaped.plan = merge.plan;
-        self.reshaped.term_lift = self.reshaped.term_lift.max((portion.term + 1).saturating_sub(term));
+        if around.limits.breach != Some(Breach::TermsNotLifted) {
+            self.reshaped.term_lift = self.reshaped.term_lift.max((portion.term + 1).saturating_sub(term));
+        }
         self.message_ids.resume_beyond(portion.message_ids_last);
         self.merge_news = Some(MergeNews::Absorbed);
         for (key, channel) in portion.channels {

@@ -13,6 +13,7 @@
 use super::*;
 use crate::engine::route_cache::{Advice, Member};
 use crate::format::frame::{Deliver, Pusher, Whereabouts};
+use crate::limits::Breach;
 
 /// What is announced, of which channel, to whom.
 pub(super) struct Announcement<'a> {
@@ -86,6 +87,22 @@ impl Slot {
         self.route_cache.forget_gateway(gateway);
     }
 
+    /// Members of whom is remembered where their sessions are.
+    #[must_use]
+    pub fn routes_known(&self) -> usize {
+        self.route_cache.len()
+    }
+
+    /// From now on so many more may be remembered.
+    pub fn allow_routes(&mut self, more: usize) {
+        self.route_cache.allow(more);
+    }
+
+    /// Other slots need room: half of what is old is forgotten.
+    pub fn yield_routes(&mut self, now: Instant, limits: &Limits) {
+        self.route_cache.yield_half(now, limits);
+    }
+
     // ---- the home's part ----
 
     /// Whether the home may leave it to the channel's leader to send what it was told of: its sessions are the ones under this mark, and it
@@ -93,9 +110,8 @@ impl Slot {
     pub fn leaves_to_leader(&mut self, notify: &Notify, now: Instant, limits: &Limits) -> bool {
         let Pusher::Leader(mark) = notify.pusher else { return false };
         let room = self.watched.len() < limits.watched_rows_max;
-        let Some(home) = self.homes.get_mut(notify.uid.as_str()).filter(|home| home.mark() == Some(mark)) else {
-            return false;
-        };
+        let counts = |home: &&mut Home| home.mark() == Some(mark) || limits.breach == Some(Breach::AnyMark);
+        let Some(home) = self.homes.get_mut(notify.uid.as_str()).filter(counts) else { return false };
         match home.watch(&notify.channel, room) {
             Watch::Begun => {
                 self.watched.push_back((now + limits.look_again_after, notify.uid.clone(), notify.channel.clone()));

@@ -301,6 +301,22 @@ fn a_move_towards_a_dead_newcomer_is_given_up() {
 }
 
 #[test]
+fn a_move_after_which_most_would_be_dead_is_given_up() {
+    let mut toy = Toy::grown(2, 2, 4);
+    toy.frozen = true;
+    let (slot, row) = toy.cluster.rows.first_key_value().map(|(slot, row)| (*slot, row.clone())).unwrap();
+    let stays = row.replicas[0].place();
+    let newcomer = (1..=4).map(NodeId).find(|node| row.replicas.iter().all(|one| one.place().node != *node)).unwrap();
+    let to = vec![stays, Place { node: newcomer, shard: stays.shard }];
+    toy.cluster.apply(&MetadataCommand::SetTargets { moves: vec![(slot, row.epoch, to)] }).unwrap();
+    toy.up.remove(&stays.node);
+    toy.run(10);
+    assert!(toy.cluster.rows[&slot].target.is_some(), "it may come back");
+    toy.set(stays.node.0, MemberState::Dead);
+    assert!(toy.tick().contains(&MetadataCommand::CancelTarget { slot, epoch: row.epoch }));
+}
+
+#[test]
 fn those_with_the_fewest_live_replicas_come_first() {
     let mut toy = Toy::grown(5, 3, 6);
     let weak: BTreeSet<SlotId> = toy

@@ -18,9 +18,10 @@ use crate::engine::shard::{ClusterView, ShardView};
 use crate::format::message::{MessageFields, StoredMessage};
 use crate::format::packet::{HeaderFlags, Setting};
 use crate::ids::{KeyHash, NodeId, Place, ShardId, Uid};
+use crate::shell::clock::Clock;
 use crate::shell::mesh::{MeshEndpoint, MeshMessage, build_mesh};
 use crate::shell::seed::Secrets;
-use crate::shell::stages::{EngineSnapshot, ShardProfile, ShardSnapshot, ShellCounters, Stage, Stages};
+use crate::shell::stages::{ShardProfile, ShardSnapshot, ShellCounters, Stage, Stages};
 use crate::shell::turns::TurnPicture;
 use crate::time::Instant;
 
@@ -141,8 +142,7 @@ impl Fake {
 
     fn snapshot(&self, shard: ShardId) -> ShardSnapshot {
         let counters = Counters { sends: 11 + u64::from(shard.0), ..Counters::default() };
-        let view = ShardView {
-            counters: &counters,
+        let engine = ShardView {
             sessions: 3,
             sessions_live: 2,
             slots_led: self.slots_led,
@@ -162,7 +162,9 @@ impl Fake {
         stages.record(Stage::Step, 1500);
         ShardSnapshot {
             shard,
-            engine: EngineSnapshot::of(&view, cluster),
+            counters,
+            engine,
+            cluster,
             shell: ShellCounters::default(),
             stages: stages.summaries(),
             links: vec![(link_row(), Duration::from_millis(1500))],
@@ -172,10 +174,10 @@ impl Fake {
     fn profile(&self, shard: ShardId, after: u64) -> ShardProfile {
         let mut marks = Marks::new(1);
         let bob = Marked { message_id: 77, from: "alice", to: "bob" };
-        marks.watch(Instant(0), Uid::parse("bob").unwrap(), Instant(9_000)).unwrap();
-        marks.mark(Instant(5_000), Point::Arrived, bob);
-        marks.mark(Instant(6_000), Point::Proposed, bob);
-        marks.name(Instant(6_000), bob, 3, 12);
+        marks.watch(Instant(0), Uid::parse("bob").unwrap(), Clock::instant(8_000)).unwrap();
+        marks.mark(Clock::instant(4_000), Point::Arrived, bob);
+        marks.mark(Clock::instant(5_000), Point::Proposed, bob);
+        marks.name(Clock::instant(5_000), bob, 3, 12);
         let mut stages = Stages::new(true);
         stages.record(Stage::Step, 1500);
         let turn = TurnPicture { began_nanos: 1_000, whole_nanos: 500, step_nanos: 300, ..TurnPicture::default() };
@@ -188,7 +190,7 @@ impl Fake {
             marks: seen,
             marks_next,
             named: marks.named(),
-            now: (6_000, Instant(7_000)),
+            now_nanos: 6_000,
             cpu: Duration::from_millis(3),
         }
     }

@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::Api;
 use crate::engine::link::LinkCounters;
-use crate::shell::stages::{EngineSnapshot, ShardSnapshot};
+use crate::shell::stages::ShardSnapshot;
 
 /// The page.
 pub async fn metrics(State(api): State<Arc<Api>>) -> Response {
@@ -105,42 +105,42 @@ fn engine_metrics(snapshots: &[ShardSnapshot], page: &mut Page) {
         page.family(&name, "counter", help);
         per_shard(page, snapshots, &name, |snapshot| {
             let mut values = Vec::new();
-            snapshot.engine.counters.each(|_, _, value| values.push(value));
+            snapshot.counters.each(|_, _, value| values.push(value));
             values[at]
         });
     }
     for (name, help, value) in GAUGES {
         page.family(name, "gauge", help);
-        per_shard(page, snapshots, name, |snapshot| value(&snapshot.engine));
+        per_shard(page, snapshots, name, value);
     }
 }
 
-pub(super) type Gauge = (&'static str, &'static str, fn(&EngineSnapshot) -> u64);
+pub(super) type Gauge = (&'static str, &'static str, fn(&ShardSnapshot) -> u64);
 
 /// Present values that every shard has.
 pub(super) const GAUGES: [Gauge; 19] = [
-    ("sessions", "Connections in whatever state.", |e| e.sessions as u64),
-    ("sessions_live", "Connections that passed CONNECT.", |e| e.sessions_live as u64),
-    ("slots_led", "Slots led here.", |e| e.slots_led as u64),
-    ("slots_waiting", "Slots hosted here that nobody is known to lead.", |e| e.slots_waiting as u64),
-    ("slots_hosted", "Slots with a replica here.", |e| e.slots_hosted as u64),
-    ("reads_waiting", "Disk reads that wait for room.", |e| e.reads_waiting as u64),
-    ("channels", "Channels known here.", |e| e.channels as u64),
-    ("homes", "Users known here.", |e| e.homes as u64),
-    ("messages_indexed", "Messages that can be read back.", |e| e.messages_indexed),
-    ("recent_bytes", "Bytes of message bodies in memory.", |e| e.recent_bytes as u64),
-    ("journal_pending_bytes", "Bytes waiting for the journal.", |e| e.journal_pending_bytes as u64),
-    ("journal_segments", "Segments of the journal.", |e| {
-        u64::from(e.journal_segments.1.saturating_sub(e.journal_segments.0)) + 1
+    ("sessions", "Connections in whatever state.", |s| s.engine.sessions as u64),
+    ("sessions_live", "Connections that passed CONNECT.", |s| s.engine.sessions_live as u64),
+    ("slots_led", "Slots led here.", |s| s.engine.slots_led as u64),
+    ("slots_waiting", "Slots hosted here that nobody is known to lead.", |s| s.engine.slots_waiting as u64),
+    ("slots_hosted", "Slots with a replica here.", |s| s.engine.slots_hosted as u64),
+    ("reads_waiting", "Disk reads that wait for room.", |s| s.engine.reads_waiting as u64),
+    ("channels", "Channels known here.", |s| s.engine.channels as u64),
+    ("homes", "Users known here.", |s| s.engine.homes as u64),
+    ("messages_indexed", "Messages that can be read back.", |s| s.engine.messages_indexed),
+    ("recent_bytes", "Bytes of message bodies in memory.", |s| s.engine.recent_bytes as u64),
+    ("journal_pending_bytes", "Bytes waiting for the journal.", |s| s.engine.journal_pending_bytes as u64),
+    ("journal_segments", "Segments of the journal.", |s| {
+        u64::from(s.engine.journal_segments.1.saturating_sub(s.engine.journal_segments.0)) + 1
     }),
-    ("journal_writable", "0 while the disk refuses writes.", |e| u64::from(e.writable)),
-    ("table_version", "Version of the slot table that the shard goes by.", |e| e.cluster.table_version),
-    ("submits_waiting", "Messages that wait for their slot's leader.", |e| e.cluster.submits_waiting as u64),
-    ("asks_waiting", "Parts of API requests that wait for their slot's leader.", |e| e.cluster.asks_waiting as u64),
-    ("transfers", "Slots' states on their way out or in.", |e| e.cluster.transfers as u64),
-    ("links_up", "Links with shards of other nodes that stand.", |e| e.cluster.links_up as u64),
-    ("link_unacknowledged_bytes", "Bytes sent over links and not acknowledged.", |e| {
-        e.cluster.links_unacknowledged_bytes as u64
+    ("journal_writable", "0 while the disk refuses writes.", |s| u64::from(s.engine.writable)),
+    ("table_version", "Version of the slot table that the shard goes by.", |s| s.cluster.table_version),
+    ("submits_waiting", "Messages that wait for their slot's leader.", |s| s.cluster.submits_waiting as u64),
+    ("asks_waiting", "Parts of API requests that wait for their slot's leader.", |s| s.cluster.asks_waiting as u64),
+    ("transfers", "Slots' states on their way out or in.", |s| s.cluster.transfers as u64),
+    ("links_up", "Links with shards of other nodes that stand.", |s| s.cluster.links_up as u64),
+    ("link_unacknowledged_bytes", "Bytes sent over links and not acknowledged.", |s| {
+        s.cluster.links_unacknowledged_bytes as u64
     }),
 ];
 
@@ -148,10 +148,10 @@ pub(super) const GAUGES: [Gauge; 19] = [
 fn cluster_metrics(snapshots: &[ShardSnapshot], page: &mut Page) {
     for (name, help, value) in LINK_TOTALS {
         page.family(name, "counter", help);
-        per_shard(page, snapshots, name, |snapshot| value(&snapshot.engine.cluster.links));
+        per_shard(page, snapshots, name, |snapshot| value(&snapshot.cluster.links));
     }
-    let Some(newest) = snapshots.iter().max_by_key(|snapshot| snapshot.engine.cluster.table_version) else { return };
-    let cluster = &newest.engine.cluster;
+    let Some(newest) = snapshots.iter().max_by_key(|snapshot| snapshot.cluster.table_version) else { return };
+    let cluster = &newest.cluster;
     page.family("cluster_members", "gauge", "Members of the cluster by state, as agreed.");
     let members =
         [("serving", cluster.members_serving), ("draining", cluster.members_draining), ("dead", cluster.members_dead)];

@@ -13,6 +13,7 @@ use super::Api;
 use super::shapes::{ApiError, Asked, DONE, DoneWith, Reply, or_default};
 use crate::engine::marks::{Mark, Named};
 use crate::ids::ShardId;
+use crate::shell::clock::Clock;
 use crate::shell::mesh::MeshMessage;
 use crate::shell::stages::{ShardProfile, Stage};
 use crate::shell::turns::{TurnPicture, Work};
@@ -142,7 +143,7 @@ struct NamedShape {
 
 impl ShardShape {
     fn of(profile: &ShardProfile, unix_ns: u64) -> ShardShape {
-        let (nanos, engine) = profile.now;
+        let (nanos, engine) = (profile.now_nanos, Clock::instant(profile.now_nanos));
         let stage =
             |(stage, buckets): &(Stage, Vec<(u64, u64)>)| StageShape { stage: stage.name(), buckets: buckets.clone() };
         let turn =
@@ -203,7 +204,7 @@ impl NamedShape {
 
 fn counters(profile: &ShardProfile) -> serde_json::Map<String, serde_json::Value> {
     let mut all = serde_json::Map::new();
-    profile.snapshot.engine.counters.each(|name, _, value| {
+    profile.snapshot.counters.each(|name, _, value| {
         all.insert(name.to_owned(), value.into());
     });
     profile.snapshot.shell.each(|name, _, total, value| {
@@ -222,7 +223,7 @@ fn gauges(profile: &ShardProfile) -> serde_json::Map<String, serde_json::Value> 
         }
     });
     for (name, _, value) in super::metrics::GAUGES {
-        all.insert(name.to_owned(), value(&profile.snapshot.engine).into());
+        all.insert(name.to_owned(), value(&profile.snapshot).into());
     }
     all
 }

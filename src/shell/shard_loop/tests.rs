@@ -199,7 +199,7 @@ fn two_users_talk_over_every_transport_and_across_shards() {
     }
     // All eighteen live at once, each on its home's shard; with a listener of the kernel's choice some had to move.
     let snapshots = node.snapshots();
-    assert_eq!(snapshots.iter().map(|snapshot| snapshot.engine.counters.messages_stored).sum::<u64>(), 180);
+    assert_eq!(snapshots.iter().map(|snapshot| snapshot.counters.messages_stored).sum::<u64>(), 180);
     for stage in [Stage::Read, Stage::Decode, Stage::Step, Stage::JournalWait, Stage::WholePath, Stage::Turn] {
         assert!(snapshots[0].stages[stage as usize].count > 0, "{stage:?} was not timed");
     }
@@ -228,7 +228,7 @@ fn a_connection_moves_to_its_home_with_everything_it_said() {
         assert!(heard.contains(&Heard::Connack { reason: 1 }), "{heard:?}");
     }
     let snapshots = node.snapshots();
-    let moved: u64 = snapshots.iter().map(|snapshot| snapshot.engine.counters.sessions_handed_over).sum();
+    let moved: u64 = snapshots.iter().map(|snapshot| snapshot.counters.sessions_handed_over).sum();
     assert!(moved > 0, "the kernel spread forty connections so that none had to move: nothing was tested");
     assert_eq!(snapshots.iter().map(|snapshot| snapshot.engine.sessions_live).sum::<usize>(), 40);
     for (shard, snapshot) in snapshots.iter().enumerate() {

@@ -144,7 +144,7 @@ pub struct Peaks {
 }
 
 /// What a shard says of itself keeps its bounds.
-pub fn view_holds(view: &ShardView<'_>, limits: &Limits, peaks: &mut Peaks) -> Result<(), String> {
+pub fn view_holds(view: &ShardView, limits: &Limits, peaks: &mut Peaks) -> Result<(), String> {
     peaks.journal_pending_bytes = peaks.journal_pending_bytes.max(view.journal_pending_bytes);
     peaks.recent_bytes = peaks.recent_bytes.max(view.recent_bytes);
     peaks.sessions = peaks.sessions.max(view.sessions);

@@ -54,6 +54,8 @@ pub enum Promise {
     Table,
     /// The same seed gives the same history.
     Replay,
+    /// A shard finds nothing amiss with itself: it asserts so after every step, and panics else.
+    Soundness,
 }
 
 impl Promise {
@@ -77,6 +79,7 @@ impl Promise {
             Promise::Replicas => "replicas",
             Promise::Table => "table",
             Promise::Replay => "replay",
+            Promise::Soundness => "soundness",
         }
     }
 }
@@ -113,6 +116,8 @@ pub struct Seen {
     /// another device or is not pushed what it missed. A crash may set the cursor back, and then it sees what it had not
     /// seen before.
     pub seat: usize,
+    /// On which of the device's connections.
+    pub connection: Option<usize>,
 }
 
 /// All checkers and the first violation.

@@ -1,15 +1,17 @@
-//! A device sees the messages of a log for the first time in rising order, and a log has no holes.
+//! A device sees the messages of a log for the first time in rising order, and a log has no holes. Where a crash may set a device back, that
+//! is so on each of its connections.
 
 use std::collections::BTreeMap;
 
 use super::Seen;
 use crate::ledger::{LogKey, Number};
 
-/// The earliest position a device has seen of a log, and the highest.
+/// The earliest position a device has seen of a log, the highest, and on which connection it last saw one.
 #[derive(Clone, Copy)]
 struct Span {
     lowest: u32,
     highest: u32,
+    connection: Option<usize>,
 }
 
 /// First sightings of each device in each log.
@@ -20,19 +22,19 @@ pub struct Order {
     /// also gets what is older than its beginning, though it was not promised to it.
     pub crashed: bool,
     /// History is dropped by plan, or was damaged: what a device passed over because it was gone may be back after a crash
-    /// (a segment whose removal was not on disk, a bit that was mended).
+    /// (a segment whose removal was not on disk, a bit that was mended; or the next leader has it still, since each replica drops for itself).
     pub gaps: bool,
 }
 
 impl Order {
     /// A device saw a stored message for the first time.
     pub fn first_sight(&mut self, seen: &Seen) -> Result<(), String> {
-        let fresh = Span { lowest: seen.seq, highest: 0 };
+        let fresh = Span { lowest: seen.seq, highest: 0, connection: seen.connection };
         let span = self.spans.entry((seen.device, seen.seat, seen.log)).or_insert(fresh);
-        if self.crashed && (self.gaps || seen.seq < span.lowest) {
-            return Ok(());
-        }
-        if seen.seq <= span.highest {
+        let comes_again = span.connection != seen.connection;
+        span.connection = seen.connection;
+        let set_back = self.crashed && comes_again && (self.gaps || seen.seq < span.lowest);
+        if seen.seq <= span.highest && !set_back {
             return Err(format!(
                 "device {} saw message {} at {} of {:?} after it had seen {}",
                 seen.device, seen.number, seen.seq, seen.log, span.highest

@@ -4,12 +4,16 @@ use std::time::Duration;
 
 use raft::eraftpb::MessageType;
 
+use super::super::membership::council_of;
 use super::super::tests::Bench;
 use super::*;
 use crate::engine::checkpoint::CheckpointState;
+use crate::engine::council::Council;
 use crate::engine::event::{DiskFault, Event};
+use crate::engine::metadata::{MetadataCommand, NewMember};
 use crate::format::frame::Addresses;
 use crate::format::raft_message::{GroupMembers, SnapshotHead};
+use crate::ids::NodeId;
 use crate::limits::Limits;
 
 const SLOT: SlotId = SlotId::METADATA;

@@ -1,29 +1,30 @@
 //! What the operator is told when the cluster changes: who has come, who has gone, who is somewhere else now. One line each,
 //! from two states of the cluster that follow each other. It deliberately says nothing about slots, which move often, and
-//! decides nothing.
-
-use std::sync::Arc;
+//! remembers nothing. Who is not heard is no change of the cluster, but what an operator looks for first.
 
 use crate::engine::metadata::{Cluster, Member, MemberState};
 use crate::ids::NodeId;
 
-/// Remembers what was said last.
-#[derive(Debug, Default)]
-pub struct ClusterNews {
-    known: Option<Arc<Cluster>>,
+/// One line for each thing that an operator would want to know, as seen from a node that knew one state and knows the next.
+#[must_use]
+pub fn lines(here: NodeId, known: Option<&Cluster>, next: &Cluster) -> Vec<String> {
+    let is_in = |cluster: &Cluster| cluster.members.contains_key(&here);
+    match known.filter(|known| is_in(known)) {
+        Some(known) => changes(known, next),
+        None if is_in(next) => vec![belongs(here, next)],
+        // It hears of others before it is let in itself.
+        None => Vec::new(),
+    }
 }
 
-impl ClusterNews {
-    /// Takes the next state; one line for each thing that an operator would want to know.
-    pub fn follow(&mut self, here: NodeId, next: &Arc<Cluster>) -> Vec<String> {
-        let lines = match &self.known {
-            None if next.members.contains_key(&here) => vec![belongs(here, next)],
-            // It hears of others before it is let in itself.
-            None => return Vec::new(),
-            Some(known) => changes(known, next),
-        };
-        self.known = Some(Arc::clone(next));
-        lines
+/// A member is there, or is not: gossip or a link that breaks says so before anything is agreed on.
+#[must_use]
+pub fn presence(node: NodeId, there: bool) -> String {
+    let node = node.0;
+    if there {
+        format!("node {node} is there again")
+    } else {
+        format!("node {node} is not there any more: others lead what it led")
     }
 }
 
@@ -82,16 +83,19 @@ mod tests {
         }
     }
 
-    fn cluster(members: &[Member]) -> Arc<Cluster> {
+    fn cluster(members: &[Member]) -> Cluster {
         let numbered = members.iter().map(|member| (member.metadata_replica.place().node, member.clone()));
-        Arc::new(Cluster { name: "town".into(), members: numbered.collect(), ..Cluster::default() })
+        Cluster { name: "town".into(), members: numbered.collect(), ..Cluster::default() }
     }
 
     #[test]
     fn each_change_is_one_line() {
         let (one, two) = (member(1, MemberState::Serving), member(2, MemberState::Serving));
-        let mut news = ClusterNews::default();
-        let mut after = |members: &[Member]| news.follow(NodeId(1), &cluster(members)).join("; ");
+        let mut known = None;
+        let mut after = |members: &[Member]| {
+            let before = known.replace(cluster(members));
+            lines(NodeId(1), before.as_ref(), &cluster(members)).join("; ")
+        };
         assert_eq!(after(std::slice::from_ref(&two)), "", "not let in yet");
         assert_eq!(after(std::slice::from_ref(&one)), "this node is a member of cluster \"town\", alone so far");
         assert_eq!(after(&[one.clone(), two.clone()]), "node 2 has joined, at 192.0.2.2:5300");
@@ -105,8 +109,7 @@ mod tests {
         let line = after(&[one.clone(), changed]);
         assert_eq!(line, "node 2 comes with an empty disk, and is filled again from the others");
         assert_eq!(after(std::slice::from_ref(&one)), "node 2 is no member any more");
-        let mut news = ClusterNews::default();
-        let line = news.follow(NodeId(1), &cluster(&[one, two])).join("; ");
+        let line = lines(NodeId(1), None, &cluster(&[one, two])).join("; ");
         assert_eq!(line, "this node is a member of cluster \"town\", with nodes 2");
     }
 }
