@@ -227,8 +227,7 @@ impl Shard {
     ) -> Result<Shard, String> {
         let Recovered { slots, metadata, journal } = recovered;
         let (hosted, places) = host(slots);
-        let first_shard = config.place.shard == ShardId(0);
-        let office = if first_shard { Some(Office::open(&config, metadata)?) } else { None };
+        let office = if config.place.shard == ShardId(0) { Some(Office::open(&config, metadata)?) } else { None };
         let mut shard = Shard {
             places,
             dirty_slots: (0..hosted.len() as u32).collect(),

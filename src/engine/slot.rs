@@ -397,13 +397,13 @@ impl Slot {
     /// A user's home.
     #[must_use]
     pub fn home(&self, uid: &Uid) -> Option<&Home> {
-        self.homes.get(uid.as_str())
+        self.homes.home(uid.as_str())
     }
 
     /// A user's home, made if it is not there.
     pub fn home_or_new(&mut self, uid: &Uid) -> &mut Home {
         let map_state = self.map_state;
-        self.homes.get_or_insert(uid, || Home::new(map_state))
+        self.homes.home_or(uid, || Home::new(map_state))
     }
 
     /// Forgets a home that holds nothing.
@@ -549,7 +549,7 @@ impl Slot {
             match waiter {
                 Waiter::Append(asker) => refuse(asker, Reason::NodeNotMatch, around.out),
                 Waiter::Row(uid, channel) => {
-                    if let Some(home) = self.homes.get_mut(uid.as_str()) {
+                    if let Some(home) = self.homes.home_mut(uid.as_str()) {
                         home.mark_dirty(&channel);
                     }
                     self.row_dirtied(&uid, &channel, around.now.instant, around.limits);

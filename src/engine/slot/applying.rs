@@ -37,7 +37,7 @@ impl Slot {
                 }
                 Command::Quit { uid, flag } => {
                     let Ok(uid) = Uid::parse(uid) else { continue };
-                    if self.homes.get(uid.as_str()).is_some() {
+                    if self.homes.home(uid.as_str()).is_some() {
                         self.keep_home(&uid);
                         self.home_or_new(&uid).apply_quit(flag);
                     }

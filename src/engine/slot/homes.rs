@@ -44,16 +44,16 @@ impl Homes {
         self.by_uid.len()
     }
 
-    pub(super) fn get(&self, uid: &str) -> Option<&Home> {
+    pub(super) fn home(&self, uid: &str) -> Option<&Home> {
         self.by_uid.get(uid)
     }
 
-    pub(super) fn get_mut(&mut self, uid: &str) -> Option<&mut Home> {
+    pub(super) fn home_mut(&mut self, uid: &str) -> Option<&mut Home> {
         self.by_uid.get_mut(uid)
     }
 
     /// One that is there, or `fresh`.
-    pub(super) fn get_or_insert(&mut self, uid: &Uid, fresh: impl FnOnce() -> Home) -> &mut Home {
+    pub(super) fn home_or(&mut self, uid: &Uid, fresh: impl FnOnce() -> Home) -> &mut Home {
         let names = &mut self.names;
         let home = self.by_uid.raw_entry_mut().from_key(uid);
         let made = || {

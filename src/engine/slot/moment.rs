@@ -160,7 +160,7 @@ impl Slot {
     pub(super) fn keep_home(&mut self, uid: &Uid) {
         let map_state = self.map_state;
         for moment in self.moments.open.iter_mut().filter(|moment| moment.keeps_home(uid)) {
-            let home = self.homes.get(uid.as_str()).filter(|home| home.holds_agreed());
+            let home = self.homes.home(uid.as_str()).filter(|home| home.holds_agreed());
             moment.kept_homes.insert(uid.clone(), home.map(|home| home.agreed_copy(map_state)));
         }
     }

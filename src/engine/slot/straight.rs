@@ -111,7 +111,7 @@ impl Slot {
         let Pusher::Leader(mark) = notify.pusher else { return false };
         let room = self.watched.len() < limits.watched_rows_max;
         let counts = |home: &&mut Home| home.mark() == Some(mark) || limits.breach == Some(Breach::AnyMark);
-        let Some(home) = self.homes.get_mut(notify.uid.as_str()).filter(counts) else { return false };
+        let Some(home) = self.homes.home_mut(notify.uid.as_str()).filter(counts) else { return false };
         match home.watch(&notify.channel, room) {
             Watch::Begun => {
                 self.watched.push_back((now + limits.look_again_after, notify.uid.clone(), notify.channel.clone()));
@@ -124,7 +124,7 @@ impl Slot {
 
     /// Where a user's sessions are, as seen from the home's node.
     pub fn whereabouts(&mut self, uid: &Uid, channel: &ChannelKey, here: Place, limits: &Limits) -> Whereabouts {
-        let home = self.homes.get_mut(uid.as_str());
+        let home = self.homes.home_mut(uid.as_str());
         let online = home.as_ref().map_or(&[][..], |home| home.online());
         let is_away = |online: &&Online| online.address.place.node != here.node;
         let mut away: Vec<SessionAddress> = online.iter().filter(is_away).map(|online| online.address).collect();
@@ -162,7 +162,7 @@ impl Slot {
     pub fn go_on_watching(&mut self, rows: Vec<(Instant, Uid, ChannelKey)>, around: &mut Surroundings<'_>) {
         for (due, uid, channel) in rows {
             let room = self.watched.len() < around.limits.watched_rows_max;
-            let Some(home) = self.homes.get_mut(uid.as_str()) else { continue };
+            let Some(home) = self.homes.home_mut(uid.as_str()) else { continue };
             match home.watch(&channel, room) {
                 Watch::Begun => self.watched.push_back((due, uid, channel)),
                 Watch::UnderWay => {}
@@ -183,7 +183,7 @@ impl Slot {
     pub fn look_again(&mut self, around: &mut Surroundings<'_>) {
         while self.watched.front().is_some_and(|(due, ..)| *due <= around.now.instant) {
             let Some((_, uid, channel)) = self.watched.pop_front() else { break };
-            if let Some(home) = self.homes.get_mut(uid.as_str()) {
+            if let Some(home) = self.homes.home_mut(uid.as_str()) {
                 home.unwatch(&channel);
                 self.look_at_row(&uid, &channel, around);
             }
@@ -191,7 +191,7 @@ impl Slot {
     }
 
     fn look_at_row(&self, uid: &Uid, channel: &ChannelKey, around: &mut Surroundings<'_>) {
-        let Some(home) = self.homes.get(uid.as_str()) else { return };
+        let Some(home) = self.homes.home(uid.as_str()) else { return };
         let Some(row) = home.row(channel) else { return };
         let here = around.out.here;
         for online in home.online().iter().filter(|online| online.address.place.node != here.node) {

@@ -118,7 +118,7 @@ impl Slot {
     /// begin once more where the user's furthest device is by then, past messages that were promised to it. The connection is
     /// registered when that is done.
     pub fn propose_new_flag(&mut self, register: &Register, limits: &Limits) {
-        let beginning = self.homes.get(register.uid.as_str()).map_or(Vec::new(), Home::beginning);
+        let beginning = self.homes.home(register.uid.as_str()).map_or(Vec::new(), Home::beginning);
         let pending = self.pending(limits);
         command::encode_new_flag(register.uid.as_str(), register.flag, &beginning, &mut pending.bytes);
         pending.waiters.push(Waiter::Register(Box::new(register.clone())));
@@ -170,7 +170,7 @@ impl Slot {
     pub fn flush_rows(&mut self, limits: &Limits) {
         self.rows_due = None;
         for (uid, channel) in std::mem::take(&mut self.dirty_rows) {
-            let Some(row) = self.homes.get_mut(uid.as_str()).and_then(|home| home.take_dirty(&channel)) else {
+            let Some(row) = self.homes.home_mut(uid.as_str()).and_then(|home| home.take_dirty(&channel)) else {
                 continue;
             };
             let (last_seq, read_seq, cursors) = (row.last_seq, row.read_seq, row.known_cursors().collect());
