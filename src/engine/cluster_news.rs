@@ -1,6 +1,6 @@
 //! What the operator is told when the cluster changes: who has come, who has gone, who is somewhere else now. One line each,
 //! from two states of the cluster that follow each other. It deliberately says nothing about slots, which move often, and
-//! remembers nothing.
+//! remembers nothing. Who is not heard is no change of the cluster, but what an operator looks for first.
 
 use crate::engine::metadata::{Cluster, Member, MemberState};
 use crate::ids::NodeId;
@@ -14,6 +14,17 @@ pub fn lines(here: NodeId, known: Option<&Cluster>, next: &Cluster) -> Vec<Strin
         None if is_in(next) => vec![belongs(here, next)],
         // It hears of others before it is let in itself.
         None => Vec::new(),
+    }
+}
+
+/// A member is there, or is not: gossip or a link that breaks says so before anything is agreed on.
+#[must_use]
+pub fn presence(node: NodeId, there: bool) -> String {
+    let node = node.0;
+    if there {
+        format!("node {node} is there again")
+    } else {
+        format!("node {node} is not there any more: others lead what it led")
     }
 }
 

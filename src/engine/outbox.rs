@@ -25,6 +25,8 @@ pub struct Outbox {
     /// Of those, what is for other nodes; between flush and take.
     remote: Vec<(Place, Vec<Frame>)>,
     answers: Vec<(u64, ApiAnswer)>,
+    /// What the operator is to read: serious or not, and the line.
+    reports: Vec<(bool, String)>,
 }
 
 impl Outbox {
@@ -39,6 +41,7 @@ impl Outbox {
             elsewhere: Vec::new(),
             remote: Vec::new(),
             answers: Vec::new(),
+            reports: Vec::new(),
         }
     }
 
@@ -60,6 +63,11 @@ impl Outbox {
         self.answers.push((ticket, answer));
     }
 
+    /// Says something to the operator.
+    pub fn report(&mut self, warning: bool, line: String) {
+        self.reports.push((warning, line));
+    }
+
     /// What the last flush found for other nodes: it goes through links.
     pub fn take_remote(&mut self) -> Vec<(Place, Vec<Frame>)> {
         std::mem::take(&mut self.remote)
@@ -73,6 +81,9 @@ impl Outbox {
             } else {
                 self.remote.push((to, frames));
             }
+        }
+        for (warning, line) in self.reports.drain(..) {
+            effects.push(Effect::Report { warning, line });
         }
         *api_open -= self.answers.len();
         for (ticket, answer) in self.answers.drain(..) {

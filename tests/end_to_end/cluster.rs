@@ -115,6 +115,8 @@ fn nodes_are_killed_hung_and_restarted_in_turn() {
         cluster.restart(id);
         cluster.wait_whole();
     }
+    let told = cluster.node(1).log();
+    assert!(told.contains("node 2 is not there any more") && told.contains("node 2 is there again"), "{told}");
     for id in cluster.ids() {
         cluster.stop(id);
         talk.wait_answers(ANSWERED_WITHIN);

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::engine::cluster_news;
 use crate::engine::devices::{self, Conflict};
 use crate::engine::effect::Effects;
 use crate::engine::home::Online;
@@ -414,6 +415,7 @@ impl Shard {
         if !other || !self.nodes_down.insert(node) {
             return;
         }
+        self.tell_presence(node, false);
         let shards = self.node_shards.get(&node).copied().unwrap_or(0);
         for shard in (0..shards).map(ShardId) {
             self.forget_gateway(Place { node, shard });
@@ -431,7 +433,15 @@ impl Shard {
     /// It is up again: as far as this shard is concerned with new eyes.
     pub(super) fn handle_node_up(&mut self, node: NodeId) {
         if self.nodes_down.remove(&node) {
+            self.tell_presence(node, true);
             self.announce_to_node(node);
+        }
+    }
+
+    /// One shard of each node says it for all.
+    fn tell_presence(&mut self, node: NodeId, there: bool) {
+        if self.config.place.shard == ShardId(0) {
+            self.out.report(!there, cluster_news::presence(node, there));
         }
     }
 }
