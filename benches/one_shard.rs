@@ -78,7 +78,7 @@ pub fn send(number: u32, to: &str) -> ClientPacket {
         client_seq: number,
         channel_type: 1,
         expire_s: 0,
-        channel_id: to.into(),
+        channel_id: to.to_owned().into(),
         body: SendBody::new(&format!("{number:x}"), "", &PAYLOAD),
     })
 }

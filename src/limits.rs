@@ -77,7 +77,8 @@ pub struct Limits {
     pub commands_per_proposal_max: usize,
     /// Bytes waiting in the journal. At it: sockets that send are paused.
     pub journal_pause_bytes: usize,
-    /// Bytes waiting in the journal. At it: SENDs get reason 22.
+    /// Bytes waiting in the journal. At it: SENDs get reason 22. Beyond it by the bytes above: entries of others' leaders are not taken, and come
+    /// again.
     pub journal_refuse_bytes: usize,
     /// Bytes of one journal flush; more wait for the next.
     pub flush_bytes_max: usize,

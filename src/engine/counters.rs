@@ -100,6 +100,8 @@ counters! {
     frames_unwelcome,
     /// Raft messages for replicas that are not here.
     raft_stray,
+    /// Raft messages with entries for which the journal has no room now: they come again.
+    raft_put_off,
     /// Slots that became two here.
     splits,
     /// Slots that took their siblings in here.

@@ -224,6 +224,12 @@ impl Journal {
         }
     }
 
+    /// Everything up to this flush is on disk.
+    #[must_use]
+    pub fn written_flush(&self) -> u64 {
+        self.written_flush
+    }
+
     /// Asks for what is due: the next write when none is in flight, the next segment when there is no spare one. To be
     /// called at the end of each step.
     pub fn flush(&mut self, now: Instant, effects: &mut Effects) {

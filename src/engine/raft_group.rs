@@ -38,8 +38,8 @@ use raft::eraftpb::{ConfChangeV2, Entry, EntryType, HardState, Message, MessageT
 use raft::{Config, ProgressState, RawNode, Ready, SnapshotStatus, StateRole};
 
 pub use self::change::MemberChange;
+use self::convert::{answers_candidate, entry_kind, group_members, inward, kind_of, outward, travels};
 pub use self::convert::{brings_entries, makes_leader};
-use self::convert::{entry_kind, group_members, inward, kind_of, outward, travels};
 use self::log::Log;
 pub use self::log::LogEntry;
 pub use self::state::GroupState;

@@ -56,15 +56,15 @@ struct Desk {
 struct Desks(Vec<Option<Box<Desk>>>);
 
 impl Desks {
-    fn get(&self, slot: SlotId) -> Option<&Desk> {
+    fn desk(&self, slot: SlotId) -> Option<&Desk> {
         self.0.get(usize::from(slot.0))?.as_deref()
     }
 
-    fn get_mut(&mut self, slot: SlotId) -> Option<&mut Desk> {
+    fn desk_mut(&mut self, slot: SlotId) -> Option<&mut Desk> {
         self.0.get_mut(usize::from(slot.0))?.as_deref_mut()
     }
 
-    fn get_or_new(&mut self, slot: SlotId) -> &mut Desk {
+    fn desk_or_new(&mut self, slot: SlotId) -> &mut Desk {
         let place = usize::from(slot.0);
         if self.0.len() <= place {
             self.0.resize_with(place + 1, || None);
@@ -135,7 +135,7 @@ impl Submits {
         (term, room): (Option<u64>, bool),
     ) -> Option<Submission> {
         let slot = Submits::slot_of(submit.ticket);
-        let desk = self.desks.get_or_new(slot);
+        let desk = self.desks.desk_or_new(slot);
         let submit = Arc::new(submit);
         if desk.waiting.is_empty()
             && let Some(term) = term
@@ -168,7 +168,7 @@ impl Submits {
         send: &mut Vec<Submission>,
         failed: &mut Vec<Origin>,
     ) {
-        let Some(desk) = self.desks.get_mut(slot) else {
+        let Some(desk) = self.desks.desk_mut(slot) else {
             return;
         };
         (desk.sent_term, desk.stalled) = (term, false);
@@ -189,7 +189,7 @@ impl Submits {
 
     /// Sends what was held back for want of room, in order, as far as there is room now.
     pub fn send_more(&mut self, slot: SlotId, room: &mut usize, send: &mut Vec<Submission>) {
-        let Some(desk) = self.desks.get_mut(slot) else {
+        let Some(desk) = self.desks.desk_mut(slot) else {
             return;
         };
         let term = desk.sent_term;
@@ -216,7 +216,7 @@ impl Submits {
     /// An answer came.
     pub fn answer(&mut self, submitted: &Submitted) -> Answer {
         let slot = Submits::slot_of(submitted.ticket);
-        let Some(desk) = self.desks.get_mut(slot) else {
+        let Some(desk) = self.desks.desk_mut(slot) else {
             return Answer::Stale;
         };
         let Some(waiting) = desk.find(submitted.ticket) else {
@@ -241,7 +241,7 @@ impl Submits {
     /// What an answer is about, if it is still waited for, and since when.
     #[must_use]
     pub fn asked(&self, ticket: u64) -> Option<(&Submit, Instant)> {
-        let desk = self.desks.get(Submits::slot_of(ticket))?;
+        let desk = self.desks.desk(Submits::slot_of(ticket))?;
         let at = desk.waiting.binary_search_by_key(&ticket, |waiting| waiting.ticket).ok()?;
         let waiting = desk.waiting.get(at)?;
         Some((waiting.submit.as_deref()?, waiting.since))
@@ -256,7 +256,7 @@ impl Submits {
     /// The term to whose leader a slot's messages were sent, when there are any.
     #[must_use]
     pub fn sent_term(&self, slot: SlotId) -> Option<u64> {
-        self.desks.get(slot).filter(|desk| !desk.waiting.is_empty()).map(|desk| desk.sent_term)
+        self.desks.desk(slot).filter(|desk| !desk.waiting.is_empty()).map(|desk| desk.sent_term)
     }
 
     /// Gives up what has waited since before `since`: what became of it is unknown.

@@ -61,6 +61,7 @@ const MUST_HAPPEN_IN_CLUSTERS: &[&str] = &[
     "merges",
     "messages_repaired",
     "raft_stray",
+    "raft_put_off",
     "rollcall_answers",
     "seen changes of leaders",
     "seen leaders preferred anew",

@@ -104,6 +104,8 @@ const REGRESSION_SEEDS: &[(u64, u16, &str)] = &[
         3,
         "what a device had passed over because the leader had dropped it came from the next leader, which had not",
     ),
+    (15370, 3, "a disk that took nothing was no reason for a replica to take less, where memory counted as durable"),
+    (15428, 3, "a connection that asked twice, and was let in and then refused, stayed online for ever"),
     (1205, 3, "a snapshot of the metadata counted when a checkpoint begun before it was on disk, and its own was not"),
 ];
 

@@ -31,6 +31,11 @@ pub fn brings_entries(message: &RaftMessage) -> bool {
     message.kind == MessageType::MsgAppend as u8
 }
 
+/// It says whether its sender votes for somebody, or would.
+pub(super) fn answers_candidate(message: &RaftMessage) -> bool {
+    matches!(kind_of(message), Some(MessageType::MsgRequestVoteResponse | MessageType::MsgRequestPreVoteResponse))
+}
+
 /// It asks its receiver to stand for election at once.
 #[must_use]
 pub fn makes_leader(message: &RaftMessage) -> bool {

@@ -256,3 +256,28 @@ fn what_was_overwritten_stays_until_what_took_its_place_is_on_disk() {
     group.applied_to(2, 3);
     assert_eq!((replay_segment, group.replay_segment(&journal)), (1, 2), "and is let go of then");
 }
+
+#[test]
+fn a_vote_on_its_way_to_the_disk_outlives_the_state_that_is_installed_meanwhile() {
+    let [own, candidate, other] =
+        [1, 2, 3].map(|node| ReplicaId::new(Place { node: NodeId(node), shard: ShardId(0) }, u32::from(node)));
+    let slot = SlotId(0);
+    let (mut journal, mut segments) = (cluster::empty_journal(), BTreeMap::new());
+    journal.append_begin(slot, 0, own, &[]);
+    let mut group = RaftGroup::restore(slot, GroupState::begin(own, &[]), 1 << 20, Chance::new([1; 32], 0));
+    let members = GroupMembers { voters: vec![own, candidate, other], ..GroupMembers::default() };
+    let head = SnapshotHead { index: 1, term: 1, members, data: Bytes::new() };
+    group.prepare_install(&head, &mut journal).unwrap();
+    let kind = MessageType::MsgRequestVote as u8;
+    let (from, to, term, log_term, index) = (candidate, own, 2, 1, 1);
+    let asks = RaftMessage { slot, kind, from, to, term, log_term, index, ..RaftMessage::default() };
+    let (mut committed, mut out) = (Vec::new(), Vec::new());
+    group.step(asks).unwrap();
+    group.drain(&mut journal, &mut committed, &mut out);
+    group.install_own(&head);
+    assert!(out.is_empty(), "nothing is promised that is not on disk");
+    write_out(&mut journal, &mut segments);
+    group.handle_durable(journal.durable_flush(), &mut out);
+    let said: Vec<_> = out.iter().map(|message| (message.kind, message.to, message.term, message.reject)).collect();
+    assert_eq!(said, [(MessageType::MsgRequestVoteResponse as u8, candidate, 2, false)]);
+}

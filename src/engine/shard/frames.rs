@@ -298,8 +298,8 @@ impl Shard {
         }
         if registered.reason != Reason::Success as u8 {
             let auth = registered.reason == Reason::AuthFailed as u8;
-            // Not registered: there is nothing to unregister when it closes.
-            session.identity = None;
+            // It is unregistered when it closes all the same: its home may have taken it in when it was asked the first time, with an answer
+            // that is late or lost, and have refused it when it was asked again.
             let reason = if auth { Reason::AuthFailed } else { Reason::SystemError };
             self.refuse_connect(now, registered.session, client_timestamp_ms, reason, effects);
             return;

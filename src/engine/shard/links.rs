@@ -152,7 +152,19 @@ impl Shard {
             self.hold_for_child(message);
             return;
         }
+        if !message.entries.is_empty() && self.journal_is_full() {
+            self.out.counters.raft_put_off += 1;
+            return;
+        }
         self.with_slot(place, now, |slot, _, _| slot.step(message));
+    }
+
+    /// The disk does not keep up with what others' leaders send. They do not wait for this replica while two others answer, so it has to
+    /// protect itself: an entry that is not taken is as good as lost on the way, and comes again when the leader hears that it is missing; and
+    /// parts of a state are not answered, so that no more of them come.
+    pub(super) fn journal_is_full(&self) -> bool {
+        let limits = &self.config.limits;
+        self.journal.pending_bytes() >= limits.journal_refuse_bytes + limits.journal_pause_bytes
     }
 
     /// The first shard's gossip says that a node is down or up: the others are told in their own words.

@@ -153,7 +153,9 @@ impl Shard {
                 }
             }
         }
-        let durable = self.journal.durable_flush();
+        // Where memory is durable enough, only the disk says when there is room for more.
+        let full = self.journal_is_full();
+        let durable = if full { self.journal.written_flush() } else { self.journal.durable_flush() };
         for (to, taken) in self.transfers.incoming.handle_durable(durable) {
             self.out.frame(to, Frame::SnapshotTaken(taken));
         }
