@@ -22,6 +22,10 @@ use crate::time::Instant;
 /// us send anything again.
 const IDLE_FOLLOW: Duration = Duration::from_secs(30);
 
+/// A RECV that is not acknowledged for so long is kept by itself. Until then it lies where it came, with many others that would all stay as long
+/// as the slowest device takes.
+const APART_AFTER: Duration = Duration::from_secs(1);
+
 /// One channel this session follows.
 #[derive(Debug)]
 struct Follow {
@@ -49,6 +53,8 @@ struct Unacked {
     seq: u32,
     tries: u8,
     sent_at: Instant,
+    /// The message lies by itself.
+    apart: bool,
 }
 
 /// What the shard has to do for a session.
@@ -258,7 +264,8 @@ impl Delivery {
         follow.in_flight += 1;
         follow.quiet = false;
         self.unacked_bytes += message.bytes().len() as u32;
-        let unacked = Unacked { message: message.clone(), follow: key as u32, seq, tries: 0, sent_at: now };
+        let (follow, kept) = (key as u32, message.clone());
+        let unacked = Unacked { message: kept, follow, seq, tries: 0, sent_at: now, apart: false };
         self.unacked.push_back(unacked);
         out.push(Push::Recv { message, seq });
     }
@@ -453,6 +460,10 @@ impl Delivery {
         let mut place = 0;
         while place < self.unacked.len() {
             let unacked = &mut self.unacked[place];
+            if !unacked.apart && now.since(unacked.sent_at) >= APART_AFTER {
+                unacked.message = unacked.message.apart();
+                unacked.apart = true;
+            }
             if now.since(unacked.sent_at) < limits.redeliver_after {
                 place += 1;
             } else if unacked.tries >= limits.redeliver_tries {
@@ -493,5 +504,51 @@ impl Delivery {
             assert_eq!(in_flight, follow.in_flight as usize);
             assert!(follow.reported <= follow.sent);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::message::MessageFields;
+    use crate::format::packet::{HeaderFlags, Setting};
+    use crate::ids::Uid;
+    use bytes::Bytes;
+
+    #[test]
+    fn a_device_that_is_slow_keeps_its_message_and_not_what_that_came_with() {
+        let mut bytes = Vec::new();
+        let (header, setting) = (HeaderFlags(0), Setting(0));
+        let (from, to, client_msg_no, topic, payload) = ("ana", "bo", "", "", &b"hello"[..]);
+        let fields = MessageFields {
+            message_id: 8,
+            unix_ms: 1,
+            expire_s: 0,
+            flags: header,
+            setting,
+            device_tag: 0,
+            from,
+            to,
+            client_msg_no,
+            topic,
+            payload,
+        };
+        fields.encode(&mut bytes);
+        let length = bytes.len();
+        bytes.resize(60_000, 0);
+        let batch = Bytes::from(bytes);
+        let channel = ChannelKey::pair(&Uid::parse("ana").unwrap(), &Uid::parse("bo").unwrap());
+        let limits = Limits::PRODUCTION;
+        let (mut delivery, mut out) = (Delivery::new(1), Vec::new());
+        let message = Some(StoredMessage::trusted(batch.slice(..length)));
+        let arrival = Arrival { channel: &channel, seq: 1, cursor: 0, message };
+        assert!(delivery.handle_arrival(Instant(0), arrival, &limits, &mut out));
+        out.clear();
+        delivery.sweep(Instant(0) + APART_AFTER / 2, &limits, &mut out);
+        assert!(!batch.is_unique(), "most devices are quicker than a copy");
+        delivery.sweep(Instant(0) + APART_AFTER, &limits, &mut out);
+        assert!(batch.is_unique() && out.is_empty());
+        delivery.sweep(Instant(0) + limits.redeliver_after, &limits, &mut out);
+        assert!(matches!(&out[..], [Push::Recv { message, seq: 1 }] if message.payload() == b"hello"));
     }
 }

@@ -237,6 +237,12 @@ impl StoredMessage {
         self.text(FIXED_BYTES, self.bounds()[0])
     }
 
+    /// The same in memory of its own.
+    #[must_use]
+    pub fn apart(&self) -> StoredMessage {
+        StoredMessage(Bytes::copy_from_slice(&self.0))
+    }
+
     /// Whether that user sent it.
     #[must_use]
     pub fn is_from(&self, uid: &Uid) -> bool {

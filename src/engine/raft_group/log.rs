@@ -8,6 +8,8 @@
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
+
 use raft::eraftpb::{ConfState, Entry, EntryType, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 
@@ -98,8 +100,10 @@ impl Log {
         self.entries.push_back(stored);
     }
 
-    pub(super) fn position(&self, index: u64) -> Position {
-        self.entries[(index - self.compacted - 1) as usize].position
+    /// Where an entry lies, and its data as it is kept here.
+    pub(super) fn stored(&self, index: u64) -> (Position, Bytes) {
+        let stored = &self.entries[(index - self.compacted - 1) as usize];
+        (stored.position, stored.entry.data.clone())
     }
 
     /// The first segment with entries that a restart beside the state applied here may find and must find whole.
@@ -129,9 +133,15 @@ impl Log {
         self.applied_bytes
     }
 
-    /// Forgets applied entries: those up to `known`, which everybody has, and the oldest over the budget.
-    pub(super) fn compact(&mut self, known: u64, bytes_max: usize) {
-        while self.compacted < self.applied && (self.compacted < known || self.applied_bytes > bytes_max) {
+    /// Forgets applied entries: those up to `known`, which everybody has, and the oldest over the budget. What comes behind an index that is
+    /// `held` for somebody has the larger budget beside it.
+    pub(super) fn compact(&mut self, known: u64, bytes_max: usize, held: Option<(u64, usize)>) {
+        let (held, held_bytes_max) = held.unwrap_or((u64::MAX, bytes_max));
+        while self.compacted < self.applied {
+            let over = self.applied_bytes > if self.compacted < held { bytes_max } else { held_bytes_max };
+            if self.compacted >= known && !over {
+                break;
+            }
             let first = self.entries.pop_front().expect("what is between compacted and applied is in the log");
             self.applied_bytes -= first.cost_bytes();
             self.compacted = first.entry.index;
@@ -219,5 +229,38 @@ impl Storage for Log {
         let conf_state: ConfState = conf_state(members);
         head.set_conf_state(conf_state);
         Ok(snapshot)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TAIL_BYTES: usize = 4_000;
+
+    fn log() -> Log {
+        let mut log = Log::new((0, 0), GroupMembers::default(), HardState::default(), VecDeque::new());
+        for index in 1..=100 {
+            let entry =
+                Entry { index, term: 1, data: Bytes::from(vec![0; 1_000 - ENTRY_COST_BYTES]), ..Entry::default() };
+            log.append(entry, Position { segment: 1, offset: index as u32 });
+        }
+        log.set_applied(100, 1);
+        log
+    }
+
+    #[test]
+    fn what_comes_behind_a_state_on_its_way_stays_as_far_as_it_may() {
+        let first_after = |known: u64, held: Option<(u64, usize)>| {
+            let mut log = log();
+            log.compact(known, TAIL_BYTES, held);
+            log.check_invariants();
+            log.first_index().unwrap()
+        };
+        assert_eq!(first_after(0, None), 97, "the usual tail");
+        assert_eq!(first_after(99, None), 100, "everybody has the others");
+        assert_eq!(first_after(0, Some((50, 80_000))), 51, "what follows the state stays");
+        assert_eq!(first_after(0, Some((50, 20_000))), 81, "as far as that is not too much");
+        assert_eq!(first_after(0, Some((99, 80_000))), 97, "and the usual tail stays in any case");
     }
 }

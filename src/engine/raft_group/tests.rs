@@ -281,3 +281,29 @@ fn a_vote_on_its_way_to_the_disk_outlives_the_state_that_is_installed_meanwhile(
     let said: Vec<_> = out.iter().map(|message| (message.kind, message.to, message.term, message.reject)).collect();
     assert_eq!(said, [(MessageType::MsgRequestVoteResponse as u8, candidate, 2, false)]);
 }
+
+#[test]
+fn an_entry_does_not_keep_what_it_came_with() {
+    let replicas =
+        [1, 2, 3].map(|node| ReplicaId::new(Place { node: NodeId(node), shard: ShardId(0) }, u32::from(node)));
+    let [own, from, _] = replicas;
+    let slot = SlotId::METADATA;
+    let (mut journal, mut segments) = (cluster::empty_journal(), BTreeMap::new());
+    journal.append_begin(slot, 0, own, &replicas);
+    let mut group = RaftGroup::restore(slot, GroupState::begin(own, &replicas), 1 << 20, Chance::new([1; 32], 0));
+    let batch = Bytes::from(vec![7; 60_000]);
+    let entries = vec![RaftEntry { term: 2, index: 2, kind: 0, data: batch.slice(100..300) }];
+    let (kind, to, term) = (MessageType::MsgAppend as u8, own, 2);
+    let (index, log_term, commit) = (1, 1, 2);
+    let (mut committed, mut out) = (Vec::new(), Vec::new());
+    let says = RaftMessage { slot, kind, from, to, term, log_term, index, commit, entries, ..RaftMessage::default() };
+    group.step(says).unwrap();
+    group.drain(&mut journal, &mut committed, &mut out);
+    write_out(&mut journal, &mut segments);
+    group.handle_durable(journal.durable_flush(), &mut out);
+    group.drain(&mut journal, &mut committed, &mut out);
+    assert_eq!(committed.len(), 1);
+    group.applied_to(2, 2);
+    assert_eq!((committed[0].data.len(), group.last_index()), (200, 2), "it is in the log, and handed out");
+    assert!(batch.is_unique(), "and the batch is not needed for it");
+}
