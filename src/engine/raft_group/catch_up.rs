@@ -49,6 +49,7 @@ impl RaftGroup {
     pub(super) fn end_catch_up(&mut self, replica: ReplicaId, arrived: bool) {
         if !arrived {
             self.catch_up.held.remove(&replica);
+            self.compact();
         } else if let Some(held) = self.catch_up.held.get_mut(&replica) {
             held.arrived = true;
         }
