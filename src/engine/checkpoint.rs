@@ -77,8 +77,11 @@ pub(super) struct Growing {
 }
 
 impl Growing {
-    /// What has begun so; its checksum is to be the last of so many bytes.
+    /// A slot's state behind what `out` has; its checksum is to be the last of so many bytes.
     pub(super) fn new(mut out: Vec<u8>, head_bytes: usize, slot: &Slot) -> Growing {
+        put(slot.message_ids().last(), &mut out);
+        put_reshaped(slot.reshaped(), &mut out);
+        put(slot.channels().len() as u64, &mut out);
         // Memory that is never touched costs nothing, and growing a large piece would take its time.
         let names = (slot.channels().len() + slot.home_count()) * 128;
         out.reserve(names + slot.messages() as usize * 12);
@@ -136,11 +139,7 @@ impl Encoding {
     /// Of the slot as it is now. `group` is usually the slot's own; for a snapshot about to be installed it is what the group will be then.
     #[must_use]
     pub fn begin(slot: &mut Slot, group: &GroupState, cover: Cover) -> Encoding {
-        let mut out = begin(slot.id(), group, cover);
-        put(slot.message_ids().last(), &mut out);
-        put_reshaped(slot.reshaped(), &mut out);
-        put(slot.channels().len() as u64, &mut out);
-        let bytes = Growing::new(out, HEAD_BYTES, slot);
+        let bytes = Growing::new(begin(slot.id(), group, cover), HEAD_BYTES, slot);
         Encoding { moment: slot.begin_moment(), bytes, entries: 0 }
     }
 

@@ -194,14 +194,8 @@ impl Sabotage {
                 much_goes_straight(plan);
                 plan.limits.breach = Some(Breach::AnyMark);
             }
-            Sabotage::EndUpperEarly => {
-                let crash_every = Duration::from_secs(4);
-                plan.faults = FaultPlan { crash_every, ..FaultPlan::default() };
-                much_is_merged(plan);
-            }
+            Sabotage::EndUpperEarly => much_is_merged(plan),
             Sabotage::KeepTerms => {
-                let crash_every = Duration::from_secs(4);
-                plan.faults = FaultPlan { crash_every, ..FaultPlan::default() };
                 much_is_merged(plan);
                 plan.limits.breach = Some(Breach::TermsNotLifted);
             }
@@ -233,6 +227,8 @@ fn much_goes_straight(plan: &mut Plan) {
 
 /// Slots are split and merged all the time, while nodes are away for seconds. What they miss comes by the log.
 fn much_is_merged(plan: &mut Plan) {
+    let crash_every = Duration::from_secs(4);
+    plan.faults = FaultPlan { crash_every, ..FaultPlan::default() };
     plan.cluster = ClusterPlan { order_every: Duration::from_millis(500), long_permille: 1000, ..quiet_cluster() };
     plan.slot_depth = 3;
     plan.limits.log_tail_bytes_max = Limits::PRODUCTION.log_tail_bytes_max;

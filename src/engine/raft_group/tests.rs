@@ -186,6 +186,19 @@ fn what_was_lost_is_noticed_and_sent_again() {
     cluster.converge();
 }
 
+/// On three nodes.
+fn three_replicas() -> [ReplicaId; 3] {
+    [1, 2, 3].map(|node| ReplicaId::new(Place { node: NodeId(node), shard: ShardId(0) }, u32::from(node)))
+}
+
+/// One replica of a group by itself, whose life has just begun, with its journal and the files of that.
+fn begun(slot: SlotId, own: ReplicaId, founders: &[ReplicaId]) -> (Journal, BTreeMap<u32, Vec<u8>>, RaftGroup) {
+    let mut journal = cluster::empty_journal();
+    journal.append_begin(slot, 0, own, founders);
+    let group = RaftGroup::restore(slot, GroupState::begin(own, founders), 1 << 20, Chance::new([1; 32], 0));
+    (journal, BTreeMap::new(), group)
+}
+
 /// Writes all that a journal has to write.
 fn write_out(journal: &mut Journal, segments: &mut BTreeMap<u32, Vec<u8>>) {
     let (now, mut effects) = (Instant(0), Effects::default());
@@ -216,13 +229,10 @@ fn write_out(journal: &mut Journal, segments: &mut BTreeMap<u32, Vec<u8>>) {
 fn what_was_overwritten_stays_until_what_took_its_place_is_on_disk() {
     // Entries 2 to 4 lie across two segments, and 2 is overwritten. A checkpoint is written before that is on disk, and the power goes: the
     // second segment alone would have an entry 4 that follows nothing.
-    let replicas =
-        [1, 2, 3].map(|node| ReplicaId::new(Place { node: NodeId(node), shard: ShardId(0) }, u32::from(node)));
+    let replicas = three_replicas();
     let [own, first, second] = replicas;
     let slot = SlotId::METADATA;
-    let (mut journal, mut segments) = (cluster::empty_journal(), BTreeMap::new());
-    journal.append_begin(slot, 0, own, &replicas);
-    let mut group = RaftGroup::restore(slot, GroupState::begin(own, &replicas), 1 << 20, Chance::new([1; 32], 0));
+    let (mut journal, mut segments, mut group) = begun(slot, own, &replicas);
     let says = |from: ReplicaId, term: u64, indexes: std::ops::RangeInclusive<u64>, commit: u64| {
         let data = Bytes::from(vec![7; 6000]);
         let entries = indexes.map(|index| RaftEntry { term, index, kind: 0, data: data.clone() }).collect();
@@ -259,12 +269,9 @@ fn what_was_overwritten_stays_until_what_took_its_place_is_on_disk() {
 
 #[test]
 fn a_vote_on_its_way_to_the_disk_outlives_the_state_that_is_installed_meanwhile() {
-    let [own, candidate, other] =
-        [1, 2, 3].map(|node| ReplicaId::new(Place { node: NodeId(node), shard: ShardId(0) }, u32::from(node)));
+    let [own, candidate, other] = three_replicas();
     let slot = SlotId(0);
-    let (mut journal, mut segments) = (cluster::empty_journal(), BTreeMap::new());
-    journal.append_begin(slot, 0, own, &[]);
-    let mut group = RaftGroup::restore(slot, GroupState::begin(own, &[]), 1 << 20, Chance::new([1; 32], 0));
+    let (mut journal, mut segments, mut group) = begun(slot, own, &[]);
     let members = GroupMembers { voters: vec![own, candidate, other], ..GroupMembers::default() };
     let head = SnapshotHead { index: 1, term: 1, members, data: Bytes::new() };
     group.prepare_install(&head, &mut journal).unwrap();
@@ -284,13 +291,10 @@ fn a_vote_on_its_way_to_the_disk_outlives_the_state_that_is_installed_meanwhile(
 
 #[test]
 fn an_entry_does_not_keep_what_it_came_with() {
-    let replicas =
-        [1, 2, 3].map(|node| ReplicaId::new(Place { node: NodeId(node), shard: ShardId(0) }, u32::from(node)));
+    let replicas = three_replicas();
     let [own, from, _] = replicas;
     let slot = SlotId::METADATA;
-    let (mut journal, mut segments) = (cluster::empty_journal(), BTreeMap::new());
-    journal.append_begin(slot, 0, own, &replicas);
-    let mut group = RaftGroup::restore(slot, GroupState::begin(own, &replicas), 1 << 20, Chance::new([1; 32], 0));
+    let (mut journal, mut segments, mut group) = begun(slot, own, &replicas);
     let batch = Bytes::from(vec![7; 60_000]);
     let entries = vec![RaftEntry { term: 2, index: 2, kind: 0, data: batch.slice(100..300) }];
     let (kind, to, term) = (MessageType::MsgAppend as u8, own, 2);

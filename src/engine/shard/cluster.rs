@@ -214,7 +214,7 @@ impl Shard {
 
     /// Whether one more message may go to a shard in this step; it is counted.
     pub(super) fn takes_submit(&mut self, to: Place, submit: &Submit) -> bool {
-        to.node == self.config.place.node || self.takes_bytes(to, submits::weight(submit))
+        self.takes_bytes(to, submits::weight(submit))
     }
 
     /// Whether something of this weight, without which nothing is lost, may go to a shard in this step; it is counted.

@@ -128,11 +128,10 @@ impl Shard {
                 }
                 continue;
             }
-            let message = RaftMessage { snapshot: Some(hosted.slot.group().snapshot_head()), ..wish };
+            let head = hosted.slot.group().snapshot_head();
+            hosted.slot.group_mut().begin_catch_up(to, head.index);
+            let message = RaftMessage { snapshot: Some(head), ..wish };
             let freezing = state::Freezing::begin(&mut hosted.slot, hosted.depth);
-            if let Some(head) = &message.snapshot {
-                hosted.slot.group_mut().begin_catch_up(to, head.index);
-            }
             let transfer = outgoing.begin(now.instant, message, &self.config.limits);
             self.checkpoints.freeze(transfer, slot, freezing);
         }

@@ -54,9 +54,6 @@ impl Freezing {
     pub fn begin(slot: &mut Slot, depth: u8) -> Freezing {
         let mut out = vec![0; HEAD_BYTES];
         out.extend_from_slice(&[VERSION, depth]);
-        put(slot.message_ids().last(), &mut out);
-        checkpoint::put_reshaped(slot.reshaped(), &mut out);
-        put(slot.channels().len() as u64, &mut out);
         let bytes = Growing::new(out, HEAD_BYTES, slot);
         let ranges = Vec::with_capacity(slot.channels().len());
         Freezing { moment: slot.begin_moment(), bytes, plan: slot.reshaped().plan, ranges }
