@@ -74,7 +74,7 @@ pub struct Disk {
     writing: Option<JournalWrite>,
     making: BTreeSet<u32>,
     checkpointing: BTreeMap<SlotId, Vec<u8>>,
-    /// Numbers of messages seen in finished journal writes.
+    /// Numbers of messages seen in journal writes that have finished, or were left whole by a crash.
     durable: BTreeSet<Number>,
     /// Writes are refused for lack of space.
     pub full: bool,
@@ -234,14 +234,26 @@ impl Disk {
         let segment = self.segments.get_mut(&write.segment).expect("checked when it began");
         let from = write.offset as usize;
         segment[from..from + write.bytes.len()].copy_from_slice(&write.bytes);
-        // A number may lie across the seam of two writes: look from a little before.
-        let look_from = from.saturating_sub(ledger::NUMBER_TEXT_BYTES);
-        ledger::find_numbers(&segment[look_from..from + write.bytes.len()], &mut self.durable);
+        self.note_durable(write);
         self.writes += 1;
         self.bytes_written += write.bytes.len() as u64;
         Ok(())
     }
 
+    /// Counts what a write held as durable, if all of it is there unharmed: it is one batch, which is believed whole or not
+    /// at all.
+    fn note_durable(&mut self, write: &JournalWrite) {
+        let Some(segment) = self.segments.get(&write.segment) else { return };
+        let (from, to) = (write.offset as usize, write.offset as usize + write.bytes.len());
+        if segment[from..to] == write.bytes[..] {
+            // A number may lie across the seam of two writes: look from a little before.
+            let look_from = from.saturating_sub(ledger::NUMBER_TEXT_BYTES);
+            ledger::find_numbers(&segment[look_from..to], &mut self.durable);
+        }
+    }
+
+    /// Leaves what a crash or an error leaves of a write. If that is all of it, nobody was told, yet it is as durable as a
+    /// finished one: the next run finds it, syncs it before it believes it, and may acknowledge it.
     fn leave_sectors(&mut self, write: &JournalWrite, wounds: Wounds, chance: &mut Chance) {
         let Some(segment) = self.segments.get_mut(&write.segment) else { return };
         self.torn += 1;
@@ -270,6 +282,7 @@ impl Disk {
                 segment[at + *chance.pick(&fresh)] ^= 1 << chance.below(8);
             }
         }
+        self.note_durable(write);
     }
 
     fn read(&self, segment: u32, offset: u32, length: u32) -> Result<Bytes, DiskFault> {
@@ -369,7 +382,7 @@ impl Disk {
         self.checkpointing.remove(&slot);
     }
 
-    /// Whether a finished write held this message.
+    /// Whether a write that is on the disk whole held this message.
     pub fn holds(&self, number: Number) -> bool {
         self.durable.contains(&number)
     }

@@ -90,14 +90,20 @@ fn an_unfinished_write_tears_by_sectors() {
     let (mut none, mut some, mut all) = (0, 0, 0);
     for flush in 0..200 {
         let mut disk = disk_with_segments(1);
-        disk.begin(&write(flush, 0, 0, vec![9; 4 * SECTOR_BYTES]));
+        let mut bytes = vec![9; 4 * SECTOR_BYTES];
+        let number = ledger::number_text(5);
+        bytes[..number.len()].copy_from_slice(number.as_bytes());
+        disk.begin(&write(flush, 0, 0, bytes));
         disk.crash(Wounds { tear: true, flip: false, unremove: false }, &mut chance);
         let segment = &disk.segments()[&0];
         let kept = segment[..4 * SECTOR_BYTES].chunks(SECTOR_BYTES).filter(|sector| {
-            assert!(sector.iter().all(|byte| *byte == sector[0]), "a sector is whole or absent");
-            sector[0] == 9
+            let last = sector[SECTOR_BYTES - 1];
+            assert!(sector[16..].iter().all(|byte| *byte == last), "a sector is whole or absent");
+            last == 9
         });
-        match kept.count() {
+        let kept = kept.count();
+        assert_eq!(disk.holds(5), kept == 4, "what is left whole is durable, and nothing else");
+        match kept {
             0 => none += 1,
             4 => all += 1,
             _ => some += 1,
