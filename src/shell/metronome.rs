@@ -2,7 +2,8 @@
 //! clock, and a shard that makes no turn between two beats is found here and woken by force: glommio can park with runnable
 //! tasks, and an interrupted system call always ends that.
 //!
-//! It deliberately repairs nothing beyond that wake: a shard that stands still is reported and counted, for people.
+//! It deliberately repairs nothing beyond that wake: a shard that stands still is reported and counted, for people, and for the
+//! service manager that ends a process which does not say that it lives.
 
 use std::io;
 use std::sync::Arc;
@@ -34,6 +35,8 @@ struct ShardWatch {
     stalls: AtomicU64,
     /// The longest time without a turn, milliseconds.
     longest_ms: AtomicU64,
+    /// Without a turn at the last beat, milliseconds; 0 before the first turn.
+    still_ms: AtomicU64,
 }
 
 impl Watch {
@@ -51,6 +54,12 @@ impl Watch {
     #[must_use]
     pub fn stalls(&self, shard: ShardId) -> u64 {
         self.shards.get(usize::from(shard.0)).map_or(0, |watch| watch.stalls.load(Ordering::Relaxed))
+    }
+
+    /// At the last beat every shard that had begun had made a turn within this time.
+    #[must_use]
+    pub fn all_turn(&self, within: Duration) -> bool {
+        self.shards.iter().all(|watch| Duration::from_millis(watch.still_ms.load(Ordering::Relaxed)) <= within)
     }
 
     /// The longest time a shard was seen without a turn.
@@ -144,6 +153,7 @@ fn check(mesh: &MeshSender, watch: &Watch, shard: ShardId, pulse: &mut Pulse, st
             tracing::warn!(%shard, still_ms = still.as_millis(), "the shard turns again");
         }
         *pulse = Pulse { turns, changed: Instant::now(), reported: false };
+        seen.still_ms.store(0, Ordering::Relaxed);
         return;
     }
     // No turn since the last beat although that beat was a message: wake it, whatever it believes of itself.
@@ -152,7 +162,9 @@ fn check(mesh: &MeshSender, watch: &Watch, shard: ShardId, pulse: &mut Pulse, st
         // It still reads its disk, which may take long, or hangs in its first pass, which the nudge ends.
         return;
     }
-    seen.longest_ms.fetch_max(u64::try_from(still.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    let still_ms = u64::try_from(still.as_millis()).unwrap_or(u64::MAX);
+    seen.still_ms.store(still_ms, Ordering::Relaxed);
+    seen.longest_ms.fetch_max(still_ms, Ordering::Relaxed);
     if still >= stall_after && !pulse.reported {
         pulse.reported = true;
         seen.stalls.fetch_add(1, Ordering::Relaxed);
@@ -187,9 +199,18 @@ mod tests {
             }
         }
         assert!(ticks >= 2);
+        assert!(!watch.all_turn(Duration::from_millis(50)));
+        assert!(watch.all_turn(Duration::from_secs(60)));
         assert!(watch.longest(ShardId(1)) >= Duration::from_millis(60));
         assert!(watch.longest(ShardId(0)) < watch.longest(ShardId(1)));
         assert!(!endpoints[1].inbox.is_empty());
+        let seen = began.elapsed();
+        endpoints[1].doorbell.count_turn();
+        while !watch.all_turn(Duration::from_millis(50)) {
+            assert!(began.elapsed() < seen + Duration::from_secs(20), "that it turns again went unseen");
+            endpoints.iter().for_each(|endpoint| endpoint.doorbell.count_turn());
+            std::thread::sleep(Duration::from_millis(5));
+        }
         drop(metronome);
         let beats = watch.beats();
         std::thread::sleep(Duration::from_millis(30));

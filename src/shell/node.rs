@@ -91,7 +91,7 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     let told = Told { config, directory: &directory, cluster };
     start_shards(&told, &processors, endpoints, Doors { tcp, ws, cluster: cluster_sockets }, &happenings.0)?;
 
-    let node = Node { mesh, state, happenings: happenings.1, running: shards, _metronome: metronome, http };
+    let node = Node { mesh, state, happenings: happenings.1, running: shards, metronome, http };
     let outcome = node.serve(&readiness, |messages, waits| {
         let mut text = banner.text(config, &directory, &Began { messages, waits, took: began.elapsed() });
         text.push('\n');
@@ -118,7 +118,7 @@ struct Node {
     happenings: flume::Receiver<Happening>,
     running: u16,
     /// Beats until the shards have ended.
-    _metronome: Metronome,
+    metronome: Metronome,
     http: HttpThread,
 }
 
@@ -129,7 +129,7 @@ impl Node {
         let mut announce = Some(announce);
         let (mut ready, mut messages, mut waits) = (0, 0, false);
         let outcome = loop {
-            match self.happenings.recv() {
+            match self.next(readiness) {
                 Ok(Happening::Ready(Ok(shard))) => {
                     let replayed = shard.replayed_bytes;
                     tracing::debug!(shard = %shard.shard, replayed_bytes = replayed, took = ?shard.took, "recovered");
@@ -169,6 +169,28 @@ impl Node {
             return Err(StartError(format!("{left_behind} shards did not stop within {} s", STOP_WITHIN.as_secs())));
         }
         outcome
+    }
+
+    /// Waits for what happens next, and meanwhile says that the node lives as long as all its shards turn: one that hangs is
+    /// better started anew by whoever watches this process.
+    fn next(&self, readiness: &Readiness) -> Result<Happening, flume::RecvError> {
+        let Some(patience) = readiness.patience() else {
+            return self.happenings.recv();
+        };
+        let watch = self.metronome.watch();
+        loop {
+            match self.happenings.recv_timeout(patience / 4) {
+                Ok(happening) => return Ok(happening),
+                Err(flume::RecvTimeoutError::Disconnected) => return Err(flume::RecvError::Disconnected),
+                Err(flume::RecvTimeoutError::Timeout) if watch.all_turn(patience / 2) => readiness.alive(),
+                Err(flume::RecvTimeoutError::Timeout) => {
+                    tracing::error!(
+                        patience_s = patience.as_secs(),
+                        "a shard stands still: the watchdog is not told that all is well"
+                    );
+                }
+            }
+        }
     }
 
     /// Lets clients in, on every shard.

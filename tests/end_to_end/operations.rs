@@ -127,7 +127,7 @@ fn the_probe_says_what_the_machine_gives() {
 }
 
 #[test]
-fn whoever_starts_it_hears_when_it_is_ready_and_when_it_stops() {
+fn whoever_starts_it_hears_when_it_is_ready_that_it_lives_and_when_it_stops() {
     let node = Node::prepare("notify", &[]);
     let name = format!("jindou-notify-{}", std::process::id());
     let address = UnixAddress::from_abstract_name(&name).expect("the name is short");
@@ -138,14 +138,21 @@ fn whoever_starts_it_hears_when_it_is_ready_and_when_it_stops() {
         let length = listener.recv(&mut buffer).expect("it is told in time");
         String::from_utf8_lossy(&buffer[..length]).into_owned()
     };
-    let mut child =
-        node.command().env("NOTIFY_SOCKET", format!("@{name}")).stdout(Stdio::null()).spawn().expect("it starts");
+    let mut child = node
+        .command()
+        .env("NOTIFY_SOCKET", format!("@{name}"))
+        .env("WATCHDOG_USEC", "2000000")
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("it starts");
     let ready = told();
     assert!(ready.starts_with("READY=1\nSTATUS=jindou ") && ready.contains("ready in"), "{ready}");
     assert!(node.accepts(), "what is ready takes connections");
+    (0..2).for_each(|_| assert_eq!(told(), "WATCHDOG=1"));
     let stopped = Command::new("kill").arg(child.id().to_string()).status();
     assert!(stopped.is_ok_and(|status| status.success()), "our own child can be signalled");
-    assert!(told().starts_with("STOPPING=1"));
+    let last = (0..50).map(|_| told()).find(|words| words != "WATCHDOG=1");
+    assert!(last.is_some_and(|words| words.starts_with("STOPPING=1")));
     assert!(child.wait().expect("our own child can be waited for").success());
 }
 
