@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use crate::drivers::mqtt_version;
 use crate::options::Watch;
 use crate::process::{Cpu, Memory};
 use crate::target::{Protocol, Target};
@@ -63,7 +64,7 @@ pub fn version(target: &Target, watch: &Watch) -> String {
         Protocol::Wk { .. } => {
             watch.metrics.and_then(page).and_then(|text| quoted_after(&text, "jindou_info{version=\""))
         }
-        Protocol::Mqtt { .. } => None,
+        Protocol::Mqtt { .. } => mqtt_version(target.addresses[0], ANSWER_WITHIN),
     };
     told.unwrap_or_default()
 }

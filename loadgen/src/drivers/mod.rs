@@ -13,6 +13,7 @@ mod tests;
 mod wk;
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use jindou::format::packet_cipher::CipherScratch;
 
@@ -128,6 +129,11 @@ pub fn prepare(protocol: Protocol, address: SocketAddr, prefix: &str) -> Result<
         Protocol::JetStream => jetstream::create_stream(address, prefix),
         _ => Ok(()),
     }
+}
+
+/// What an MQTT broker says of its version within `patience`; nothing where it says none.
+pub fn mqtt_version(address: SocketAddr, patience: Duration) -> Option<String> {
+    mqtt::broker_version(address, patience)
 }
 
 /// Removes it again. What cannot be removed stays.

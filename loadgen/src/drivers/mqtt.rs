@@ -1,6 +1,10 @@
 //! MQTT 3.1.1: a user is a topic, a device a client with a kept session (QoS 1) or a clean one (QoS 0). QoS 1 is answered with PUBACK in both
 //! directions. QoS 0 is not answered: a PINGREQ goes behind what is written at once, and its PINGRESP says that the server has read it.
 
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
 use mqttrs::{
     Connect, ConnectReturnCode, Packet, Pid, Protocol, Publish, QoS, QosPid, Subscribe, SubscribeReturnCodes,
     SubscribeTopic, decode_slice, encode_slice,
@@ -65,6 +69,43 @@ fn packet_bytes(bytes: &[u8]) -> usize {
         }
     }
     usize::MAX
+}
+
+/// Where brokers keep their version for whoever subscribes: mosquitto and others, and EMQX.
+const VERSION_TOPICS: [&str; 2] = ["$SYS/broker/version", "$SYS/brokers/+/version"];
+
+/// More than this a broker does not say before its version.
+const SAID_BYTES_MAX: usize = 64 << 10;
+
+/// What a broker says of its version within `patience`; nothing where it says none.
+pub(super) fn broker_version(address: SocketAddr, patience: Duration) -> Option<String> {
+    let mut stream = TcpStream::connect_timeout(&address, patience).ok()?;
+    let until = Instant::now() + patience;
+    let identity = Identity { user: "loadgen-version".into(), device: 0, prefix: String::new(), secret: 0 };
+    let mut words = Vec::new();
+    Mqtt::new(&identity, 0).hello(&mut words);
+    let topics = VERSION_TOPICS.map(|topic| SubscribeTopic { topic_path: topic.to_owned(), qos: QoS::AtMostOnce });
+    put(&Subscribe { pid: pid_of(0), topics: topics.to_vec() }.into(), 128, &mut words);
+    stream.write_all(&words).ok()?;
+    let (mut heard, mut piece) = (Vec::new(), [0; 1024]);
+    loop {
+        let taken = packet_bytes(&heard);
+        if taken <= heard.len() {
+            if let Ok(Some(Packet::Publish(publish))) = decode_slice(&heard[..taken]) {
+                let version = String::from_utf8_lossy(publish.payload).into_owned();
+                stream.write_all(&[0xe0, 0]).ok();
+                return Some(version);
+            }
+            heard.drain(..taken);
+            continue;
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() || heard.len() > SAID_BYTES_MAX || stream.set_read_timeout(Some(left)).is_err() {
+            return None;
+        }
+        let bytes = stream.read(&mut piece).ok().filter(|bytes| *bytes > 0)?;
+        heard.extend_from_slice(&piece[..bytes]);
+    }
 }
 
 impl Driver for Mqtt {
@@ -154,6 +195,8 @@ impl Driver for Mqtt {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
 
     #[test]
@@ -165,6 +208,31 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// A broker that answers in pieces of one byte and says `words`, then nothing.
+    fn broker(words: &'static [u8]) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.set_nodelay(true).unwrap();
+            words.chunks(1).for_each(|piece| stream.write_all(piece).unwrap());
+            let mut rest = Vec::new();
+            let _ = stream.read_to_end(&mut rest);
+        });
+        address
+    }
+
+    #[test]
+    fn a_broker_tells_its_version_or_nothing() {
+        let connack_suback = b"\x20\x02\0\0\x90\x04\0\x01\0\x80";
+        let mut words = connack_suback.to_vec();
+        words.extend_from_slice(b"\x30\x1b\0\x13$SYS/broker/version2.0.11");
+        let told = broker_version(broker(words.leak()), Duration::from_secs(20));
+        assert_eq!(told.as_deref(), Some("2.0.11"));
+        assert_eq!(broker_version(broker(connack_suback), Duration::from_millis(100)), None);
+        assert_eq!(broker_version(broker(b"HTTP/1.1 400"), Duration::from_millis(100)), None);
     }
 
     #[test]
