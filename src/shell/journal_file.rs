@@ -1,10 +1,12 @@
-//! A shard's files as its executor sees them: journal writes, reads, and, through [`super::file_thread`], segments and
+//! A shard's files: what a journal write needs, reads on the shard's executor, and, through [`super::file_thread`], segments and
 //! checkpoints. Belongs to one glommio executor. Decides nothing: which bytes go where and when is the engine's word, and
 //! what a fault means is too. Does not look into what it carries.
 //!
 //! Why it is made this way (each measured on the machine that built it):
-//! - Journal writes go through `DmaFile` opened with `O_DSYNC`: write and sync are one request. A separate fdatasync is
+//! - Journal writes go to a file opened with `O_DIRECT` and `O_DSYNC`: write and sync are one request. A separate fdatasync is
 //!   always handed to a kernel worker thread and more than doubles the time.
+//! - They ride on the clients' socket ring ([`super::socket_ring`]): the same write as a task of the executor cost more
+//!   than twice the CPU, as the executor has to look through its three rings again and again until it has ended.
 //! - glommio decides from the first file it opens on a device whether that device can be polled, and an empty or
 //!   never-written file makes it decide wrongly: 4 ms a write and reads that fail. So [`JournalFiles::open`] has it open a
 //!   file with contents first.
@@ -16,15 +18,17 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::future::Future;
 use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use bytes::Bytes;
-use glommio::io::{DmaFile, OpenOptions as DmaOptions};
+use glommio::io::DmaFile;
 
 use super::file_thread::{
     FileTask, FileThread, disk_fault, list_segments, remove_leftovers, segment_path, sync_directory,
 };
+use super::socket_ring::{AlignedBytes, FileWrite, FileWritten};
 use crate::engine::effect::JournalWrite;
 use crate::engine::event::DiskFault;
 use crate::engine::shard::{Durability, JournalGeometry};
@@ -67,7 +71,7 @@ struct Inner {
     slots: PathBuf,
     write_flags: i32,
     /// The segment being written.
-    writer: RefCell<Option<(u32, Rc<DmaFile>)>>,
+    writer: RefCell<Option<(u32, Rc<File>)>>,
     /// Open for reading, the one used last at the end.
     readers: RefCell<Vec<(u32, Rc<Reader>)>>,
     /// Reads under way by segment.
@@ -170,19 +174,35 @@ impl JournalFiles {
         Ok(checkpoints)
     }
 
-    /// Carries out a journal write and gives its bytes back. With [`Durability::Fsync`] it is on disk when this is ready.
-    pub fn write(&self, write: JournalWrite) -> impl Future<Output = (Vec<u8>, Result<(), DiskFault>)> + use<> {
-        let inner = Rc::clone(&self.inner);
-        async move {
-            let result = inner.write(&write).await;
-            if let Err(error) = &result {
-                let JournalWrite { segment, offset, .. } = write;
-                tracing::warn!("journal write to segment {segment} offset {offset} failed: {error}");
-                // The next try opens the file anew.
-                inner.writer.replace(None);
-            }
-            (write.bytes, result.map_err(|error| disk_fault(&error)))
+    /// What the ring needs for a journal write, in `aligned`'s memory. With [`Durability::Fsync`] the write is on disk when
+    /// the ring says that it has ended.
+    ///
+    /// # Errors
+    /// The segment cannot be opened.
+    pub fn begin_write(&self, write: &JournalWrite, mut aligned: AlignedBytes) -> Result<FileWrite, DiskFault> {
+        let file = self.inner.writer(write.segment).map_err(|error| self.failed(write, &error))?;
+        aligned.fill(&write.bytes);
+        Ok(FileWrite { file, at: u64::from(write.offset), bytes: aligned })
+    }
+
+    /// What the ring's answer to it means.
+    ///
+    /// # Errors
+    /// It failed, wholly or in part.
+    pub fn end_write(&self, write: &JournalWrite, written: &FileWritten) -> Result<(), DiskFault> {
+        match &written.result {
+            Ok(bytes) if *bytes == write.bytes.len() => Ok(()),
+            // A write that stops short says that the device has no more room.
+            Ok(_) => Err(self.failed(write, &io::Error::from_raw_os_error(libc::ENOSPC))),
+            Err(error) => Err(self.failed(write, error)),
         }
+    }
+
+    fn failed(&self, write: &JournalWrite, error: &io::Error) -> DiskFault {
+        tracing::warn!("journal write to segment {} offset {} failed: {error}", write.segment, write.offset);
+        // The next try opens the file anew.
+        self.inner.writer.replace(None);
+        disk_fault(error)
     }
 
     /// Makes a segment, over the file of that name if there is one. Ready when it can be written to.
@@ -248,28 +268,22 @@ impl JournalFiles {
 }
 
 impl Inner {
-    async fn write(&self, write: &JournalWrite) -> io::Result<()> {
-        let file = self.writer(write.segment).await?;
-        let mut buffer = file.alloc_dma_buffer(write.bytes.len());
-        buffer.as_bytes_mut().copy_from_slice(&write.bytes);
-        let written = file.write_at(buffer, u64::from(write.offset)).await.map_err(plain)?;
-        if written != write.bytes.len() {
-            // A write that stops short says that the device has no more room.
-            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
-        }
-        Ok(())
-    }
-
-    /// The segment being written, opened when it is the first write to it.
-    async fn writer(&self, segment: u32) -> io::Result<Rc<DmaFile>> {
+    /// The segment being written, opened when it is the first write to it: a system call without I/O, as the file thread
+    /// has just made the file, or recovery read it.
+    fn writer(&self, segment: u32) -> io::Result<Rc<File>> {
         if let Some((open, file)) = &*self.writer.borrow()
             && *open == segment
         {
             return Ok(Rc::clone(file));
         }
-        let mut options = DmaOptions::new();
-        options.read(true).write(true).custom_flags(self.write_flags);
-        let file = Rc::new(options.dma_open(segment_path(&self.journal, segment)).await.map_err(plain)?);
+        let path = segment_path(&self.journal, segment);
+        let open = |direct: i32| OpenOptions::new().write(true).custom_flags(self.write_flags | direct).open(&path);
+        let file = match open(libc::O_DIRECT) {
+            // A file system in memory may know no direct writes.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => open(0)?,
+            other => other?,
+        };
+        let file = Rc::new(file);
         self.writer.replace(Some((segment, Rc::clone(&file))));
         Ok(file)
     }

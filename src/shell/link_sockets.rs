@@ -126,7 +126,10 @@ impl LinkSockets {
                 RingEvent::Ended { token, .. } => desk.ended(token, events),
                 RingEvent::Accepted { fd, .. } => desk.accepted.push(fd),
                 RingEvent::Readable { watched } => desk.gossip_waits = Some(watched),
-                RingEvent::Sent { .. } | RingEvent::Backlogged { .. } | RingEvent::Detached { .. } => {}
+                RingEvent::Sent { .. }
+                | RingEvent::Backlogged { .. }
+                | RingEvent::Detached { .. }
+                | RingEvent::FileWritten(_) => {}
             }
             // Bounded by the ring's read buffers and completions.
             true

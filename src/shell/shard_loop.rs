@@ -252,7 +252,7 @@ impl Loop {
             }
             if !self.has_work() {
                 self.sleep().await;
-            } else if self.disk.under_way() > 0 || self.counters.turns.is_multiple_of(TURNS_PER_PASS) {
+            } else if self.disk.tasks() > 0 || self.counters.turns.is_multiple_of(TURNS_PER_PASS) {
                 // The executor sees the disk's answers, and hands it new wishes, only when it gets the thread.
                 glommio::executor().yield_task_queue_now().await;
             }
@@ -274,6 +274,9 @@ impl Loop {
         }
         self.gateway.gather(&mut self.events, self.clock, &mut self.stages);
         self.take_messages();
+        if let Some(written) = self.gateway.take_file_written() {
+            self.disk.written(written);
+        }
         self.disk.collect(&mut self.events, self.clock, &mut self.stages);
         let now = self.clock.now();
         if began >= self.sweep_at {
@@ -395,7 +398,7 @@ impl Loop {
                 }
                 Effect::JournalWrite(write) => {
                     self.turn_picture.journal_bytes += write.bytes.len();
-                    self.disk.write(write, now_nanos);
+                    self.disk.write(write, now_nanos, self.gateway.ring());
                 }
                 Effect::JournalSegment { segment } => self.disk.prepare_segment(segment),
                 Effect::JournalTrim { first } => self.disk.trim(first),

@@ -3,6 +3,8 @@
 //! has one ring for its clients and, in a cluster, one for its links.
 //! The caller says what it wants of a socket; [`SocketRing::turn`] tells the kernel and reports what happened.
 //!
+//! One write to a file may ride along (`file_write`): the shard's journal.
+//!
 //! It deliberately knows nothing of packets, frames, sessions or time (what must end is counted in sweeps).
 //! One thread only. Sockets are named by [`Token`]s; an index is used again only after the kernel has answered the last
 //! request for it, so no completion can reach the wrong socket.
@@ -30,9 +32,11 @@ use read_buffers::ReadBuffers;
 use socket::{GENERATION_MASK, Phase, Reading, Request, Socket, request_of, user_data};
 
 pub use event::{EndReason, RingConfig, RingCounters, RingEvent, Token};
+pub use file_write::{AlignedBytes, FileWrite, FileWritten};
 
 mod answers;
 mod event;
+mod file_write;
 mod read_buffers;
 mod socket;
 #[cfg(test)]
@@ -87,6 +91,8 @@ pub struct SocketRing {
     /// Sockets that may still be connecting, whose time is limited too.
     dialing: Vec<Token>,
     watched: Vec<Watched>,
+    /// Under way.
+    file_write: Option<FileWrite>,
     /// Reaped and not yet handled.
     completed: Vec<Completion>,
     handled: usize,
@@ -160,6 +166,7 @@ impl SocketRing {
             lingering: Vec::new(),
             dialing: Vec::new(),
             watched: Vec::new(),
+            file_write: None,
             completed: Vec::new(),
             handled: 0,
             spare: Vec::new(),
@@ -501,8 +508,8 @@ impl SocketRing {
     fn submit(&mut self) {
         let to_submit = self.ring.submission().len() as u32;
         // SAFETY: no argument is passed, so there is no pointer to be wrong. What the queued requests point to lives in
-        // `sockets` (send buffers, unchanged while `sending`, and addresses in boxes, kept while connecting), `timer` and
-        // `buffers`, until they have completed.
+        // `sockets` (send buffers, unchanged while `sending`, and addresses in boxes, kept while connecting), `timer`,
+        // `buffers` and `file_write`, until they have completed.
         let outcome = unsafe { self.ring.submitter().enter::<libc::sigset_t>(to_submit, 0, ENTER_GETEVENTS, None) };
         if let Err(error) = outcome {
             // Busy: completions must be taken first. Again, interrupted: the next turn submits the rest.
@@ -577,5 +584,6 @@ impl Drop for SocketRing {
         tracing::warn!(outstanding = self.outstanding, "socket requests outlive their ring; their memory is left");
         std::mem::forget(self.buffers.take());
         std::mem::forget(std::mem::take(&mut self.sockets));
+        std::mem::forget(self.file_write.take());
     }
 }

@@ -17,7 +17,7 @@ use crate::ids::{SessionId, ShardId};
 
 use super::clock::Clock;
 use super::seed::Secrets;
-use super::socket_ring::{RingConfig, RingEvent, SocketRing, Token};
+use super::socket_ring::{FileWritten, RingConfig, RingEvent, SocketRing, Token};
 use super::stages::{ShellCounters, Stage as Timed, Stages};
 
 pub use crate::format::pipeline::Transport;
@@ -70,6 +70,8 @@ pub struct Gateway {
     write_sample: Option<(Token, u64)>,
     /// The next RECV that is enciphered is timed with this.
     recv_sample: Option<Clock>,
+    /// Until the loop takes it, in the same turn.
+    file_written: Option<FileWritten>,
 }
 
 /// What the ring's reports are worked on with; apart from the ring, which is busy reporting.
@@ -140,6 +142,7 @@ impl Gateway {
             departures: Vec::new(),
             write_sample: None,
             recv_sample: None,
+            file_written: None,
         })
     }
 
@@ -169,6 +172,7 @@ impl Gateway {
         let write_sample = &mut self.write_sample;
         let (timed, mut decode_nanos) = (stages.timed(), 0);
         self.recv_sample = timed.then_some(clock);
+        let file_written = &mut self.file_written;
         let handled = self.ring.turn(&mut |event| {
             match event {
                 RingEvent::Received { token, bytes } => {
@@ -189,6 +193,7 @@ impl Gateway {
                         stages.record(Timed::Write, clock.nanos().saturating_sub(since));
                     }
                 }
+                RingEvent::FileWritten(written) => *file_written = Some(written),
                 RingEvent::Accepted { listener, fd, peer } => desk.accepted.push((listener, fd, peer)),
                 RingEvent::Backlogged { token, full } => {
                     events.push(Event::Backlogged { session: session(token), full });
@@ -390,6 +395,11 @@ impl Gateway {
     /// The ring, for what concerns sleeping and waking.
     pub fn ring(&mut self) -> &mut SocketRing {
         &mut self.ring
+    }
+
+    /// The ring's file write was answered.
+    pub fn take_file_written(&mut self) -> Option<FileWritten> {
+        self.file_written.take()
     }
 
     /// True when the next turn has something to do at once.

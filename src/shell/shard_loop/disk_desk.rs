@@ -1,5 +1,6 @@
-//! What a shard has asked of its disk: each wish is a task of the executor, whose outcome becomes an event of a later turn. Also
-//! the alarm by which tasks wake the sleeping loop. Deliberately no retries and no order: those are the engine's.
+//! What a shard has asked of its disk, and the outcomes, which become events of a later turn. Journal writes ride on the clients' socket
+//! ring, one at a time, as the engine asks for them; every other wish is a task of the executor. Also the alarm by which tasks
+//! wake the sleeping loop. Deliberately no retries and no order: those are the engine's.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -11,6 +12,7 @@ use crate::engine::event::Event;
 use crate::ids::SlotId;
 use crate::shell::clock::Clock;
 use crate::shell::journal_file::JournalFiles;
+use crate::shell::socket_ring::{AlignedBytes, FileWritten, SocketRing};
 use crate::shell::stages::{Stage, Stages};
 
 /// Wakes the loop from tasks of its own executor. A ring before the wait is not lost.
@@ -65,15 +67,29 @@ impl Tray {
 pub(super) struct DiskDesk {
     files: JournalFiles,
     tray: Rc<Tray>,
+    /// The journal write under way, and since when.
+    writing: Option<(JournalWrite, u64)>,
+    /// Where its bytes are put for the kernel, while there is none.
+    aligned: AlignedBytes,
 }
 
 impl DiskDesk {
     pub(super) fn new(files: JournalFiles, alarm: Rc<Alarm>) -> DiskDesk {
-        DiskDesk { files, tray: Rc::new(Tray { alarm, ..Tray::default() }) }
+        DiskDesk {
+            files,
+            tray: Rc::new(Tray { alarm, ..Tray::default() }),
+            writing: None,
+            aligned: AlignedBytes::default(),
+        }
     }
 
     /// Operations that have not become events yet, whether or not the disk has answered.
     pub(super) fn under_way(&self) -> u64 {
+        self.tasks() + u64::from(self.writing.is_some())
+    }
+
+    /// Those of them that need the executor to come to an end.
+    pub(super) fn tasks(&self) -> u64 {
         self.tray.under_way.get()
     }
 
@@ -108,13 +124,27 @@ impl DiskDesk {
         .detach();
     }
 
-    pub(super) fn write(&self, write: JournalWrite, now_nanos: u64) {
-        let flush = write.flush;
-        let writing = self.files.write(write);
-        self.begin(Some(now_nanos), async move {
-            let (bytes, result) = writing.await;
-            Event::JournalWritten { flush, bytes, result }
-        });
+    pub(super) fn write(&mut self, write: JournalWrite, now_nanos: u64, ring: &mut SocketRing) {
+        match self.files.begin_write(&write, std::mem::take(&mut self.aligned)) {
+            Ok(file_write) => {
+                ring.write_file(file_write);
+                self.writing = Some((write, now_nanos));
+            }
+            Err(fault) => {
+                let JournalWrite { flush, bytes, .. } = write;
+                let event = Event::JournalWritten { flush, bytes, result: Err(fault) };
+                self.tray.done.borrow_mut().push((event, Some(now_nanos)));
+            }
+        }
+    }
+
+    /// The ring has answered the journal write under way.
+    pub(super) fn written(&mut self, written: FileWritten) {
+        let Some((write, since)) = self.writing.take() else { return };
+        let result = self.files.end_write(&write, &written);
+        self.aligned = written.bytes;
+        let JournalWrite { flush, bytes, .. } = write;
+        self.tray.done.borrow_mut().push((Event::JournalWritten { flush, bytes, result }, Some(since)));
     }
 
     pub(super) fn prepare_segment(&self, segment: u32) {

@@ -32,6 +32,10 @@ impl SocketRing {
                 // An error is for the reader to find.
                 sink(RingEvent::Readable { watched: index as u16 })
             }
+            Request::FileWrite => match self.file_write_answered(completion.result) {
+                Some(written) => sink(RingEvent::FileWritten(written)),
+                None => true,
+            },
         }
     }
 

@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
+use super::file_write::FileWritten;
+
 /// Names one socket of one ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Token {
@@ -81,6 +83,8 @@ pub enum RingEvent<'a> {
         /// As [`super::SocketRing::watch`] numbered it.
         watched: u16,
     },
+    /// A [`super::SocketRing::write_file`] was answered.
+    FileWritten(FileWritten),
     /// Bytes arrived.
     Received {
         /// From whom.

@@ -97,6 +97,7 @@ pub(super) enum Request {
     Timer,
     Connect,
     Watch,
+    FileWrite,
 }
 
 pub(super) fn user_data(request: Request, generation: u32, index: u32) -> u64 {
@@ -111,7 +112,8 @@ pub(super) fn request_of(user_data: u64) -> (Request, u32, u32) {
         3 => Request::Cancel,
         4 => Request::Timer,
         5 => Request::Connect,
-        _ => Request::Watch,
+        6 => Request::Watch,
+        _ => Request::FileWrite,
     };
     (request, (user_data >> 32) as u32 & GENERATION_MASK, user_data as u32)
 }

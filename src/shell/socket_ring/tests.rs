@@ -1,9 +1,11 @@
 //! The ring against real loopback sockets. Every wait has an end.
 
 use std::collections::{HashMap, VecDeque};
+use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::*;
@@ -16,6 +18,7 @@ enum Seen {
     Accepted(OwnedFd),
     Connected,
     Readable,
+    FileWritten(FileWritten),
     Received(Token, Vec<u8>),
     Sent,
     Backlogged(bool),
@@ -71,6 +74,7 @@ impl Rig {
                 }
                 RingEvent::Connected { .. } => Seen::Connected,
                 RingEvent::Readable { .. } => Seen::Readable,
+                RingEvent::FileWritten(written) => Seen::FileWritten(written),
                 RingEvent::Received { token, bytes } => Seen::Received(token, bytes.to_vec()),
                 RingEvent::Sent { .. } => Seen::Sent,
                 RingEvent::Backlogged { full, .. } => Seen::Backlogged(full),
@@ -168,7 +172,9 @@ fn echo(config: RingConfig, clients: u32, length: usize) -> RingCounters {
                 }
                 Seen::Ended(..) => ended += 1,
                 Seen::Sent | Seen::Backlogged(..) => {}
-                Seen::Detached(..) | Seen::Connected | Seen::Readable => panic!("nobody asks for that here"),
+                Seen::Detached(..) | Seen::Connected | Seen::Readable | Seen::FileWritten(_) => {
+                    panic!("nobody asks for that here")
+                }
             }
         }
     }
@@ -558,4 +564,72 @@ fn a_ring_can_be_dropped_in_the_middle_of_everything() {
     let _ = client.read_to_end(&mut got);
     assert!(got.iter().all(|&byte| byte == 3) && got.len() < 7 << 20);
     assert!(TcpStream::connect(address).is_err(), "the listener is still there");
+}
+
+/// Turns until the file write is answered.
+fn file_written(rig: &mut Rig) -> FileWritten {
+    let began = Instant::now();
+    loop {
+        assert!(began.elapsed() < PATIENCE, "the kernel does not answer");
+        for seen in rig.turn() {
+            match seen {
+                Seen::FileWritten(written) => return written,
+                other => rig.seen.push_back(other),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_file_write_lands_where_it_shall_and_its_memory_comes_back() {
+    let path = std::env::temp_dir().join(format!("jindou-file-write-{}", std::process::id()));
+    std::fs::write(&path, [1; 16_384]).unwrap();
+    let mut rig = Rig::new(RingConfig::PRODUCTION);
+    let file = Rc::new(File::options().write(true).open(&path).unwrap());
+    let mut bytes = AlignedBytes::default();
+    for (at, fill, length) in [(4096, 7, 8192), (0, 8, 100), (12_288, 9, 4096)] {
+        bytes.fill(&vec![fill; length]);
+        rig.ring.write_file(FileWrite { file: Rc::clone(&file), at, bytes });
+        assert!(rig.ring.has_work(), "it goes to the kernel with the next turn");
+        let written = file_written(&mut rig);
+        assert_eq!(written.result.unwrap(), length);
+        bytes = written.bytes;
+    }
+    let expected = [vec![8; 100], vec![1; 3996], vec![7; 8192], vec![9; 4096]].concat();
+    assert!(std::fs::read(&path).unwrap() == expected, "not what was written");
+    // A file that cannot be written to says so.
+    let file = Rc::new(File::open(&path).unwrap());
+    rig.ring.write_file(FileWrite { file, at: 0, bytes });
+    let refused = file_written(&mut rig).result.unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(libc::EBADF));
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn a_file_write_wakes_a_sleeping_shard_and_a_ring_may_end_with_one_under_way() {
+    let (mut reader, mut writer) = std::io::pipe().unwrap();
+    // As much as a pipe takes: what follows waits for the reader.
+    writer.write_all(&[0; 65_536]).unwrap();
+    let writer = Rc::new(File::from(OwnedFd::from(writer)));
+    let mut rig = Rig::new(RingConfig::PRODUCTION);
+    let mut bytes = AlignedBytes::default();
+    bytes.fill(&[5; 4096]);
+    rig.ring.write_file(FileWrite { file: Rc::clone(&writer), at: u64::MAX, bytes });
+    let began = Instant::now();
+    while !rig.ring.prepare_sleep() {
+        assert!(began.elapsed() < PATIENCE, "it never comes to rest");
+        assert!(rig.turn().is_empty(), "nobody has read anything");
+    }
+    reader.read_exact(&mut [0; 65_536]).unwrap();
+    assert!(bell_rings(&rig.bell, 10_000), "the write has ended and the bell was silent");
+    rig.ring.awake();
+    let FileWritten { bytes, result } = file_written(&mut rig);
+    assert_eq!(result.unwrap(), 4096);
+    let mut filler = writer.try_clone().unwrap();
+    filler.write_all(&[0; 61_440]).unwrap();
+    rig.ring.write_file(FileWrite { file: writer, at: u64::MAX, bytes });
+    rig.turn();
+    let dropping = Instant::now();
+    drop(rig);
+    assert!(dropping.elapsed() < Duration::from_secs(5), "the end of the ring waits for the reader");
 }
