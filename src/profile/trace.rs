@@ -18,6 +18,10 @@ use crate::operator::OperatorError;
 /// A message of which nothing was heard for so long is shown as it is.
 const SETTLED_AFTER: Duration = Duration::from_secs(1);
 
+/// A message that was heard of so soon and never arrived was under way when the nodes began to watch: it is none of the next ones, and
+/// half of its way was not seen.
+const UNDER_WAY_WITHIN: Duration = Duration::from_secs(1);
+
 /// Shows the next messages of a user.
 pub(super) fn follow(
     nodes: &mut Nodes,
@@ -60,13 +64,16 @@ pub(super) fn follow(
 struct Desk {
     ways: Ways,
     named: BTreeMap<i64, NamedLook>,
-    /// When something new was heard of a message.
-    heard: BTreeMap<i64, (usize, Instant)>,
+    /// When the first look was taken after the nodes had been asked.
+    began: Option<Instant>,
+    /// Marks of a message, when something was heard of it for the first time, and when something new.
+    heard: BTreeMap<i64, (usize, Instant, Instant)>,
     shown: BTreeSet<i64>,
 }
 
 impl Desk {
     fn take(&mut self, looks: &[super::look::NodeLook], now: Instant) {
+        self.began.get_or_insert(now);
         self.ways.add(looks, false);
         for named in looks.iter().flat_map(|node| &node.shards).flat_map(|shard| &shard.named) {
             self.named.insert(named.message_id, named.clone());
@@ -74,9 +81,9 @@ impl Desk {
         // Others' messages are marked too, for the profile.
         self.ways.messages.retain(|message, _| self.named.contains_key(message) || !self.heard.contains_key(message));
         for (message, marks) in &self.ways.messages {
-            let heard = self.heard.entry(*message).or_insert((0, now));
+            let heard = self.heard.entry(*message).or_insert((0, now, now));
             if heard.0 != marks.len() {
-                *heard = (marks.len(), now);
+                *heard = (marks.len(), heard.1, now);
             }
         }
     }
@@ -85,8 +92,12 @@ impl Desk {
         let mut texts = Vec::new();
         for (message, named) in &self.named {
             let Some(marks) = self.ways.messages.get(message) else { continue };
-            let Some((_, heard)) = self.heard.get(message) else { continue };
-            let quiet = now.saturating_duration_since(*heard) >= SETTLED_AFTER;
+            let (Some((_, first, last)), Some(began)) = (self.heard.get(message), self.began) else { continue };
+            let quiet = now.saturating_duration_since(*last) >= SETTLED_AFTER;
+            let early = first.saturating_duration_since(began) < UNDER_WAY_WITHIN;
+            if early && !marks.iter().any(|seen| seen.point == "arrived") {
+                continue;
+            }
             if self.shown.len() < most && quiet && self.shown.insert(*message) {
                 texts.push(picture(named, marks));
             }
@@ -164,7 +175,7 @@ mod tests {
     fn a_message_is_shown_once_when_it_has_come_to_rest() {
         let mut desk = Desk::default();
         let began = Instant::now();
-        desk.take(&[look(&[(5, "taken", 1_000_000), (5, "committed", 3_500_000)], &[5])], began);
+        desk.take(&[look(&[(5, "arrived", 1_000_000), (5, "committed", 3_500_000)], &[5])], began);
         assert!(desk.settled(began, 2).is_empty(), "more may come");
         let later = began + SETTLED_AFTER;
         desk.take(&[look(&[(5, "delivered", 3_600_000)], &[5])], later);
@@ -183,10 +194,21 @@ mod tests {
     }
 
     #[test]
+    fn what_was_under_way_when_the_watch_began_is_none_of_the_next() {
+        let mut desk = Desk::default();
+        let began = Instant::now();
+        desk.take(&[look(&[(5, "committed", 1)], &[5])], began);
+        assert!(desk.settled(began + SETTLED_AFTER, 9).is_empty(), "its beginning was not seen");
+        // The node of its channel's leader may be one that was not asked: better half of a way than none.
+        desk.take(&[look(&[(6, "applied", 2)], &[6])], began + UNDER_WAY_WITHIN);
+        assert_eq!(desk.settled(began + UNDER_WAY_WITHIN + SETTLED_AFTER, 9).len(), 1);
+    }
+
+    #[test]
     fn messages_of_others_are_forgotten() {
         let mut desk = Desk::default();
         let now = Instant::now();
-        desk.take(&[look(&[(5, "taken", 1), (6, "taken", 1)], &[5])], now);
+        desk.take(&[look(&[(5, "arrived", 1), (6, "arrived", 1)], &[5])], now);
         desk.take(&[look(&[], &[5])], now);
         assert_eq!(desk.ways.messages.keys().copied().collect::<Vec<_>>(), [5]);
         assert_eq!(desk.settled(now + SETTLED_AFTER, 1).len(), 1);

@@ -118,9 +118,8 @@ pub struct Doorbell {
 
 impl Doorbell {
     pub(super) fn new() -> io::Result<Doorbell> {
-        // SAFETY: plain system call without pointers; the result is checked before it is owned. Blocking mode on purpose:
-        // io_uring answers a read of a non-blocking one with EAGAIN instead of waiting.
-        let raw = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
+        // SAFETY: plain system call without pointers; the result is checked before it is owned.
+        let raw = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
         if raw < 0 {
             return Err(io::Error::last_os_error());
         }
@@ -129,7 +128,7 @@ impl Doorbell {
         Ok(Doorbell { eventfd, asleep: AtomicBool::new(false), turns: AtomicU64::new(0), thread: AtomicI32::new(0) })
     }
 
-    /// The eventfd: the shard's ring is registered with it, its executor reads it.
+    /// The eventfd: the clients' ring listens to it, the links' ring is registered with it.
     #[must_use]
     pub fn raw(&self) -> RawFd {
         self.eventfd.as_raw_fd()
@@ -145,7 +144,7 @@ impl Doorbell {
 
     fn ring(&self) {
         let one = 1u64.to_ne_bytes();
-        // SAFETY: eight readable bytes are given with their length. A write to an eventfd waits only if its counter would
+        // SAFETY: eight readable bytes are given with their length. A write to an eventfd fails only if its counter would
         // overflow 2^64, which takes more wakes than there is time for; a failure cannot be repaired here, and the
         // metronome rings again.
         unsafe { libc::write(self.raw(), one.as_ptr().cast(), one.len()) };

@@ -9,13 +9,11 @@
 //!    └── one line why not                └── panic, here and later ──→ the process ends: the journal is the truth
 //! ```
 //!
-//! How it sleeps. The bell (an eventfd) rings for completions of the socket rings, for mesh messages, and for deadlines, which are
-//! timeouts on the socket ring. A task of the executor always has a read of the bell in the kernel; disk operations
-//! complete on the executor's rings. Each of these sets the alarm, and the alarm wakes the loop. Before sleeping the loop says that it
-//! lies down, and looks at every source once more.
+//! How it sleeps: see [`waking`]. Deadlines are timeouts on the clients' ring. Before sleeping the loop says that it lies down, and
+//! looks at every source once more.
 
 use std::collections::HashMap;
-use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -36,12 +34,14 @@ use super::mesh::{MeshEndpoint, MeshMessage, NotSent, Outbox};
 use super::metronome::BEAT;
 use super::stages::{ShardProfile, ShardSnapshot, ShellCounters, Stage, Stages};
 use super::turns::{LongTurns, TurnPicture, Work};
-use disk_desk::{Alarm, DiskDesk};
+use disk_desk::DiskDesk;
+use waking::{Alarm, listen_to_knock, make_knock};
 
 mod disk_desk;
 mod start;
 #[cfg(test)]
 mod tests;
+mod waking;
 
 /// From the stop to the end of the thread, whatever clients and disk do.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
@@ -149,10 +149,11 @@ async fn serve(
     ready: &flume::Sender<Result<Ready, String>>,
 ) -> Result<(), String> {
     let (shard, files, facts) = start::recover(&config.engine, &config.directory, config.clock).await?;
-    let gateway = start::gateway(&config, &mesh)?;
+    let knock = make_knock().map_err(|error| format!("the kernel gives no eventfd: {error}"))?;
+    let gateway = start::gateway(&config, &mesh, knock.as_raw_fd())?;
     let links = sockets.cluster.map(|sockets| start::links(sockets, &mesh)).transpose()?;
     let alarm = Rc::new(Alarm::default());
-    let bell = glommio::spawn_local(listen_to_bell(mesh.doorbell.raw(), Rc::clone(&alarm)));
+    let knock = glommio::spawn_local(listen_to_knock(knock, Rc::clone(&alarm)));
     let here = config.engine.place;
     let timed = config.engine.limits.marked_one_in > 0;
     let mut shard_loop = Loop {
@@ -181,21 +182,8 @@ async fn serve(
         stopped: false,
     };
     shard_loop.run(Waiting { facts, ready }).await;
-    bell.cancel().await;
+    knock.cancel().await;
     Ok(())
-}
-
-/// Keeps a read of the bell in the kernel, and rings the alarm when it rings.
-async fn listen_to_bell(bell: RawFd, alarm: Rc<Alarm>) {
-    // SAFETY: the caller's endpoint holds the descriptor open for longer than this call.
-    let borrowed = unsafe { BorrowedFd::borrow_raw(bell) };
-    let own = borrowed.try_clone_to_owned().expect("one more descriptor for the bell");
-    // SAFETY: the duplicate was just made and is given away whole.
-    let file = unsafe { glommio::io::BufferedFile::from_raw_fd(own.into_raw_fd()) };
-    loop {
-        file.read_at(0, 8).await.expect("an eventfd can be read");
-        alarm.ring();
-    }
 }
 
 struct Loop {
@@ -250,7 +238,7 @@ impl Loop {
                 // Nobody listening means that the node has given up; its stop is on its way.
                 let _ = waiting.ready.send(Ok(facts));
             }
-            if !self.has_work() {
+            if !self.has_news() {
                 self.sleep().await;
             } else if self.disk.tasks() > 0 || self.counters.turns.is_multiple_of(TURNS_PER_PASS) {
                 // The executor sees the disk's answers, and hands it new wishes, only when it gets the thread.
@@ -452,9 +440,10 @@ impl Loop {
         }
     }
 
-    fn has_work(&mut self) -> bool {
+    /// Something has come that the next turn is to look at.
+    fn has_news(&mut self) -> bool {
         let now = Clock::instant(self.clock.nanos());
-        self.gateway.has_work()
+        self.gateway.has_news()
             || self.links.as_mut().is_some_and(LinkSockets::has_work)
             || self.disk.has_outcomes()
             || !self.mesh.inbox.is_empty()
@@ -467,18 +456,32 @@ impl Loop {
             self.gateway.ring().wake_within(now, span);
         }
         self.mesh.doorbell.lie_down();
-        let rung = self.alarm.take();
-        if !rung && self.mesh.inbox.is_empty() && self.gateway.ring().prepare_sleep() {
-            if self.links.as_mut().is_none_or(|links| links.ring().prepare_sleep()) {
-                self.counters.sleeps += 1;
-                self.alarm.wait().await;
-                if let Some(links) = &mut self.links {
-                    links.ring().awake();
-                }
+        if !self.alarm.take()
+            && self.mesh.inbox.is_empty()
+            && self.gateway.prepare_wait()
+            && self.links.as_mut().is_none_or(|links| links.ring().prepare_sleep())
+        {
+            self.counters.sleeps += 1;
+            self.wait().await;
+            if let Some(links) = &mut self.links {
+                links.ring().awake();
             }
-            self.gateway.ring().awake();
         }
         self.mesh.doorbell.awake();
+    }
+
+    /// Until something comes.
+    async fn wait(&mut self) {
+        if self.disk.tasks() == 0 {
+            self.gateway.ring().wait();
+            return;
+        }
+        let ring = self.gateway.ring();
+        ring.submit();
+        if ring.prepare_sleep() {
+            self.alarm.wait().await;
+            self.gateway.ring().awake();
+        }
     }
 
     /// How long the loop may sleep, if the metronome's beat may be too late for what is next.

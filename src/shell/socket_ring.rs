@@ -91,6 +91,7 @@ pub struct SocketRing {
     /// Sockets that may still be connecting, whose time is limited too.
     dialing: Vec<Token>,
     watched: Vec<Watched>,
+    doorbell: Option<OwnedFd>,
     /// Under way.
     file_write: Option<FileWrite>,
     /// Reaped and not yet handled.
@@ -143,7 +144,7 @@ fn build_ring(config: RingConfig) -> Result<IoUring, String> {
 
 impl SocketRing {
     /// A ring of the calling thread, which rings `eventfd` when it has completions and [`SocketRing::prepare_sleep`] was the
-    /// last word.
+    /// last word. [`SocketRing::wait`] needs no eventfd.
     ///
     /// # Errors
     /// One line for people: the kernel is too old, forbids io_uring, or has too little memory for it.
@@ -166,6 +167,7 @@ impl SocketRing {
             lingering: Vec::new(),
             dialing: Vec::new(),
             watched: Vec::new(),
+            doorbell: None,
             file_write: None,
             completed: Vec::new(),
             handled: 0,
@@ -249,6 +251,13 @@ impl SocketRing {
                 .user_data(user_data(Request::Watch, 0, u32::from(number)));
             self.push(&entry);
         }
+    }
+
+    /// Ends [`SocketRing::wait`] whenever something is written to this eventfd, which nobody else is to read and which must
+    /// not be a blocking one. To be called once.
+    pub fn listen_to(&mut self, doorbell: OwnedFd) {
+        self.doorbell = Some(doorbell);
+        self.arm_doorbell();
     }
 
     /// Sockets that have not ended.
@@ -352,7 +361,8 @@ impl SocketRing {
         }
     }
 
-    /// Wakes a sleeping shard after `span` at the latest. One deadline: a later one than the one that is armed changes nothing.
+    /// Wakes a sleeping shard after `span` at the latest, counted from the next turn or sleep. One deadline: a later one than the one
+    /// that is armed changes nothing.
     pub fn wake_within(&mut self, now_nanos: u64, span: Duration) {
         let at = now_nanos.saturating_add(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX));
         if self.timer.armed_nanos.is_some_and(|armed| armed <= at && armed > now_nanos) {
@@ -375,7 +385,6 @@ impl SocketRing {
             0,
         ));
         self.push(&entry);
-        self.submit();
     }
 
     /// To be called once per beat of the metronome: closes what lingers or connects too long, accepts again after an error.
@@ -418,11 +427,25 @@ impl SocketRing {
     /// True when a turn has something to do without waiting for the kernel.
     #[must_use]
     pub fn has_work(&mut self) -> bool {
-        !self.attention.is_empty()
-            || self.handled < self.completed.len()
-            || !self.ring.submission().is_empty()
-            || !self.ring.completion().is_empty()
-            || self.kernel_has_work()
+        !self.attention.is_empty() || !self.ring.submission().is_empty() || self.has_news()
+    }
+
+    /// True when the kernel has answered something that no turn has handled.
+    #[must_use]
+    pub fn has_news(&mut self) -> bool {
+        self.handled < self.completed.len() || !self.ring.completion().is_empty() || self.kernel_has_work()
+    }
+
+    /// Tells the kernel every wish, what follows from them to `sink`. False: the kernel has answered something, or the sink
+    /// wants nothing more: do not sleep.
+    pub fn prepare_wait(&mut self, sink: &mut impl FnMut(RingEvent<'_>) -> bool) -> bool {
+        self.attend_all(sink) && self.attention.is_empty() && !self.has_news()
+    }
+
+    /// Submits what is wanted and sleeps until the kernel has answered something, the doorbell that it listens to has rung,
+    /// or a signal has come.
+    pub fn wait(&mut self) {
+        self.enter(1);
     }
 
     /// Lets the eventfd ring for completions. False: there is work already, do not sleep. After waking call
@@ -505,12 +528,18 @@ impl SocketRing {
         }
     }
 
-    fn submit(&mut self) {
+    /// Tells the kernel what is wanted, and waits for nothing.
+    pub fn submit(&mut self) {
+        self.enter(0);
+    }
+
+    fn enter(&mut self, answers_min: u32) {
         let to_submit = self.ring.submission().len() as u32;
         // SAFETY: no argument is passed, so there is no pointer to be wrong. What the queued requests point to lives in
         // `sockets` (send buffers, unchanged while `sending`, and addresses in boxes, kept while connecting), `timer`,
         // `buffers` and `file_write`, until they have completed.
-        let outcome = unsafe { self.ring.submitter().enter::<libc::sigset_t>(to_submit, 0, ENTER_GETEVENTS, None) };
+        let outcome =
+            unsafe { self.ring.submitter().enter::<libc::sigset_t>(to_submit, answers_min, ENTER_GETEVENTS, None) };
         if let Err(error) = outcome {
             // Busy: completions must be taken first. Again, interrupted: the next turn submits the rest.
             let passing = matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EAGAIN | libc::EINTR));
@@ -530,6 +559,20 @@ impl SocketRing {
 
     fn cancel(&mut self, target: u64) {
         let entry = opcode::AsyncCancel::new(target).build().user_data(user_data(Request::Cancel, 0, 0));
+        self.push(&entry);
+    }
+
+    /// Each write to the doorbell is one answer, until the kernel ends the request: it does when another ring has rung. What was
+    /// counted until then is taken, or the new request would be answered at once.
+    fn arm_doorbell(&mut self) {
+        let Some(doorbell) = &self.doorbell else { return };
+        let mut counter = [0u8; 8];
+        // SAFETY: eight writable bytes are given with their length. It does not wait; that there was nothing is fine.
+        unsafe { libc::read(doorbell.as_raw_fd(), counter.as_mut_ptr().cast(), counter.len()) };
+        let entry = opcode::PollAdd::new(Fd(doorbell.as_raw_fd()), libc::POLLIN as u32)
+            .multi(true)
+            .build()
+            .user_data(user_data(Request::Doorbell, 0, 0));
         self.push(&entry);
     }
 

@@ -114,7 +114,7 @@ fn token(session: SessionId) -> Token {
 }
 
 impl Gateway {
-    /// A gateway on the calling thread, whose ring rings `bell`.
+    /// A gateway on the calling thread, whose ring rings `bell` for who sleeps elsewhere.
     ///
     /// # Errors
     /// One line for people.
@@ -397,15 +397,37 @@ impl Gateway {
         &mut self.ring
     }
 
+    /// Hands the kernel what the turn wants, with the next system call. True: nothing has come meanwhile, and the ring may
+    /// wait.
+    pub fn prepare_wait(&mut self) -> bool {
+        let desk = &mut self.desk;
+        let mut later = std::mem::take(&mut desk.held_back);
+        let quiet = self.ring.prepare_wait(&mut |event| {
+            match event {
+                RingEvent::Backlogged { token, full } => {
+                    later.push(Event::Backlogged { session: session(token), full });
+                }
+                RingEvent::Detached { token, fd } => desk.detached.push((token, fd)),
+                RingEvent::Ended { token, .. } => desk.ended(token, &mut later),
+                // Answers of the kernel, which none is asked for here.
+                _ => {}
+            }
+            true
+        });
+        let quiet = quiet && later.is_empty() && desk.detached.is_empty();
+        self.desk.held_back = later;
+        quiet
+    }
+
     /// The ring's file write was answered.
     pub fn take_file_written(&mut self) -> Option<FileWritten> {
         self.file_written.take()
     }
 
-    /// True when the next turn has something to do at once.
+    /// True when something has come that the next turn is to look at. What the kernel is to be told does not count.
     #[must_use]
-    pub fn has_work(&mut self) -> bool {
-        !self.desk.held_back.is_empty() || self.ring.has_work()
+    pub fn has_news(&mut self) -> bool {
+        !self.desk.held_back.is_empty() || self.ring.has_news()
     }
 
     /// Sockets that have not ended.

@@ -1,11 +1,9 @@
 //! What a shard has asked of its disk, and the outcomes, which become events of a later turn. Journal writes ride on the clients' socket
-//! ring, one at a time, as the engine asks for them; every other wish is a task of the executor. Also the alarm by which tasks
-//! wake the sleeping loop. Deliberately no retries and no order: those are the engine's.
+//! ring, one at a time, as the engine asks for them; every other wish is a task of the executor. Deliberately no retries and no
+//! order: those are the engine's.
 
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::{Poll, Waker};
 
 use crate::engine::effect::JournalWrite;
 use crate::engine::event::Event;
@@ -15,37 +13,7 @@ use crate::shell::journal_file::JournalFiles;
 use crate::shell::socket_ring::{AlignedBytes, FileWritten, SocketRing};
 use crate::shell::stages::{Stage, Stages};
 
-/// Wakes the loop from tasks of its own executor. A ring before the wait is not lost.
-#[derive(Debug, Default)]
-pub(super) struct Alarm {
-    rung: Cell<bool>,
-    sleeper: RefCell<Option<Waker>>,
-}
-
-impl Alarm {
-    pub(super) fn ring(&self) {
-        self.rung.set(true);
-        if let Some(waker) = self.sleeper.take() {
-            waker.wake();
-        }
-    }
-
-    /// Forgets rings so far; true if there were any.
-    pub(super) fn take(&self) -> bool {
-        self.rung.take()
-    }
-
-    pub(super) async fn wait(&self) {
-        poll_fn(|context| {
-            if self.take() {
-                return Poll::Ready(());
-            }
-            *self.sleeper.borrow_mut() = Some(context.waker().clone());
-            Poll::Pending
-        })
-        .await;
-    }
-}
+use super::waking::Alarm;
 
 #[derive(Debug, Default)]
 struct Tray {

@@ -2,6 +2,7 @@
 //! can go wrong here is said in one line, for the person who started the node.
 
 use std::io;
+use std::os::fd::{BorrowedFd, RawFd};
 use std::time::Duration;
 
 use glommio::{LocalExecutor, LocalExecutorBuilder, Placement, PoolPlacement};
@@ -20,7 +21,7 @@ use super::{Ready, ShardRuntimeConfig};
 const MEMLOCK_TRIES: u32 = 20;
 const MEMLOCK_PAUSE: Duration = Duration::from_millis(100);
 
-/// Requests that glommio's rings hold: a journal write, a few reads, the bell.
+/// Requests that glommio's rings hold: a few reads, the knock.
 const GLOMMIO_RING_DEPTH: usize = 128;
 
 pub(super) fn executor(config: &ShardRuntimeConfig) -> Result<LocalExecutor, String> {
@@ -98,14 +99,20 @@ pub(super) async fn recover(
     Ok((shard, files, ready))
 }
 
-pub(super) fn gateway(config: &ShardRuntimeConfig, mesh: &MeshEndpoint) -> Result<Gateway, String> {
+/// The gateway, whose ring hears the doorbell and knocks.
+pub(super) fn gateway(config: &ShardRuntimeConfig, mesh: &MeshEndpoint, knock: RawFd) -> Result<Gateway, String> {
     let limits = GatewayLimits {
         sessions_max: config.engine.limits.sessions_max,
         sessions_per_address_max: config.sessions_per_address_max,
         events_max: config.engine.limits.events_per_step_max,
         shard_count: config.engine.shard_count,
     };
-    patiently(|| Gateway::new(limits, RingConfig::PRODUCTION, mesh.doorbell.raw()))
+    let mut gateway = patiently(|| Gateway::new(limits, RingConfig::PRODUCTION, knock))?;
+    // SAFETY: the endpoint holds the descriptor open for longer than this call.
+    let doorbell = unsafe { BorrowedFd::borrow_raw(mesh.doorbell.raw()) };
+    let own = doorbell.try_clone_to_owned().map_err(|error| format!("no descriptor for the doorbell: {error}"))?;
+    gateway.ring().listen_to(own);
+    Ok(gateway)
 }
 
 pub(super) fn links(sockets: ClusterSockets, mesh: &MeshEndpoint) -> Result<LinkSockets, String> {

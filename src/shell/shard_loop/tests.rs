@@ -372,7 +372,7 @@ fn a_panic_in_a_shard_ends_the_process() {
 }
 
 /// With a preempt timer far below the fifty milliseconds that are safe, glommio parks with runnable tasks again and again. The
-/// metronome ends each of these parks, also in the executor's first pass and also when the bell's reader is among the tasks.
+/// metronome ends each of these parks, also in the executor's first pass and also when the knock's reader is among the tasks.
 #[test]
 fn the_beat_ends_a_park_with_runnable_tasks() {
     let endpoint = build_mesh(1).unwrap().remove(0);
@@ -392,13 +392,13 @@ fn the_beat_ends_a_park_with_runnable_tasks() {
             std::thread::sleep(Duration::from_millis(20));
         };
         executor.run(async move {
-            let bell = glommio::spawn_local(listen_to_bell(endpoint.doorbell.raw(), Rc::default()));
+            let knock = glommio::spawn_local(listen_to_knock(make_knock().unwrap(), Rc::default()));
             while began.elapsed() < Duration::from_secs(4) {
                 endpoint.doorbell.count_turn();
                 while endpoint.inbox.try_recv().is_ok() {}
                 glommio::executor().yield_task_queue_now().await;
             }
-            bell.cancel().await;
+            knock.cancel().await;
         });
     });
     stuck.join().unwrap();

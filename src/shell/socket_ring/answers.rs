@@ -36,6 +36,12 @@ impl SocketRing {
                 Some(written) => sink(RingEvent::FileWritten(written)),
                 None => true,
             },
+            Request::Doorbell => {
+                if !cqueue::more(completion.flags) {
+                    self.arm_doorbell();
+                }
+                true
+            }
         }
     }
 

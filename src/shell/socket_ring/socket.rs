@@ -98,6 +98,7 @@ pub(super) enum Request {
     Connect,
     Watch,
     FileWrite,
+    Doorbell,
 }
 
 pub(super) fn user_data(request: Request, generation: u32, index: u32) -> u64 {
@@ -113,7 +114,8 @@ pub(super) fn request_of(user_data: u64) -> (Request, u32, u32) {
         4 => Request::Timer,
         5 => Request::Connect,
         6 => Request::Watch,
-        _ => Request::FileWrite,
+        7 => Request::FileWrite,
+        _ => Request::Doorbell,
     };
     (request, (user_data >> 32) as u32 & GENERATION_MASK, user_data as u32)
 }

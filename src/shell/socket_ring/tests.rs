@@ -605,6 +605,90 @@ fn a_file_write_lands_where_it_shall_and_its_memory_comes_back() {
     std::fs::remove_file(path).unwrap();
 }
 
+/// Waits in the ring, and says how long. Nothing may have come before.
+fn waited(rig: &mut Rig) -> Duration {
+    let began = Instant::now();
+    while !rig.ring.prepare_wait(&mut |event| panic!("{event:?}")) {
+        assert!(began.elapsed() < PATIENCE, "it never comes to rest");
+        let seen = rig.turn();
+        assert!(seen.is_empty(), "{seen:?}");
+    }
+    rig.ring.wait();
+    began.elapsed()
+}
+
+fn ring_doorbell(doorbell: &OwnedFd) {
+    let one = 1u64.to_ne_bytes();
+    // SAFETY: eight readable bytes are given with their length.
+    assert_eq!(unsafe { libc::write(doorbell.as_raw_fd(), one.as_ptr().cast(), one.len()) }, 8);
+}
+
+#[test]
+fn a_waiting_ring_is_woken_by_bytes_by_its_deadline_and_by_its_doorbell() {
+    let mut rig = Rig::new(RingConfig::PRODUCTION);
+    let doorbell = eventfd();
+    // SAFETY: numbers only; the descriptor is ours.
+    unsafe { libc::fcntl(doorbell.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) };
+    rig.ring.listen_to(doorbell.try_clone().unwrap());
+    let (mut client, token) = rig.connected();
+    rig.ring.read_on(token);
+    for round in 1..=50u64 {
+        rig.ring.wake_within(round * 1_000_000_000_000, Duration::from_millis(20));
+        let by_deadline = waited(&mut rig);
+        assert!((Duration::from_millis(19)..PATIENCE).contains(&by_deadline), "round {round}: {by_deadline:?}");
+        let bell = doorbell.try_clone().unwrap();
+        let mut sender = client.try_clone().unwrap();
+        let others = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(2));
+            ring_doorbell(&bell);
+            ring_doorbell(&bell);
+            std::thread::sleep(Duration::from_millis(2));
+            sender.write_all(&[3; 10]).unwrap();
+        });
+        let by_doorbell = waited(&mut rig);
+        assert!(by_doorbell < PATIENCE, "round {round}: the doorbell was not heard");
+        others.join().unwrap();
+        rig.until("the bytes", |seen| matches!(seen, Seen::Received(..)).then_some(()));
+    }
+    client.write_all(&[3; 10]).unwrap();
+    rig.until("the bytes", |seen| matches!(seen, Seen::Received(..)).then_some(()));
+}
+
+#[test]
+fn another_ring_on_the_same_thread_wakes_it_through_the_doorbell_again_and_again() {
+    let mut rig = Rig::new(RingConfig::PRODUCTION);
+    let doorbell = eventfd();
+    // SAFETY: numbers only; the descriptor is ours.
+    unsafe { libc::fcntl(doorbell.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) };
+    rig.ring.listen_to(doorbell.try_clone().unwrap());
+    let other = patient_ring(RingConfig::LINKS, doorbell.as_raw_fd());
+    let mut other = Rig { ring: other, bell: doorbell, ..Rig::new(RingConfig::LINKS) };
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    other.address = listener.local_addr().unwrap();
+    assert_eq!(other.ring.listen(listener.into()).unwrap(), 0);
+    let (client, token) = other.connected();
+    other.ring.read_on(token);
+    for round in 0..50 {
+        let began = Instant::now();
+        while !other.ring.prepare_sleep() {
+            assert!(began.elapsed() < PATIENCE);
+            other.turn();
+        }
+        let mut sender = client.try_clone().unwrap();
+        let sending = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(2));
+            sender.write_all(&[4; 10]).unwrap();
+        });
+        // Should the wake be lost, the deadline ends the wait.
+        rig.ring.wake_within((round + 1) * 1_000_000_000_000, Duration::from_secs(3));
+        let by_other = waited(&mut rig);
+        assert!(by_other < Duration::from_secs(2), "round {round}: the other ring was not heard");
+        sending.join().unwrap();
+        other.ring.awake();
+        other.until("the bytes", |seen| matches!(seen, Seen::Received(..)).then_some(()));
+    }
+}
+
 #[test]
 fn a_file_write_wakes_a_sleeping_shard_and_a_ring_may_end_with_one_under_way() {
     let (mut reader, mut writer) = std::io::pipe().unwrap();
