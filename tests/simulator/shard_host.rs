@@ -68,6 +68,10 @@ pub struct GateSession {
     pub window: Window,
     /// When CONNECT was handed over, until it is answered.
     pub connect_ns: Option<u64>,
+    /// SENDs that were refused because nobody can read them.
+    pub unreadable: u32,
+    /// Its client has done what ends a connection.
+    pub at_fault: bool,
 }
 
 impl GateSession {
@@ -88,6 +92,8 @@ impl GateSession {
             member: None,
             sends: BTreeMap::new(),
             window: Window::default(),
+            unreadable: 0,
+            at_fault: false,
             connect_ns: None,
         }
     }
