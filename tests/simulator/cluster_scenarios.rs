@@ -17,7 +17,7 @@ const BO: usize = 1;
 const PHONE: u8 = 0;
 
 /// All of them by name.
-pub const ALL: [(&str, Script); 22] = [
+pub const ALL: [(&str, Script); 23] = [
     ("three-nodes-form-and-talk", three_nodes_form_and_talk),
     ("five-nodes-lose-two", five_nodes_lose_two),
     ("leader-killed-under-load", leader_killed_under_load),
@@ -37,6 +37,7 @@ pub const ALL: [(&str, Script); 22] = [
     ("a-master-that-has-gone-ends-the-others", a_master_that_has_gone_ends_the_others),
     ("who-comes-back-too-hears-of-the-master", who_comes_back_too_hears_of_the_master),
     ("a-fault-of-its-own-before-the-master", a_fault_of_its_own_before_the_master),
+    ("who-asks-twice-comes-once", who_asks_twice_comes_once),
     ("a-device-changes-its-node", a_device_changes_its_node),
     ("a-lonely-node-refuses", a_lonely_node_refuses),
     ("many-catch-up-over-one-link", many_catch_up_over_one_link),
@@ -413,6 +414,30 @@ fn a_fault_of_its_own_before_the_master(stage: &mut Stage) -> Done {
     }
     stage.until("the old connection ends", |world| world.devices[old].link.is_none())?;
     stage.expect("before the word of the master", |world| world.checkers.kicks.carried_out == 0)?;
+    stage.conclude()
+}
+
+/// A connection that waits to be let in asks again now and then. When the answer to the first question is on its way already, the second one may
+/// come behind whoever has come meanwhile, and ends nobody.
+fn who_asks_twice_comes_once(stage: &mut Stage) -> Done {
+    const DISTANT_US: (u64, u64) = (30_000, 31_000);
+    stage.cluster(3, 0);
+    stage.world.links.plan.us = DISTANT_US;
+    let (old, new) = two_masters(stage)?;
+    let leader = stage.leader(ANA);
+    stage.world.devices[old].address = (leader + 1) % 3;
+    stage.world.devices[new].address = leader;
+    // At every moment between two sweeps.
+    for round in 1..=12 {
+        stage.connect(old)?;
+        stage.connect(new)?;
+        stage.until("the old connection ends", |world| world.devices[old].link.is_none())?;
+        stage.wait(1_000)?;
+        stage.expect("the new one stays", |world| world.devices[new].is_live())?;
+        stage.expect("one kick a round", |world| world.checkers.kicks.carried_out == round)?;
+        stage.leave(new)?;
+        stage.wait(125 + 21 * round)?;
+    }
     stage.conclude()
 }
 

@@ -383,6 +383,7 @@ impl Shard {
         self.forget_routes(gateway);
         for hosted in self.hosted.iter_mut().filter(|hosted| hosted.slot.leads()) {
             hosted.slot.forget_gateway(gateway);
+            hosted.endings.doubt(gateway);
         }
     }
 
