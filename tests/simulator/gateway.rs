@@ -100,6 +100,7 @@ impl World {
     /// comes after the last byte.
     fn decode(&mut self, host: HostRef, id: SessionId) {
         let forge = self.sabotages(Sabotage::ForgeAck, 20);
+        let unreadable_max = self.plan.limits.bad_payloads_max;
         let Some(session) = self.session(host, id) else { return };
         if session.closing {
             session.inbox.clear();
@@ -113,9 +114,7 @@ impl World {
             session.out.extend_from_slice(&reply);
             for packet in packets {
                 if let Some(session) = self.session(host, id) {
-                    let again = matches!(packet, ClientPacket::Connect(_)) && session.connect.is_some();
-                    let ends = matches!(packet, ClientPacket::Disconnect | ClientPacket::Unexpected);
-                    session.at_fault |= again || ends;
+                    session.note_fault(&packet, unreadable_max);
                 }
                 if let Some(session) = self.session(host, id)
                     && session.awaiting
@@ -270,14 +269,7 @@ impl World {
             return;
         }
         match packet {
-            ServerPacket::Sendack { client_seq, reason, .. } => {
-                let unreadable_max = self.plan.limits.bad_payloads_max;
-                if reason == Reason::PayloadDecodeError as u8
-                    && let Some(session) = self.session(host, id)
-                {
-                    session.unreadable += 1;
-                    session.at_fault |= session.unreadable >= unreadable_max;
-                }
+            ServerPacket::Sendack { client_seq, .. } => {
                 if let Some(packet) = self.judge_sendack(host, id, client_seq, packet) {
                     self.encode(host, id, &packet);
                 }
