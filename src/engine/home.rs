@@ -10,7 +10,7 @@
 //! ```
 
 use super::chance::{MapState, SeededMap};
-use super::devices::Device;
+use super::devices::{Conflict, Device, PastMasters};
 use crate::ids::{ChannelKey, DeviceFlag, DeviceLevel, Place, SessionAddress};
 
 /// One live connection of the user.
@@ -152,6 +152,8 @@ pub struct Home {
     flags: Vec<DeviceFlag>,
     rows: SeededMap<ChannelKey, Row>,
     online: Vec<Online>,
+    /// Masters that were, as far as this leader knows.
+    past_masters: PastMasters,
     /// Names who is online, to those who were told; 0: nobody was, since somebody came or went.
     mark: u32,
     /// Counts agreements on rows.
@@ -169,6 +171,7 @@ impl Home {
             flags: Vec::new(),
             rows: SeededMap::with_hasher(map_state),
             online: Vec::new(),
+            past_masters: PastMasters::default(),
             mark: 0,
             clock: 0,
             agreed_rows: 0,
@@ -215,6 +218,7 @@ impl Home {
     /// never be agreed on, and then this replica would be another than the others for ever. What a device has, its gateway tells the new leader.
     pub fn cease_leading(&mut self) {
         self.online = Vec::new();
+        self.past_masters = PastMasters::default();
         self.mark = 0;
         self.rows.retain(|_, row| {
             row.fall_back();
@@ -239,6 +243,7 @@ impl Home {
     pub fn unregister(&mut self, address: SessionAddress) -> Option<Online> {
         let place = self.online.iter().position(|known| known.address == address)?;
         let gone = self.online.remove(place);
+        remember(&mut self.past_masters, &gone);
         self.mark = 0;
         if self.online.is_empty() {
             self.online = Vec::new();
@@ -249,13 +254,37 @@ impl Home {
     /// Forgets the connections on one gateway shard.
     pub fn forget_gateway(&mut self, place: Place) {
         let before = self.online.len();
-        self.online.retain(|known| known.address.place != place);
+        let past_masters = &mut self.past_masters;
+        self.online.retain(|known| {
+            let stays = known.address.place != place;
+            if !stays {
+                remember(past_masters, known);
+            }
+            stays
+        });
         if self.online.len() < before {
             self.mark = 0;
         }
         if self.online.is_empty() {
             self.online = Vec::new();
         }
+    }
+
+    /// What becomes of a connection that is named late, because of masters that have come after it and gone again.
+    #[must_use]
+    pub fn outlived(&self, named: &Online) -> Conflict {
+        self.past_masters.conflict(named.address, (named.flag, &named.device_id), named.order)
+    }
+
+    /// Masters that were online.
+    #[must_use]
+    pub fn past_masters(&self) -> &PastMasters {
+        &self.past_masters
+    }
+
+    /// Masters that were online where this home was led until now.
+    pub fn take_in_masters(&mut self, past: &PastMasters) {
+        self.past_masters.take_in(past);
     }
 
     /// The name under which somebody was told who is online, if that is still so.
@@ -508,11 +537,17 @@ impl Home {
     }
 }
 
+fn remember(past_masters: &mut PastMasters, gone: &Online) {
+    if gone.level == DeviceLevel::Master {
+        past_masters.remember(gone.address, (gone.flag, &gone.device_id), gone.order);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::engine::chance::Chance;
-    use crate::ids::Uid;
+    use crate::ids::{NodeId, SessionId, ShardId, Uid};
 
     const APP: DeviceFlag = DeviceFlag(0);
     const WEB: DeviceFlag = DeviceFlag(1);
@@ -594,5 +629,34 @@ mod tests {
         assert!(home.row(&channel("ahead")).is_some(), "what the group does not know yet is not its to drop");
         assert_eq!(home.agreed_rows().len(), 2);
         home.check_invariants();
+    }
+
+    #[test]
+    fn a_master_is_remembered_by_whoever_led_when_it_went() {
+        let place = |node| Place { node: NodeId(node), shard: ShardId(0) };
+        let online = |node, level, device_id: &str, order| {
+            let address = SessionAddress { place: place(node), session: SessionId { index: 0, generation: 1 } };
+            Online { address, flag: APP, level, device_id: device_id.into(), order }
+        };
+        let mut home = home();
+        let late = online(9, DeviceLevel::Slave, "late", 1);
+        home.register(online(1, DeviceLevel::Slave, "slave", 2));
+        home.forget_gateway(place(1));
+        assert_eq!(home.outlived(&late), Conflict::None, "a slave ends nobody else");
+        for forgotten in [false, true] {
+            let master = online(2, DeviceLevel::Master, "master", 3);
+            home.register(master.clone());
+            if forgotten {
+                home.forget_gateway(place(2));
+            } else {
+                home.unregister(master.address);
+            }
+            assert_eq!(home.outlived(&late), Conflict::Kicked);
+            let mut heir = super::tests::home();
+            heir.take_in_masters(home.past_masters());
+            assert_eq!(heir.outlived(&late), Conflict::Kicked, "a slot that takes the other in is led on");
+            home.cease_leading();
+            assert_eq!(home.outlived(&late), Conflict::None);
+        }
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use jindou::engine::metadata::MemberState;
 
+use crate::client::Oddity;
 use crate::ledger::{Kind, Number};
 use crate::links::Machine;
 use crate::operator::Order;
@@ -16,7 +17,7 @@ const BO: usize = 1;
 const PHONE: u8 = 0;
 
 /// All of them by name.
-pub const ALL: [(&str, Script); 19] = [
+pub const ALL: [(&str, Script); 23] = [
     ("three-nodes-form-and-talk", three_nodes_form_and_talk),
     ("five-nodes-lose-two", five_nodes_lose_two),
     ("leader-killed-under-load", leader_killed_under_load),
@@ -33,6 +34,10 @@ pub const ALL: [(&str, Script); 19] = [
     ("connections-break-while-sending", connections_break_while_sending),
     ("all-nodes-lose-their-power", all_nodes_lose_their_power),
     ("a-master-elsewhere-ends-the-others", a_master_elsewhere_ends_the_others),
+    ("a-master-that-has-gone-ends-the-others", a_master_that_has_gone_ends_the_others),
+    ("who-comes-back-too-hears-of-the-master", who_comes_back_too_hears_of_the_master),
+    ("a-fault-of-its-own-before-the-master", a_fault_of_its_own_before_the_master),
+    ("who-asks-twice-comes-once", who_asks_twice_comes_once),
     ("a-device-changes-its-node", a_device_changes_its_node),
     ("a-lonely-node-refuses", a_lonely_node_refuses),
     ("many-catch-up-over-one-link", many_catch_up_over_one_link),
@@ -327,20 +332,112 @@ fn all_nodes_lose_their_power(stage: &mut Stage) -> Done {
 
 fn a_master_elsewhere_ends_the_others(stage: &mut Stage) -> Done {
     stage.cluster(3, 0);
+    let (old, new) = two_masters(stage)?;
+    stage.world.devices[new].address = 1;
+    stage.connect(old)?;
+    stage.connect(new)?;
+    stage.until("the old connection ends", |world| world.devices[old].link.is_none())?;
+    stage.expect("with notice", |world| world.checkers.kicks.carried_out == 1)?;
+    stage.conclude()
+}
+
+/// Two phones of ana in a cluster that is described already: each ends the other.
+fn two_masters(stage: &mut Stage) -> Done<(usize, usize)> {
     stage.world.plan.token_auth = true;
     stage.begin(&["ana", "bo"])?;
     stage.whole()?;
     stage.world.backend.make_master("ana", PHONE);
     let (old, new) = (stage.device(ANA, PHONE), stage.device(ANA, PHONE));
-    for (node, device) in [old, new].into_iter().enumerate() {
+    for device in [old, new] {
         stage.world.devices[device].token = None;
-        stage.world.devices[device].address = node;
+        stage.world.devices[device].address = 0;
     }
     stage.until("the token is stored", |world| world.devices.iter().all(|device| device.token.is_some()))?;
+    Ok((old, new))
+}
+
+/// One phone's node is cut off from the others, and their leader is a new one that has not heard of the phone. The other phone comes meanwhile.
+fn a_master_unheard_of(stage: &mut Stage) -> Done<(usize, usize, Outage)> {
+    stage.cluster(3, 0);
+    let (old, new) = two_masters(stage)?;
+    let leader = stage.leader(ANA);
+    let away = (leader + 1) % 3;
+    stage.world.devices[old].address = away;
     stage.connect(old)?;
+    let outage = Outage::Isolated(away);
+    stage.world.outage_begins(outage);
+    stage.kill(leader, Machine::Refuses, 300);
+    let slot = stage.world.slot_of_user(ANA);
+    stage.until("the leader is gone", |world| world.leader_of(slot).is_none())?;
+    stage.until("the others have a leader", |world| world.leader_of(slot).is_some_and(|host| host.node != away))?;
+    stage.world.devices[new].address = stage.leader(ANA);
     stage.connect(new)?;
+    Ok((old, new, outage))
+}
+
+fn a_master_that_has_gone_ends_the_others(stage: &mut Stage) -> Done {
+    let (old, new, outage) = a_master_unheard_of(stage)?;
+    stage.leave(new)?;
+    stage.world.devices[new].retired = true;
+    stage.world.outage_ends(outage);
     stage.until("the old connection ends", |world| world.devices[old].link.is_none())?;
     stage.expect("with notice", |world| world.checkers.kicks.carried_out == 1)?;
+    stage.conclude()
+}
+
+fn who_comes_back_too_hears_of_the_master(stage: &mut Stage) -> Done {
+    let (old, new, outage) = a_master_unheard_of(stage)?;
+    stage.vanish(old);
+    stage.world.connect(old);
+    stage.leave(new)?;
+    stage.world.devices[new].retired = true;
+    stage.world.outage_ends(outage);
+    stage.until("the device is back", |world| world.devices[old].is_live())?;
+    stage.until("the old connection has ended", |world| world.checkers.kicks.carried_out == 1)?;
+    stage.conclude()
+}
+
+/// What ends a connection before the word of a master reaches it is what its own client has done.
+fn a_fault_of_its_own_before_the_master(stage: &mut Stage) -> Done {
+    const DISTANT_US: (u64, u64) = (30_000, 31_000);
+    stage.cluster(3, 0);
+    stage.world.links.plan.us = DISTANT_US;
+    let (old, new) = two_masters(stage)?;
+    let leader = stage.leader(ANA);
+    stage.world.devices[old].address = (leader + 1) % 3;
+    stage.world.devices[new].address = leader;
+    stage.connect(old)?;
+    stage.wait(500)?;
+    stage.connect(new)?;
+    for _ in 0..stage.world.plan.limits.bad_payloads_max {
+        stage.send_as(old, BO, Kind::Stored, Some(Oddity::WrongKey));
+    }
+    stage.until("the old connection ends", |world| world.devices[old].link.is_none())?;
+    stage.expect("before the word of the master", |world| world.checkers.kicks.carried_out == 0)?;
+    stage.conclude()
+}
+
+/// A connection that waits to be let in asks again now and then. When the answer to the first question is on its way already, the second one may
+/// come behind whoever has come meanwhile, and ends nobody.
+fn who_asks_twice_comes_once(stage: &mut Stage) -> Done {
+    const DISTANT_US: (u64, u64) = (30_000, 31_000);
+    stage.cluster(3, 0);
+    stage.world.links.plan.us = DISTANT_US;
+    let (old, new) = two_masters(stage)?;
+    let leader = stage.leader(ANA);
+    stage.world.devices[old].address = (leader + 1) % 3;
+    stage.world.devices[new].address = leader;
+    // At every moment between two sweeps.
+    for round in 1..=12 {
+        stage.connect(old)?;
+        stage.connect(new)?;
+        stage.until("the old connection ends", |world| world.devices[old].link.is_none())?;
+        stage.wait(1_000)?;
+        stage.expect("the new one stays", |world| world.devices[new].is_live())?;
+        stage.expect("one kick a round", |world| world.checkers.kicks.carried_out == round)?;
+        stage.leave(new)?;
+        stage.wait(125 + 21 * round)?;
+    }
     stage.conclude()
 }
 

@@ -11,6 +11,7 @@ use jindou::format::message::StoredMessage;
 use jindou::format::packet::{HeaderFlags, Reason};
 use jindou::ids::{SessionId, ShardId};
 
+use crate::checkers::kicks::Due;
 use crate::checkers::limits::Fate;
 use crate::checkers::{Promise, same_answer};
 use crate::ledger::{self, Accepted, Family, Kind};
@@ -99,6 +100,7 @@ impl World {
     /// comes after the last byte.
     fn decode(&mut self, host: HostRef, id: SessionId) {
         let forge = self.sabotages(Sabotage::ForgeAck, 20);
+        let unreadable_max = self.plan.limits.bad_payloads_max;
         let Some(session) = self.session(host, id) else { return };
         if session.closing {
             session.inbox.clear();
@@ -111,6 +113,9 @@ impl World {
             let (packets, result) = session.wire.feed(&bytes, &mut reply);
             session.out.extend_from_slice(&reply);
             for packet in packets {
+                if let Some(session) = self.session(host, id) {
+                    session.note_fault(&packet, unreadable_max);
+                }
                 if let Some(session) = self.session(host, id)
                     && session.awaiting
                 {
@@ -133,6 +138,7 @@ impl World {
             }
             self.pump(host, id);
             if let Err(what) = result {
+                self.session(host, id).into_iter().for_each(|session| session.at_fault = true);
                 self.happen(host, Event::Malformed { session: id, what });
                 if let Some(session) = self.session(host, id) {
                     session.inbox.clear();
@@ -186,17 +192,32 @@ impl World {
         let Some(session) = self.session(host, id) else { return };
         let index = session.connection;
         // One that has been silent for so long ends by itself, and so do all of a node that stops; from another node the word of a master may
-        // come later.
+        // come later. Whoever has done what ends a connection does not hear of a master any more, wherever that came.
+        let at_fault = session.at_fault;
         let silent_ns = self.now_ns - self.connections[index].heard_ns;
         let idle = u128::from(silent_ns) >= self.plan.limits_by_true_time().idle_timeout.as_nanos();
-        if self.plan.nodes > 1 && (idle || self.nodes[host.node].stopping) {
+        if at_fault || self.plan.nodes > 1 && (idle || self.nodes[host.node].stopping) {
             self.checkers.kicks.forget(index);
         }
+        self.release_kicks();
         self.connections[index].server_open = false;
         self.end_to_client(index);
         let verdict = self.checkers.kicks.closed(index);
         self.judge(Promise::Kicks, verdict);
         self.forget_session(host, id, index);
+    }
+
+    /// Masters that have gone are remembered by who led their homes when they came: where another leads by now, nobody has to end for them.
+    pub fn release_kicks(&mut self) {
+        let is_void = |due: &Due| {
+            let slot = self.slot_of_user(due.user);
+            let since_ns = self.checkers.leaders.since_ns(slot);
+            let led_anew = slot != due.slot || since_ns.is_some_and(|since_ns| since_ns > due.since_ns);
+            !self.connections[due.newcomer].server_open && led_anew
+        };
+        let void: Vec<usize> =
+            self.checkers.kicks.due().filter(|(_, due)| is_void(due)).map(|(_, due)| due.newcomer).collect();
+        void.into_iter().for_each(|newcomer| self.checkers.kicks.release(newcomer));
     }
 
     /// A session moves to another shard of the node, with what it was and what was read.
@@ -323,8 +344,14 @@ impl World {
                 }
             }
         }
+        if ends.is_empty() {
+            return;
+        }
+        let at_ns = now_ns + grace.as_nanos() as u64;
+        let user = self.uids.iter().position(|known| *known == member.uid).expect("only users are let in");
+        let slot = self.slot_of_user(user);
         for (connection, notice) in ends {
-            self.checkers.kicks.expect(connection, now_ns + grace.as_nanos() as u64, notice);
+            self.checkers.kicks.expect(connection, Due { at_ns, notice, newcomer, since_ns: now_ns, user, slot });
         }
     }
 

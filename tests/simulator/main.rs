@@ -107,6 +107,13 @@ const REGRESSION_SEEDS: &[(u64, u16, &str)] = &[
     (15370, 3, "a disk that took nothing was no reason for a replica to take less, where memory counted as durable"),
     (15428, 3, "a connection that asked twice, and was let in and then refused, stayed online for ever"),
     (25739, 3, "a write that a crash left whole was on no disk for the checker, and the next run acknowledged it"),
+    (
+        20210,
+        3,
+        "a master came and went while an older connection's node was cut off, and its own device had come back too",
+    ),
+    (21117, 3, "a master came and went while an older connection's node was hung, and the older one stayed"),
+    (23799, 3, "a connection ended for its own fault just before it was to hear of a master"),
     (1205, 3, "a snapshot of the metadata counted when a checkpoint begun before it was on disk, and its own was not"),
 ];
 

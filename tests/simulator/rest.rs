@@ -303,6 +303,7 @@ impl World {
         }
         self.judge(Promise::Endings, verdict);
         if now_ns - well_ns > 3_000_000_000 {
+            self.release_kicks();
             let verdict = self.checkers.kicks.overdue(now_ns);
             self.judge(Promise::Kicks, verdict);
         }

@@ -4,12 +4,14 @@
 use jindou::engine::effect::JournalWrite;
 use jindou::engine::event::Event;
 use jindou::engine::shard::JournalGeometry;
+use jindou::ids::SlotId;
 
 use crate::chance::Chance;
 use crate::checkers::ids::Ids;
+use crate::checkers::kicks::{Due, Kicks};
 use crate::checkers::limits::Window;
 use crate::checkers::once::Once;
-use crate::checkers::{kicks::Kicks, order, presence, same_answer::SameAnswer};
+use crate::checkers::{order, presence, same_answer::SameAnswer};
 use crate::disk::{Disk, Request, SECTOR_BYTES, Wounds};
 use crate::faults::{Plan, tiny};
 use crate::ledger::{self, LogKey};
@@ -158,10 +160,24 @@ fn checkers_see() {
     assert!(order::dense(log, &[(1, 10, 1), (3, 11, 2)], false).is_err(), "a hole");
     assert!(order::dense(log, &[(2, 10, 1), (3, 11, 2)], true).is_ok(), "a beginning that was dropped");
     assert!(presence::agree(vec![(0, 0)], vec![(0, 1)]).is_err());
+    let due = |newcomer, notice| Due { at_ns: 100, notice, newcomer, since_ns: 50, user: 0, slot: SlotId(0) };
     let mut kicks = Kicks::default();
-    kicks.expect(3, 100, true);
+    kicks.expect(3, due(4, true));
     assert!(kicks.overdue(101).is_err() && kicks.overdue(99).is_ok());
     assert!(kicks.closed(3).is_err(), "without notice");
+    for (first, second) in [(false, true), (true, false)] {
+        kicks.expect(3, due(4, first));
+        kicks.expect(3, due(5, second));
+        assert_eq!(kicks.closed(3).is_err(), first, "who came first decides");
+        kicks.expect(3, due(4, first));
+        kicks.expect(3, due(5, second));
+        kicks.release(4);
+        assert!(kicks.overdue(101).is_err(), "the other one is there");
+        assert_eq!(kicks.closed(3).is_err(), second);
+    }
+    kicks.expect(3, due(4, true));
+    kicks.release(4);
+    assert!(kicks.overdue(101).is_ok() && kicks.closed(3).is_ok(), "nobody came");
 }
 
 fn windows_are_counted() {

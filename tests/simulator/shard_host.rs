@@ -68,6 +68,10 @@ pub struct GateSession {
     pub window: Window,
     /// When CONNECT was handed over, until it is answered.
     pub connect_ns: Option<u64>,
+    /// SENDs that nobody can read.
+    pub unreadable: u32,
+    /// Its client has done what ends a connection.
+    pub at_fault: bool,
 }
 
 impl GateSession {
@@ -88,8 +92,24 @@ impl GateSession {
             member: None,
             sends: BTreeMap::new(),
             window: Window::default(),
+            unreadable: 0,
+            at_fault: false,
             connect_ns: None,
         }
+    }
+
+    /// A packet is handed over. Some end the connection: what can only come once or not at all, and one too many that nobody can read.
+    pub fn note_fault(&mut self, packet: &ClientPacket, unreadable_max: u32) {
+        let ends = match packet {
+            ClientPacket::Connect(_) => self.connect.is_some(),
+            ClientPacket::Disconnect | ClientPacket::Unexpected => true,
+            ClientPacket::BadSend { .. } => {
+                self.unreadable += 1;
+                self.unreadable >= unreadable_max
+            }
+            _ => false,
+        };
+        self.at_fault |= ends;
     }
 }
 

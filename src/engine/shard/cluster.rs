@@ -359,20 +359,13 @@ impl Shard {
                 devices::conflict((known.flag, known.level, &known.device_id), (named.flag, &named.device_id))
             };
             let loser = if stays { known.address } else { address };
-            match conflict {
-                Conflict::None => {}
-                Conflict::Replaced => {
-                    ended.entry(loser).or_insert(None);
-                }
-                // Who lost to another device is told so, even when its own device has come back too.
-                Conflict::Kicked => {
-                    ended.insert(loser, Some("login in other device"));
-                }
-            }
+            note_end(&mut ended, loser, conflict);
         }
         let (device_id, order) = (named.device_id.clone(), named.order);
         let online = Online { address, flag: named.flag, level: named.level, device_id, order };
-        slot.home_or_new(&named.uid).register(online);
+        let home = slot.home_or_new(&named.uid);
+        note_end(&mut ended, address, home.outlived(&online));
+        home.register(online);
         let stays = !ended.contains_key(&address);
         for (loser, text) in ended {
             self.end_session(place, &named.uid, loser, text);
@@ -390,6 +383,7 @@ impl Shard {
         self.forget_routes(gateway);
         for hosted in self.hosted.iter_mut().filter(|hosted| hosted.slot.leads()) {
             hosted.slot.forget_gateway(gateway);
+            hosted.endings.doubt(gateway);
         }
     }
 
@@ -442,6 +436,20 @@ impl Shard {
     fn tell_presence(&mut self, node: NodeId, there: bool) {
         if self.config.place.shard == ShardId(0) {
             self.out.report(!there, cluster_news::presence(node, there));
+        }
+    }
+}
+
+/// A connection has lost to another one, if it has.
+fn note_end(ended: &mut BTreeMap<SessionAddress, Option<&str>>, loser: SessionAddress, conflict: Conflict) {
+    match conflict {
+        Conflict::None => {}
+        Conflict::Replaced => {
+            ended.entry(loser).or_insert(None);
+        }
+        // Who lost to another device is told so, even when its own device has come back too.
+        Conflict::Kicked => {
+            ended.insert(loser, Some("login in other device"));
         }
     }
 }

@@ -5,7 +5,7 @@
 //! ```text
 //!  end_session ──► open ──(Unregister, or a whole statement of the gateway without it)──► over: askers are answered
 //!                   │ ▲
-//!                   └─┘ named by its gateway: kicked again
+//!                   └─┘ named by its gateway, or it asks to be let in as if it had not been: kicked again
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,6 +33,8 @@ struct Ending {
     askers: BTreeSet<Asker>,
     /// In the statement that its gateway is making.
     named: bool,
+    /// Its gateway may be another process by now.
+    doubtful: bool,
 }
 
 /// Those of one slot's homes.
@@ -80,7 +82,21 @@ impl Endings {
     pub(super) fn is_named(&mut self, address: SessionAddress, uid: &Uid, order: u64) -> Option<Kick> {
         let ending = self.open.get_mut(&address).filter(|ending| ending.uid == *uid && order <= ending.order)?;
         ending.named = true;
+        ending.doubtful = false;
         Some(Kick { session: address.session, notice: ending.notice.clone() })
+    }
+
+    /// A session asks to be let in that is to end: it has been let in, and has asked twice. What to tell it, if it is that one for certain.
+    pub(super) fn asks_twice(&self, address: SessionAddress, uid: &Uid) -> Option<Kick> {
+        let ending = self.open.get(&address).filter(|ending| ending.uid == *uid && !ending.doubtful)?;
+        Some(Kick { session: address.session, notice: ending.notice.clone() })
+    }
+
+    /// A gateway may be another process from now on: it calls other sessions so.
+    pub(super) fn doubt(&mut self, gateway: Place) {
+        for (_, ending) in self.open.iter_mut().filter(|(address, _)| address.place == gateway) {
+            ending.doubtful = true;
+        }
     }
 
     /// A gateway has named all its sessions: which of those that were to end have.
@@ -113,7 +129,14 @@ impl Shard {
         let order = home.online().iter().find(|online| online.address == address).map_or(0, |online| online.order);
         home.unregister(address);
         let notice = text.map(|text| KickNotice { reason: Reason::Kicked as u8, text: text.into() });
-        let ending = Ending { uid: uid.clone(), order, notice: notice.clone(), askers: BTreeSet::new(), named: true };
+        let ending = Ending {
+            uid: uid.clone(),
+            order,
+            notice: notice.clone(),
+            askers: BTreeSet::new(),
+            named: true,
+            doubtful: false,
+        };
         let over = self.hosted[place].endings.begin(address, ending);
         self.out.frame(address.place, Frame::Kick(Kick { session: address.session, notice }));
         self.answer_quits(over);
@@ -198,7 +221,7 @@ mod tests {
 
     fn ending(order: u64) -> Ending {
         let uid = Uid::parse("ana").unwrap();
-        Ending { uid, order, notice: None, askers: BTreeSet::new(), named: true }
+        Ending { uid, order, notice: None, askers: BTreeSet::new(), named: true, doubtful: false }
     }
 
     #[test]
@@ -227,6 +250,21 @@ mod tests {
         assert!(endings.is_named(address(1, 0), &Uid::parse("bo").unwrap(), 4).is_none());
         assert!(endings.is_named(address(1, 0), &Uid::parse("ana").unwrap(), 6).is_none(), "it came later");
         assert_eq!(endings.gateway_ends(address(1, 0).place), [address(1, 0)]);
+    }
+
+    #[test]
+    fn who_is_to_end_and_asks_again_is_told_so_unless_it_may_be_another() {
+        let (ana, bo) = (Uid::parse("ana").unwrap(), Uid::parse("bo").unwrap());
+        let mut endings = Endings::default();
+        endings.begin(address(1, 0), ending(5));
+        assert!(endings.asks_twice(address(1, 0), &ana).is_some());
+        assert!(endings.asks_twice(address(1, 0), &bo).is_none() && endings.asks_twice(address(1, 1), &ana).is_none());
+        endings.doubt(address(2, 0).place);
+        assert!(endings.asks_twice(address(1, 0), &ana).is_some(), "another gateway");
+        endings.doubt(address(1, 0).place);
+        assert!(endings.asks_twice(address(1, 0), &ana).is_none());
+        assert!(endings.is_named(address(1, 0), &ana, 5).is_some());
+        assert!(endings.asks_twice(address(1, 0), &ana).is_some(), "it is the same one");
     }
 
     #[test]

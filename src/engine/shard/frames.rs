@@ -157,6 +157,11 @@ impl Shard {
             self.tell_leader(self.routes.slot(uid.key_hash()), address.place);
             return;
         };
+        if let Some(kick) = self.hosted[place].endings.asks_twice(*address, uid) {
+            // It was let in when it asked first, and was to end since.
+            self.out.frame(address.place, Frame::Kick(kick));
+            return;
+        }
         let home = self.hosted[place].slot.home_or_new(uid);
         let level = match devices::admit(home.devices(), *flag, token, self.config.token_auth) {
             Ok(level) => level,
@@ -171,7 +176,12 @@ impl Shard {
             self.with_slot(place, now, |slot, _, _| slot.propose_new_flag(register, &limits));
             return;
         }
-        self.end_conflicting(place, register, level);
+        // It may have asked twice, because the answer was late: then it came when it asked first, and whoever has come since came later.
+        let same = |known: &&Online| known.address == *address && known.flag == *flag && known.device_id == *device_id;
+        let first = home.online().iter().find(same).map(|known| known.order);
+        if first.is_none() {
+            self.end_conflicting(place, register, level);
+        }
         let home = self.hosted[place].slot.home_or_new(uid);
         if self.config.offline == OfflineMode::Sync {
             let limits = self.config.limits;
@@ -179,7 +189,7 @@ impl Shard {
                 self.with_slot(place, now, |slot, _, _| slot.row_dirtied(uid, &channel, now.instant, &limits));
             }
         }
-        let order = self.hosted[place].slot.next_order();
+        let order = first.unwrap_or_else(|| self.hosted[place].slot.next_order());
         let home = self.hosted[place].slot.home_or_new(uid);
         let online = Online { address: *address, flag: *flag, level, device_id: device_id.clone(), order };
         home.register(online);
@@ -197,7 +207,7 @@ impl Shard {
         let home = self.hosted[place].slot.home_or_new(&register.uid);
         let new = (register.flag, level, &*register.device_id);
         let mut ended: Vec<(SessionAddress, Option<&'static str>)> = Vec::new();
-        // A connection that asks twice, because the answer was late, is not its own rival.
+        // A connection is not its own rival.
         for known in home.online().iter().filter(|known| known.address != register.address) {
             match devices::conflict(new, (known.flag, &known.device_id)) {
                 Conflict::None => {}

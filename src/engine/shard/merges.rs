@@ -224,7 +224,8 @@ impl Shard {
             return self.hosted[place].rollcall.begin(gateways.into_iter(), until);
         };
         let slot = &mut self.hosted[place].slot;
-        for (uid, sessions) in everybody {
+        for (uid, sessions, past_masters) in everybody {
+            slot.home_or_new(&uid).take_in_masters(&past_masters);
             for online in sessions {
                 slot.observe_order(online.order);
                 slot.home_or_new(&uid).register(online);

@@ -17,6 +17,7 @@
 
 use super::{Channel, ChannelEntry, Home, Pending, Slot, Surroundings, Waiter};
 use crate::engine::command::{self, MergeCommand};
+use crate::engine::devices::PastMasters;
 use crate::engine::home::Online;
 use crate::ids::{ChannelKey, SlotId, Uid};
 use crate::limits::{Breach, Limits};
@@ -140,11 +141,12 @@ impl Slot {
         self.merge_news.take()
     }
 
-    /// Who is online here, for whoever takes it in; only a leader knows.
+    /// Who is online here, and which masters were, for whoever takes it in; only a leader knows.
     #[must_use]
-    pub fn everybody_online(&self) -> Vec<(Uid, Vec<Online>)> {
-        let homes = self.sorted_homes().filter(|(_, home)| !home.online().is_empty());
-        homes.map(|(uid, home)| (uid.clone(), home.online().to_vec())).collect()
+    pub fn everybody_online(&self) -> Vec<(Uid, Vec<Online>, PastMasters)> {
+        let known = |home: &Home| !home.online().is_empty() || !home.past_masters().is_empty();
+        let homes = self.sorted_homes().filter(|(_, home)| known(home));
+        homes.map(|(uid, home)| (uid.clone(), home.online().to_vec(), home.past_masters().clone())).collect()
     }
 
     pub(super) fn apply_freeze(&mut self, merge: MergeCommand, term: u64, around: &mut Surroundings<'_>) {

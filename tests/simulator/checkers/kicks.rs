@@ -1,28 +1,54 @@
 //! When a master's CONNECT succeeds, every other connection of its family ends in time: with DISCONNECT 12 when its device
-//! id is another. The gateway says which connections were live at that moment.
+//! id is another. The gateway says which connections were live at that moment. The newcomer may go again: the leader that has let it in remembers
+//! it, the next one does not.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jindou::ids::SlotId;
+
 /// An end that is due.
 #[derive(Clone, Copy, Debug)]
-struct Due {
-    at_ns: u64,
-    notice: bool,
+pub struct Due {
+    /// At the latest.
+    pub at_ns: u64,
+    /// DISCONNECT 12 before it.
+    pub notice: bool,
+    /// The connection that came.
+    pub newcomer: usize,
+    /// When it was let in.
+    pub since_ns: u64,
+    /// Whose connections they are.
+    pub user: usize,
+    /// The slot of the user's home then.
+    pub slot: SlotId,
 }
 
-/// Ends that are due, by connection.
+/// Ends that are due, by connection, in the order of those who came.
 #[derive(Default)]
 pub struct Kicks {
-    due: BTreeMap<usize, Due>,
+    due: BTreeMap<usize, Vec<Due>>,
     noticed: BTreeSet<usize>,
     /// How often a kick was carried out.
     pub carried_out: u64,
 }
 
 impl Kicks {
-    /// This connection must end by `at_ns`, with notice or without.
-    pub fn expect(&mut self, connection: usize, at_ns: u64, notice: bool) {
-        self.due.entry(connection).or_insert(Due { at_ns, notice });
+    /// This connection must end.
+    pub fn expect(&mut self, connection: usize, due: Due) {
+        self.due.entry(connection).or_default().push(due);
+    }
+
+    /// What is due, and for which connections.
+    pub fn due(&self) -> impl Iterator<Item = (usize, Due)> + '_ {
+        self.due.iter().flat_map(|(connection, dues)| dues.iter().map(|due| (*connection, *due)))
+    }
+
+    /// Nobody who leads has heard of this newcomer: nobody ends for it.
+    pub fn release(&mut self, newcomer: usize) {
+        self.due.retain(|_, dues| {
+            dues.retain(|due| due.newcomer != newcomer);
+            !dues.is_empty()
+        });
     }
 
     /// DISCONNECT with this reason was written to a connection.
@@ -32,9 +58,9 @@ impl Kicks {
         }
     }
 
-    /// The node closed a connection.
+    /// The node closed a connection. Who came first decides how.
     pub fn closed(&mut self, connection: usize) -> Result<(), String> {
-        match self.due.remove(&connection) {
+        match self.due.remove(&connection).and_then(|dues| dues.first().copied()) {
             Some(due) if due.notice && !self.noticed.contains(&connection) => {
                 Err(format!("connection {connection} was closed for a master without DISCONNECT 12"))
             }
@@ -53,7 +79,7 @@ impl Kicks {
 
     /// What is overdue.
     pub fn overdue(&self, now_ns: u64) -> Result<(), String> {
-        match self.due.iter().find(|(_, due)| due.at_ns < now_ns) {
+        match self.due().find(|(_, due)| due.at_ns < now_ns) {
             Some((connection, due)) => Err(format!(
                 "connection {connection} should have ended for a master by {:.3} s",
                 due.at_ns as f64 / 1e9
