@@ -371,7 +371,7 @@ impl Shard {
             }
         }
         let (device_id, order) = (named.device_id.clone(), named.order);
-        let online = Online { address, flag: named.flag, level: named.level, device_id, order };
+        let online = Online { address, flag: named.flag, level: named.level, device_id, order, named: true };
         slot.home_or_new(&named.uid).register(online);
         let stays = !ended.contains_key(&address);
         for (loser, text) in ended {
