@@ -108,6 +108,7 @@ const REGRESSION_SEEDS: &[(u64, u16, &str)] = &[
     (15428, 3, "a connection that asked twice, and was let in and then refused, stayed online for ever"),
     (20686, 3, "what a device had taken while slots merged was forgotten, and the session was told that it lagged"),
     (21159, 3, "what was proposed at once was more than a segment of the journal takes"),
+    (20657, 3, "a leader with a slower clock dealt out its predecessor's ids again, to messages that are not stored"),
     (1205, 3, "a snapshot of the metadata counted when a checkpoint begun before it was on disk, and its own was not"),
 ];
 

@@ -42,7 +42,12 @@ impl Slot {
         let submit = &*submission.submit;
         let asker = Asker { place: submit.place, ticket: submit.ticket, term: submission.term };
         let transient = submit.flags.contains(HeaderFlags::NO_PERSIST);
-        let message_id = self.message_ids.next(around.now.unix, transient);
+        let message_id = if transient {
+            let term = self.lifted(self.led_term.unwrap_or_default());
+            self.message_ids.next_transient(around.now.unix, term)
+        } else {
+            self.message_ids.next(around.now.unix)
+        };
         let marked = Marked { message_id, from: submit.from.as_str(), to: submit.to.as_str() };
         around.out.marks.mark(around.now.instant, Point::Arrived, marked);
         let fields = MessageFields {
