@@ -40,7 +40,7 @@ use super::counters::Counters;
 use super::delivery::Push;
 use super::effect::{Effect, Effects, ServerPacket};
 use super::event::{Event, EventBatch};
-use super::journal::{Journal, entry_data_bytes_max};
+use super::journal::Journal;
 use super::link::{LinkWish, Links};
 use super::marks::{Marks, TooManyWatches};
 use super::metadata::Cluster;
@@ -225,9 +225,6 @@ impl Shard {
         map_state: MapState,
         now: Now,
     ) -> Result<Shard, String> {
-        if config.limits.entry_bytes_max > entry_data_bytes_max(&config.geometry) {
-            return Err("an entry may be longer than a segment of the journal".to_owned());
-        }
         let Recovered { slots, metadata, journal } = recovered;
         let (hosted, places) = host(slots);
         let office = if config.place.shard == ShardId(0) { Some(Office::open(&config, metadata)?) } else { None };
