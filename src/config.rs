@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::engine::shard::{Durability, OfflineMode, Retention};
 use crate::ids::SLOT_COUNT_MAX;
-use crate::limits::Limits;
+use crate::limits::{Limits, SEGMENT_BYTES_MIN};
 
 pub use value::{ByteSize, ListenMode, LogFormat, ShardCount, Span, is_secret};
 
@@ -264,7 +264,7 @@ settings! {
     auth.token, "true or false", "Whether CONNECT needs the token that `/user/token` has stored.", |_| true;
     delivery.offline, "\"push\" or \"sync\"", "What came while a device was away: pushed at CONNECT, or only over HTTP.", |_| true;
     journal.durability, "\"fsync\" or \"memory\"", "What a SENDACK promises. `memory` acknowledges before the disk has it: a power cut loses the last moments.", |_| true;
-    journal.segment_bytes, "a multiple of 4 KiB from 4MiB to 1GiB", "Size of a journal file. History is dropped by whole files.", |v| v.0 % 4096 == 0 && (4 << 20..=1 << 30).contains(&v.0);
+    journal.segment_bytes, "a multiple of 4 KiB from 4MiB to 1GiB", "Size of a journal file. History is dropped by whole files.", |v| v.0 % 4096 == 0 && (SEGMENT_BYTES_MIN..=1 << 30).contains(&v.0);
     journal.retention_bytes, "a size; 0 is no bound", "Journal bytes of this node beyond which the oldest history is dropped.", |_| true;
     journal.retention_age, "a time; 0 is no bound", "Age beyond which history is dropped.", |_| true;
     limits.sessions_per_shard, "1 to 1000000", "Connections of one shard. Beyond it new ones are closed at once.", |v| (1..=1_000_000).contains(v);

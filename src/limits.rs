@@ -29,6 +29,14 @@ pub const PACKET_BYTES_MAX: usize = 64 * 1024;
 /// or a text that a peer did not cut: the link is broken off.
 pub const FRAME_TEXT_BYTES_MAX: usize = 1024;
 
+/// Largest data of one raft entry: an eighth of the smallest segment, so that it fits into everybody's journal, and into a frame. No command of a slot
+/// comes near it, and entries of several end before it; a command of the metadata group over it is refused. An entry of another node that does not fit
+/// into this one's journal is not taken.
+pub const ENTRY_BYTES_MAX: usize = 512 << 10;
+
+/// Smallest journal file that may be configured.
+pub const SEGMENT_BYTES_MIN: u64 = 4 << 20;
+
 /// Bounds of one shard. Two instances exist: what runs, and what the simulator runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -73,8 +81,11 @@ pub struct Limits {
     pub sessions_per_user_max: usize,
     /// Conversation rows of one user. At it: the row that was touched longest ago gives way.
     pub rows_per_user_max: usize,
-    /// Commands in one raft proposal. At it: the rest goes into the next step's.
+    /// Commands in one raft proposal. At it: the rest goes into the next one.
     pub commands_per_proposal_max: usize,
+    /// Bytes of those commands; at most [`ENTRY_BYTES_MAX`], and what fits into a segment. At it: the rest goes into the next one, and a larger command
+    /// goes alone.
+    pub entry_bytes_max: usize,
     /// Bytes waiting in the journal. At it: sockets that send are paused.
     pub journal_pause_bytes: usize,
     /// Bytes waiting in the journal. At it: SENDs get reason 22. Beyond it by the bytes above: entries of others' leaders are not taken, and come
@@ -209,6 +220,7 @@ impl Limits {
         sessions_per_user_max: 64,
         rows_per_user_max: 10_000,
         commands_per_proposal_max: 1024,
+        entry_bytes_max: ENTRY_BYTES_MAX,
         journal_pause_bytes: 8 << 20,
         journal_refuse_bytes: 32 << 20,
         flush_bytes_max: 1 << 20,
@@ -279,6 +291,7 @@ impl Limits {
         sessions_per_user_max: 4,
         rows_per_user_max: 64,
         commands_per_proposal_max: 3,
+        entry_bytes_max: 4 << 10,
         journal_pause_bytes: 16 << 10,
         journal_refuse_bytes: 64 << 10,
         flush_bytes_max: 8 << 10,
@@ -344,11 +357,13 @@ impl Limits {
             && self.transfer_bytes_per_second >= 1
             && self.repair_messages_max >= 1
             && self.commands_per_proposal_max >= 1
+            && self.entry_bytes_max <= ENTRY_BYTES_MAX
             && self.dedupe_window >= self.send_window as usize
             // A silent device is noticed before its RECVs are given up as taken.
             && self.idle_timeout.as_millis() < self.redeliver_after.as_millis() * (self.redeliver_tries as u128 + 1)
     }
 }
 
+const _: () = assert!(ENTRY_BYTES_MAX as u64 <= SEGMENT_BYTES_MIN / 8);
 const _: () = assert!(Limits::PRODUCTION.hold_together());
 const _: () = assert!(Limits::TINY.hold_together());

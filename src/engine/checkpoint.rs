@@ -484,7 +484,7 @@ impl<'a> Input<'a> {
         }
         // Flags before rows: a flag that comes new to a home with rows would move their cursors.
         for flag in flags {
-            home.apply_new_flag(flag, &[]);
+            home.apply_new_flag(flag);
         }
         for _ in 0..self.count()? {
             let channel = self.key()?;

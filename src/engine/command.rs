@@ -6,7 +6,7 @@
 //! 2 Row       u8 uid length, uid, u8 kind, u16 id length, id, u32 last, u32 read, u8 cursors, (u8 flag, u32 seq)…
 //! 3 Token     u8 uid length, uid, u8 flag, u8 level, u16 token length, token
 //! 4 Quit      u8 uid length, uid, u8 flag (255: all)
-//! 5 NewFlag   u8 uid length, uid, u8 flag, u32 rows, (u8 kind, u16 id length, id, u32 seq)…
+//! 5 NewFlag   u8 uid length, uid, u8 flag
 //! 6 Split     u64 plan, u8 depth, u16 child, u8 replicas, u64…
 //! 7 Freeze    u64 plan, u8 depth
 //! 8 Absorb    u64 plan, u8 depth; always the first of its entry
@@ -14,8 +14,16 @@
 
 use bytes::Bytes;
 
-use crate::format::message::StoredMessage;
+use crate::format::message::{MESSAGE_BYTES_MAX, StoredMessage};
 use crate::ids::{ChannelKey, ChannelKind, DeviceFlag, DeviceLevel, ReplicaId, SlotId};
+use crate::limits::{ENTRY_BYTES_MAX, TOKEN_BYTES_MAX, UID_BYTES_MAX};
+
+/// What there may be beside the longest message, or instead of one: names, a token, a cursor of every flag, a slot's replicas. Checked where it
+/// is encoded: counts are bytes, and who takes names in bounds them.
+const WORDS_BYTES_MAX: usize = 4 * UID_BYTES_MAX + TOKEN_BYTES_MAX + 256 * 8 + 64;
+
+// A command is never more than an entry may be.
+const _: () = assert!(MESSAGE_BYTES_MAX + WORDS_BYTES_MAX <= ENTRY_BYTES_MAX);
 
 /// One command, its texts borrowed from the entry.
 #[derive(Debug, PartialEq, Eq)]
@@ -55,14 +63,12 @@ pub enum Command<'a> {
         /// `None` is all.
         flag: Option<DeviceFlag>,
     },
-    /// A device family was seen for the first time: it begins where the user's others are.
+    /// A device family was seen for the first time: it begins where the user's others are, as far as that is agreed on.
     NewFlag {
         /// Whose.
         uid: &'a str,
         /// Device family.
         flag: DeviceFlag,
-        /// Where it begins, by channel: known to the leader, so part of what is agreed on.
-        beginning: Vec<(ChannelKey, u32)>,
     },
     /// Keys whose next bit is set go to another slot.
     Split(SplitCommand),
@@ -156,16 +162,10 @@ pub fn encode_quit(uid: &str, flag: Option<DeviceFlag>, out: &mut Vec<u8>) {
 }
 
 /// Appends a NewFlag.
-pub fn encode_new_flag(uid: &str, flag: DeviceFlag, beginning: &[(ChannelKey, u32)], out: &mut Vec<u8>) {
+pub fn encode_new_flag(uid: &str, flag: DeviceFlag, out: &mut Vec<u8>) {
     out.push(5);
     put_u8_text(uid, out);
     out.push(flag.0);
-    out.extend_from_slice(&u32::try_from(beginning.len()).expect("rows are bounded").to_le_bytes());
-    for (channel, seq) in beginning {
-        out.push(channel.kind as u8);
-        put_u16_text(&channel.id, out);
-        out.extend_from_slice(&seq.to_le_bytes());
-    }
 }
 
 /// Appends a Split.
@@ -304,19 +304,6 @@ impl<'a> Commands<'a> {
         Ok(Command::Row(RowCommand { uid, kind, id, last_seq, read_seq, cursors }))
     }
 
-    fn new_flag(&mut self) -> Result<Command<'a>, BadCommand> {
-        let uid = self.short_text()?;
-        let flag = DeviceFlag(self.u8()?);
-        let count = self.u32()?;
-        let mut beginning = Vec::new();
-        for _ in 0..count {
-            let kind = self.kind()?;
-            let id = self.long_text()?.into();
-            beginning.push((ChannelKey { kind, id }, self.u32()?));
-        }
-        Ok(Command::NewFlag { uid, flag, beginning })
-    }
-
     fn split(&mut self) -> Result<Command<'a>, BadCommand> {
         let (plan, depth, child) = (self.u64()?, self.u8()?, SlotId(self.u16()?));
         let count = self.u8()?;
@@ -346,7 +333,7 @@ impl<'a> Commands<'a> {
                 let flag = self.u8()?;
                 Ok(Command::Quit { uid, flag: (flag != 255).then_some(DeviceFlag(flag)) })
             }
-            5 => self.new_flag(),
+            5 => Ok(Command::NewFlag { uid: self.short_text()?, flag: DeviceFlag(self.u8()?) }),
             6 => self.split(),
             FREEZE => Ok(Command::Freeze(self.merge()?)),
             ABSORB => Ok(Command::Absorb(self.merge()?)),
@@ -403,7 +390,7 @@ mod tests {
         encode_row(&row, &mut out);
         encode_token("bob", DeviceFlag(0), DeviceLevel::Master, "secret", &mut out);
         encode_quit("bob", None, &mut out);
-        encode_new_flag("bob", DeviceFlag(2), &[(pair, 3)], &mut out);
+        encode_new_flag("bob", DeviceFlag(2), &mut out);
         encode_split(&split(), &mut out);
         encode_freeze(MergeCommand { plan: 1 << 41, depth: 4 }, &mut out);
         out
@@ -424,6 +411,7 @@ mod tests {
         let Command::Row(row) = &commands[1] else { panic!("not a row") };
         assert_eq!((row.uid, row.last_seq, &row.cursors[..]), ("bob", 4, &[(DeviceFlag(1), 3)][..]));
         assert_eq!(commands[3], Command::Quit { uid: "bob", flag: None });
+        assert_eq!(commands[4], Command::NewFlag { uid: "bob", flag: DeviceFlag(2) });
     }
 
     #[test]

@@ -21,6 +21,7 @@ use super::steering::{self, Sight, Step};
 use crate::format::frame::{self, Frame, ProposeOutcome};
 use crate::format::raft_message::RaftMessage;
 use crate::ids::{NodeId, Place, ReplicaId, SlotId};
+use crate::limits::ENTRY_BYTES_MAX;
 
 /// Commands that wait for their agreement. At it: further ones are sent back.
 const WAITING_MAX: usize = 1024;
@@ -101,7 +102,11 @@ impl Council {
             tell(asker, ProposeOutcome::NotLeader, out);
             return;
         }
-        // What cannot be read must not reach the log: every replica would trip over it.
+        // What cannot be read must not reach the log: every replica would trip over it. Nor what fits into nobody's journal.
+        if command.len() > ENTRY_BYTES_MAX {
+            tell(asker, ProposeOutcome::Refused("the command is longer than an entry may be".into()), out);
+            return;
+        }
         match MetadataCommand::decode(&command) {
             Ok(_) => self.pending.push_back((command, asker)),
             Err(bad) => tell(asker, ProposeOutcome::Refused(bad.to_string().into()), out),

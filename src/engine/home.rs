@@ -26,6 +26,9 @@ pub struct Online {
     pub device_id: Box<str>,
     /// Larger than of those that were accepted before it, by whichever leader.
     pub order: u64,
+    /// Its gateway has named it to this leader, and said before what its devices have taken. False: only the leader of a slot that was taken in
+    /// has, and what that had learnt ahead of its group is not known here.
+    pub named: bool,
 }
 
 /// How far a device family is in a channel.
@@ -85,8 +88,8 @@ impl Row {
         agreed.map(|cursor| (cursor.flag, cursor.agreed))
     }
 
-    fn furthest(&self) -> u32 {
-        self.cursors.iter().map(|cursor| cursor.seq).max().unwrap_or(0)
+    fn furthest_agreed(&self) -> u32 {
+        self.cursors.iter().map(|cursor| cursor.agreed).max().unwrap_or(0)
     }
 
     fn cursor_mut(&mut self, flag: DeviceFlag) -> &mut Cursor {
@@ -433,31 +436,17 @@ impl Home {
         cursors.filter(|cursor| cursor.flag == flag).any(|cursor| cursor.seq > cursor.agreed)
     }
 
-    /// Where a flag that is new would begin: where the user's furthest device is, in each channel, in the order of their names.
-    #[must_use]
-    pub fn beginning(&self) -> Vec<(ChannelKey, u32)> {
-        let rows = self.rows.iter().map(|(channel, row)| (channel.clone(), row.furthest()));
-        let mut rows: Vec<_> = rows.filter(|(_, seq)| *seq > 0).collect();
-        rows.sort_unstable();
-        rows
-    }
-
-    /// The group agreed that a flag exists and where it begins.
-    pub fn apply_new_flag(&mut self, flag: DeviceFlag, beginning: &[(ChannelKey, u32)]) {
+    /// The group agreed that a flag exists: it begins where the user's furthest device is in each channel, as far as that is agreed on.
+    pub fn apply_new_flag(&mut self, flag: DeviceFlag) {
         if self.flags.contains(&flag) {
             return;
         }
         self.flags.push(flag);
-        for (channel, seq) in beginning {
-            let known = self.rows.get(channel).is_some_and(|row| row.agreed > 0);
-            let clock = if known { 0 } else { self.next_agreement() };
-            self.agreed_rows += usize::from(!known);
-            let row =
-                self.rows.raw_entry_mut().from_key(channel).or_insert_with(|| (channel.clone(), Row::default())).1;
-            row.agreed = row.agreed.max(clock);
-            row.last_seq = row.last_seq.max(*seq);
-            row.settled_seq = row.settled_seq.max(*seq);
-            row.agree(flag, *seq);
+        for row in self.rows.values_mut() {
+            let furthest = row.furthest_agreed();
+            if furthest > 0 {
+                row.agree(flag, furthest);
+            }
         }
     }
 
@@ -581,12 +570,20 @@ mod tests {
     fn a_second_device_family_begins_where_the_first_is() {
         let mut home = home();
         let pair = channel("bo");
+        let agree = |home: &mut Home| {
+            let known = home.take_dirty(&pair).unwrap();
+            let known = Row::agreed_on(known.last_seq, 0, &known.known_cursors().collect::<Vec<_>>());
+            home.apply_row(pair.clone(), &known, 9);
+        };
         home.notice(&pair, 9);
-        home.apply_new_flag(APP, &home.beginning());
+        agree(&mut home);
+        home.apply_new_flag(APP);
         assert_eq!(home.lagging(APP, 5).0, vec![(pair.clone(), 0, 9)], "a first device gets everything");
         home.receive(&pair, APP, 7);
-        home.apply_new_flag(WEB, &home.beginning());
-        assert_eq!(home.lagging(WEB, 5).0, vec![(pair.clone(), 7, 9)]);
+        agree(&mut home);
+        home.receive(&pair, APP, 8);
+        home.apply_new_flag(WEB);
+        assert_eq!(home.lagging(WEB, 5).0, vec![(pair.clone(), 7, 9)], "what only the leader knows does not count");
         home.receive(&pair, APP, 100);
         let row = home.row(&pair).unwrap();
         assert_eq!((row.cursor(APP), row.last_seq), (100, 100), "a device that is further than the row raises it");
@@ -636,7 +633,7 @@ mod tests {
         let place = |node| Place { node: NodeId(node), shard: ShardId(0) };
         let online = |node, level, device_id: &str, order| {
             let address = SessionAddress { place: place(node), session: SessionId { index: 0, generation: 1 } };
-            Online { address, flag: APP, level, device_id: device_id.into(), order }
+            Online { address, flag: APP, level, device_id: device_id.into(), order, named: true }
         };
         let mut home = home();
         let late = online(9, DeviceLevel::Slave, "late", 1);

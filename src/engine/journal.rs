@@ -147,7 +147,8 @@ impl Journal {
 
     /// Appends a raft entry and says where the first byte of `data` will lie.
     ///
-    /// `data` must not be longer than [`entry_data_bytes_max`]; who makes entries bounds them.
+    /// `data` must not be longer than [`entry_data_bytes_max`]: whoever makes entries ends them before ([`Limits::entry_bytes_max`]), and what other
+    /// nodes send is not taken when it is longer.
     pub fn append_entry(&mut self, slot: SlotId, term: u64, index: u64, kind: u8, data: &[u8]) -> Position {
         assert!(data.len() <= entry_data_bytes_max(&self.geometry), "an entry must fit in a segment");
         self.make_room(entry_bytes(data.len()));

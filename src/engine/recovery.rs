@@ -189,9 +189,10 @@ impl Recovery {
     /// Everything is read: the shard begins. `first_segment` is the oldest that exists, if any.
     ///
     /// # Errors
-    /// A checkpoint that names things that cannot be, or records that contradict it.
+    /// A configuration that does not hold together, a checkpoint that names things that cannot be, or records that contradict it.
     pub fn finish(self, now: Now, first_segment: Option<u32>) -> Result<Shard, String> {
         let (config, map_state) = (self.config.clone(), self.map_state);
+        config.check()?;
         let recovered = self.settle(first_segment)?;
         Shard::assemble(config, recovered, map_state, now)
     }

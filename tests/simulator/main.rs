@@ -114,6 +114,9 @@ const REGRESSION_SEEDS: &[(u64, u16, &str)] = &[
     ),
     (21117, 3, "a master came and went while an older connection's node was hung, and the older one stayed"),
     (23799, 3, "a connection ended for its own fault just before it was to hear of a master"),
+    (20686, 3, "what a device had taken while slots merged was forgotten, and the session was told that it lagged"),
+    (21159, 3, "what was proposed at once was more than a segment of the journal takes"),
+    (20657, 3, "a leader with a slower clock dealt out its predecessor's ids again, to messages that are not stored"),
     (1205, 3, "a snapshot of the metadata counted when a checkpoint begun before it was on disk, and its own was not"),
 ];
 

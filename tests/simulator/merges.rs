@@ -12,12 +12,13 @@ use crate::stage::{Done, Script, Stage};
 use crate::world::World;
 
 /// All of them by name.
-pub const ALL: [(&str, Script); 12] = [
+pub const ALL: [(&str, Script); 13] = [
     ("merge-one-pair-under-load", merge_one_pair_under_load),
     ("merge-all-under-load", merge_all_under_load),
     ("merge-split-merge", merge_split_merge),
     ("merge-on-a-lonely-node", merge_on_a_lonely_node),
     ("merge-slots-that-live-apart", merge_slots_that_live_apart),
+    ("merge-before-a-gateway-knows", merge_before_a_gateway_knows),
     ("merge-while-the-leader-dies", merge_while_the_leader_dies),
     ("merge-while-followers-die", merge_while_followers_die),
     ("merge-while-everybody-dies", merge_while_everybody_dies),
@@ -167,6 +168,47 @@ fn merge_slots_that_live_apart(stage: &mut Stage) -> Done {
     stage.reshaped_until(before / 2)?;
     stage.all_see(&sent)?;
     stage.nobody_refused()?;
+    stage.conclude()
+}
+
+/// A node's disk takes nothing while slots merge, so it learns of that last: what its devices have taken meanwhile was told to leaders that knew
+/// it ahead of their groups. Whoever leads afterwards is not to answer what lags before it has heard that again.
+fn merge_before_a_gateway_knows(stage: &mut Stage) -> Done {
+    stage.cluster(3, 0);
+    stage.world.links.plan.us = (15_000, 30_000);
+    stage.begin(&USERS)?;
+    stage.until("the cluster is whole", |world| world.unrest_of_cluster().is_none())?;
+    let devices = stage.everybody_connects(USERS.len(), 3)?;
+    let (there, elsewhere): (Vec<usize>, Vec<usize>) = (0..devices.len()).partition(|user| user % 3 == 2);
+    // What is acknowledged in the first moments of a leader may come again.
+    stage.wait(8_000)?;
+    let mut sent = stage.talk(&devices, 10, 10)?;
+    let mut count = slots(&stage.world);
+    while count > 1 {
+        stage.world.merge(None);
+        stage.merges_begin(count)?;
+        stage.world.trouble_begins();
+        stage.world.nodes[2].disks.iter_mut().for_each(|disk| disk.full = true);
+        let mut rounds_after = 20;
+        for round in 0..400 {
+            rounds_after -= usize::from(slots(&stage.world) < count);
+            if rounds_after == 0 {
+                break;
+            }
+            for user in &elsewhere {
+                let to = there[(user + round) % there.len()];
+                sent.push((devices[to], stage.send(devices[*user], to)));
+            }
+            stage.wait(25)?;
+        }
+        stage.world.nodes[2].disks.iter_mut().for_each(|disk| disk.full = false);
+        stage.world.trouble_ends();
+        stage.reshaped_until(count / 2)?;
+        count /= 2;
+        stage.wait(8_000)?;
+    }
+    sent.retain(|(_, number)| stage.world.is_accepted(*number));
+    stage.all_see(&sent)?;
     stage.conclude()
 }
 

@@ -8,11 +8,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use jindou::engine::effect::Effect;
 use jindou::engine::event::Event;
+use jindou::engine::journal::entry_data_bytes_max;
 use jindou::engine::metadata::Cluster;
 use jindou::engine::shard::{JournalGeometry, Recovery, Shard, ShardConfig};
 use jindou::format::frame::Frame;
 use jindou::format::frame_codec::{self, LinkNumbers};
 use jindou::ids::{NodeId, Place, ShardId};
+use jindou::limits::Limits;
 use jindou::time::{Instant, Now, UnixMillis};
 
 use crate::chance::Chances;
@@ -223,7 +225,11 @@ impl World {
             place: Place { node: self.nodes[host.node].id, shard: ShardId(host.shard as u16) },
             shard_count: plan.shards,
             slot_depth: plan.slot_depth,
-            limits: plan.limits,
+            // Tiny segments are less than what production would put into one entry.
+            limits: Limits {
+                entry_bytes_max: plan.limits.entry_bytes_max.min(entry_data_bytes_max(&plan.geometry)),
+                ..plan.limits
+            },
             token_auth: plan.token_auth,
             offline: plan.offline,
             durability: plan.durability,

@@ -1,5 +1,7 @@
 //! Hand-written scenarios: each a short story about one promise, told in the words of `stage`.
 
+use jindou::limits::Limits;
+
 use crate::client::Oddity;
 use crate::disk::Wounds;
 use crate::ledger::{Family, Kind};
@@ -12,7 +14,7 @@ const PHONE: u8 = 0;
 const WEB: u8 = 1;
 
 /// All of them by name.
-pub const ALL: [(&str, Script); 25] = [
+pub const ALL: [(&str, Script); 26] = [
     ("two-phones-talk", two_phones_talk),
     ("websocket-and-old-versions", websocket_and_old_versions),
     ("what-came-while-away", what_came_while_away),
@@ -37,6 +39,7 @@ pub const ALL: [(&str, Script); 25] = [
     ("damage-is-named", damage_is_named),
     ("history-is-bounded", history_is_bounded),
     ("the-largest-message", the_largest_message),
+    ("an-entry-ends-before-a-segment", an_entry_ends_before_a_segment),
     ("a-send-behind-connect", a_send_behind_connect),
 ];
 
@@ -453,6 +456,23 @@ fn the_largest_message(stage: &mut Stage) -> Done {
     for (from, to, other) in [(ana, BO, bo), (bo, ANA, ana)] {
         let number = stage.world.send(from, to, Kind::Stored, jindou::limits::PAYLOAD_BYTES_MAX, None);
         stage.sees(other, number)?;
+    }
+    stage.conclude()
+}
+
+/// What comes at once is more than a segment takes.
+fn an_entry_ends_before_a_segment(stage: &mut Stage) -> Done {
+    (stage.world.plan.shards, stage.world.plan.slot_depth) = (1, 0);
+    stage.world.plan.limits = Limits::PRODUCTION;
+    stage.world.plan.geometry.segment_bytes = 32 << 10;
+    stage.world.plan.workload.send_window = 64;
+    let (ana, bo) = pair(stage)?;
+    for _ in 0..10 {
+        let sent: Vec<_> = (0..64).map(|_| stage.world.send(ana, BO, Kind::Stored, 3_000, None)).collect();
+        stage.answered(ana)?;
+        for number in sent {
+            stage.sees(bo, number)?;
+        }
     }
     stage.conclude()
 }

@@ -362,7 +362,7 @@ impl Shard {
             note_end(&mut ended, loser, conflict);
         }
         let (device_id, order) = (named.device_id.clone(), named.order);
-        let online = Online { address, flag: named.flag, level: named.level, device_id, order };
+        let online = Online { address, flag: named.flag, level: named.level, device_id, order, named: true };
         let home = slot.home_or_new(&named.uid);
         note_end(&mut ended, address, home.outlived(&online));
         home.register(online);

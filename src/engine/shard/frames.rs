@@ -191,7 +191,7 @@ impl Shard {
         }
         let order = first.unwrap_or_else(|| self.hosted[place].slot.next_order());
         let home = self.hosted[place].slot.home_or_new(uid);
-        let online = Online { address: *address, flag: *flag, level, device_id: device_id.clone(), order };
+        let online = Online { address: *address, flag: *flag, level, device_id: device_id.clone(), order, named: true };
         home.register(online);
         // Another process of the gateway calls it so, if one of that name was to end.
         self.session_has_ended(place, *address);
@@ -274,7 +274,9 @@ impl Shard {
         let Some(home) = self.hosted[place].slot.home(&resume.uid) else {
             return;
         };
-        let known = home.online().iter().find(|online| online.address == resume.address);
+        // One that its gateway is yet to name asks again when that is done: what it has reported may have been lost with a merge, and it forgets
+        // what the answer covers.
+        let known = home.online().iter().find(|online| online.address == resume.address && online.named);
         let Some(flag) = known.map(|online| online.flag) else {
             return;
         };

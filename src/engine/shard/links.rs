@@ -2,6 +2,7 @@
 //! nothing is lost on it, is [`crate::engine::link`]'s.
 
 use crate::engine::effect::{Effect, Effects};
+use crate::engine::journal::entry_data_bytes_max;
 use crate::engine::link::{LinkNews, LinkWish, Rank};
 use crate::engine::metadata::Cluster;
 use crate::engine::raft_group;
@@ -133,6 +134,15 @@ impl Shard {
     /// A replica of a group that has one here says something.
     pub(super) fn handle_raft(&mut self, now: Now, message: RaftMessage, effects: &mut Effects) {
         self.out.counters.raft_messages_received += 1;
+        let longest = message.entries.iter().map(|entry| entry.data.len()).max().unwrap_or(0);
+        if longest > entry_data_bytes_max(&self.config.geometry) {
+            let line = format!(
+                "{} sends an entry that is longer than a segment of this journal: it is at fault",
+                message.from
+            );
+            effects.push(Effect::Report { warning: true, line });
+            return;
+        }
         // A node that stops does not begin to lead again. It goes on voting and acknowledging while its sessions leave: a new leader may
         // have nobody else who is quick. After that it is as good as stopped.
         if self.left && (self.session_count == 0 || raft_group::makes_leader(&message)) {

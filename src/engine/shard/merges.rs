@@ -30,6 +30,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::engine::home::Online;
 use crate::engine::metadata::{MetadataCommand, Reshape, SlotRow};
 use crate::engine::slot::MergeNews;
 use crate::format::frame::{Frame, Propose};
@@ -212,7 +213,8 @@ impl Shard {
     }
 
     /// Users whose homes have come with the sibling: who of them is online its leader knew, if it led here; else everybody is asked. Every gateway names
-    /// its sessions once more when it sees the new table.
+    /// its sessions once more when it sees the new table, and what their devices have taken: the sibling's leader may have known more of that than its
+    /// group, and what came while it was frozen nobody took. Until then a session is not told what lags.
     fn welcome(&mut self, place: usize, sibling: SlotId, now: Now) {
         let beside = self.leading(sibling).map(|place| &self.hosted[place]);
         let known = beside.filter(|hosted| hosted.rollcall.is_complete(now.instant));
@@ -228,7 +230,7 @@ impl Shard {
             slot.home_or_new(&uid).take_in_masters(&past_masters);
             for online in sessions {
                 slot.observe_order(online.order);
-                slot.home_or_new(&uid).register(online);
+                slot.home_or_new(&uid).register(Online { named: false, ..online });
             }
         }
         self.with_slot(place, now, |slot, _, around| slot.go_on_watching(watched, around));

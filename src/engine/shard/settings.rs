@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use crate::engine::gossip::GossipLimits;
+use crate::engine::journal::entry_data_bytes_max;
 use crate::engine::link::{LinkCounters, LinkLimits, LinksConfig};
 use crate::engine::steward::StewardLimits;
 use crate::format::frame::Addresses;
@@ -40,6 +41,17 @@ pub struct ShardConfig {
 }
 
 impl ShardConfig {
+    /// Whether what is asked for goes together.
+    ///
+    /// # Errors
+    /// What does not.
+    pub fn check(&self) -> Result<(), String> {
+        if self.limits.entry_bytes_max > entry_data_bytes_max(&self.geometry) {
+            return Err("an entry may be longer than a segment of the journal".to_owned());
+        }
+        Ok(())
+    }
+
     /// What its links are told.
     #[must_use]
     pub fn links(&self) -> LinksConfig {

@@ -45,10 +45,10 @@ impl Slot {
                         self.quits.push(Quit { asker: (place, ticket), uid, flag });
                     }
                 }
-                Command::NewFlag { uid, flag, beginning } => {
+                Command::NewFlag { uid, flag } => {
                     if let Ok(uid) = Uid::parse(uid) {
                         self.keep_home(&uid);
-                        self.home_or_new(&uid).apply_new_flag(flag, &beginning);
+                        self.home_or_new(&uid).apply_new_flag(flag);
                     }
                     if let Waiter::Register(register) = waiter {
                         around.out.frame(around.out.here, Frame::Register(register));

@@ -81,9 +81,7 @@ impl Slot {
     pub fn propose_freeze(&mut self, plan: u64, limits: &Limits) {
         self.flush_rows(limits);
         let merge = MergeCommand { plan, depth: self.depth };
-        let pending = self.pending(limits);
-        command::encode_freeze(merge, &mut pending.bytes);
-        pending.waiters.push(Waiter::Nobody);
+        self.gather(limits, |bytes| command::encode_freeze(merge, bytes)).push(Waiter::Nobody);
     }
 
     /// The upper sibling, frozen, is to be taken in.

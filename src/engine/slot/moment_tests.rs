@@ -35,7 +35,7 @@ fn happen(bench: &mut Bench, chance: &mut Chance, number: u64) {
         2 | 3 => return row(bench, &user, &key, number as u32),
         4 => command::encode_token(user.as_str(), DeviceFlag(number as u8 % 4), DeviceLevel::Slave, "new", &mut data),
         5 => command::encode_quit(user.as_str(), None, &mut data),
-        6 => command::encode_new_flag(user.as_str(), DeviceFlag(number as u8 % 8), &[(key, 2)], &mut data),
+        6 => command::encode_new_flag(user.as_str(), DeviceFlag(number as u8 % 8), &mut data),
         7 => {
             let home = bench.slot.home_or_new(&user);
             home.notice(&key, number as u32);
@@ -46,7 +46,14 @@ fn happen(bench: &mut Bench, chance: &mut Chance, number: u64) {
             let session = SessionId { index: number as u32, generation: 1 };
             let address = SessionAddress { place: PLACE, session };
             let (flag, level) = (DeviceFlag(0), DeviceLevel::Slave);
-            bench.slot.home_or_new(&user).register(Online { address, flag, level, device_id: "d".into(), order: 1 });
+            bench.slot.home_or_new(&user).register(Online {
+                address,
+                flag,
+                level,
+                device_id: "d".into(),
+                order: 1,
+                named: true,
+            });
             if chance.between(0, 2) == 0 {
                 bench.slot.forget_gateway(PLACE);
             }

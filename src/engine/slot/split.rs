@@ -114,9 +114,7 @@ impl Slot {
 
     /// The slot is to become two.
     pub fn propose_split(&mut self, split: &SplitCommand, limits: &Limits) {
-        let pending = self.pending(limits);
-        command::encode_split(split, &mut pending.bytes);
-        pending.waiters.push(Waiter::Nobody);
+        self.gather(limits, |bytes| command::encode_split(split, bytes)).push(Waiter::Nobody);
     }
 
     /// What has split off since the last call.

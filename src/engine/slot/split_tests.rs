@@ -234,10 +234,10 @@ fn ids_of_a_channel_rise_over_a_split() {
     use crate::engine::message_ids::MessageIds;
     let clock = UnixMillis(1_700_000_000_000);
     let mut parent = MessageIds::new(SlotId(0));
-    let last = (0..500).map(|_| parent.next(clock, false)).last().unwrap();
+    let last = (0..500).map(|_| parent.next(clock)).last().unwrap();
     let mut child = MessageIds::new(SlotId(1));
     child.resume(parent.last());
-    assert!(child.next(UnixMillis(0), false) > last, "whatever the clock of the child's leader says");
+    assert!(child.next(UnixMillis(0)) > last, "whatever the clock of the child's leader says");
 }
 
 /// How long the portions of a checkpoint take: all together, and the longest.

@@ -37,7 +37,7 @@ impl Bench {
     fn online(&mut self, node: u16, flag: DeviceFlag) -> SessionAddress {
         let place = Place { node: NodeId(node), shard: ShardId(0) };
         let address = SessionAddress { place, session: SessionId { index: u32::from(flag.0), generation: 1 } };
-        let online = Online { address, flag, level: DeviceLevel::Slave, device_id: "d".into(), order: 1 };
+        let online = Online { address, flag, level: DeviceLevel::Slave, device_id: "d".into(), order: 1, named: true };
         self.slot.home_or_new(&self.uid).register(online);
         address
     }

@@ -15,14 +15,20 @@ pub struct Quit {
 use crate::format::frame::Pusher;
 
 impl Slot {
-    pub(super) fn pending(&mut self, limits: &Limits) -> &mut Pending {
-        let full = self.pending.back().is_none_or(|last| {
-            last.waiters.len() >= limits.commands_per_proposal_max || last.bytes.len() >= limits.flush_bytes_max / 2
-        });
-        if full {
+    /// A command goes into the entry that is being gathered, or into the next one where that is full. Returns who waits for that entry's commands:
+    /// whoever waits for this one is to be put there.
+    pub(super) fn gather(&mut self, limits: &Limits, encode: impl FnOnce(&mut Vec<u8>)) -> &mut Vec<Waiter> {
+        if self.pending.back().is_none_or(|last| last.waiters.len() >= limits.commands_per_proposal_max) {
             self.pending.push_back(Pending::default());
         }
-        self.pending.back_mut().expect("one was just pushed")
+        let last = self.pending.back_mut().expect("one was just pushed");
+        let before = last.bytes.len();
+        encode(&mut last.bytes);
+        if last.bytes.len() > limits.entry_bytes_max && before > 0 {
+            let bytes = last.bytes.split_off(before);
+            self.pending.push_back(Pending { bytes, waiters: Vec::new() });
+        }
+        &mut self.pending.back_mut().expect("it is there").waiters
     }
 
     /// True when something waits to be proposed or the group has work.
@@ -36,7 +42,12 @@ impl Slot {
         let submit = &*submission.submit;
         let asker = Asker { place: submit.place, ticket: submit.ticket, term: submission.term };
         let transient = submit.flags.contains(HeaderFlags::NO_PERSIST);
-        let message_id = self.message_ids.next(around.now.unix, transient);
+        let message_id = if transient {
+            let term = self.lifted(self.led_term.unwrap_or_default());
+            self.message_ids.next_transient(around.now.unix, term)
+        } else {
+            self.message_ids.next(around.now.unix)
+        };
         let marked = Marked { message_id, from: submit.from.as_str(), to: submit.to.as_str() };
         around.out.marks.mark(around.now.instant, Point::Arrived, marked);
         let fields = MessageFields {
@@ -58,10 +69,11 @@ impl Slot {
         }
         let known = self.channels_by_key.get(&submit.channel);
         let announced = known.map_or(0, |index| self.channels[*index as usize].channel.announced_seq());
-        let pending = self.pending(around.limits);
-        command::encode_append_head(&submit.channel, announced, submit.fingerprint, &mut pending.bytes);
-        fields.encode(&mut pending.bytes);
-        pending.waiters.push(Waiter::Append(asker));
+        let waiters = self.gather(around.limits, |bytes| {
+            command::encode_append_head(&submit.channel, announced, submit.fingerprint, bytes);
+            fields.encode(bytes);
+        });
+        waiters.push(Waiter::Append(asker));
     }
 
     /// A message that is not stored: to whoever is online.
@@ -102,26 +114,25 @@ impl Slot {
         limits: &Limits,
     ) {
         let (uid, flag, level, token) = device;
-        let pending = self.pending(limits);
-        command::encode_token(uid.as_str(), flag, level, token, &mut pending.bytes);
-        pending.waiters.push(Waiter::Api(asker.0, asker.1));
+        let waiters = self.gather(limits, |bytes| command::encode_token(uid.as_str(), flag, level, token, bytes));
+        waiters.push(Waiter::Api(asker.0, asker.1));
     }
 
     /// Blanks tokens.
     pub fn propose_quit(&mut self, asker: (Place, u64), uid: &Uid, flag: Option<DeviceFlag>, limits: &Limits) {
-        let pending = self.pending(limits);
-        command::encode_quit(uid.as_str(), flag, &mut pending.bytes);
-        pending.waiters.push(Waiter::Api(asker.0, asker.1));
+        let waiters = self.gather(limits, |bytes| command::encode_quit(uid.as_str(), flag, bytes));
+        waiters.push(Waiter::Api(asker.0, asker.1));
     }
 
     /// A device of a flag that the home has never seen wants in. The group must agree on the flag first, else a crash would make it
     /// begin once more where the user's furthest device is by then, past messages that were promised to it. The connection is
-    /// registered when that is done.
+    /// registered when that is done. What the leader knows beyond its group goes before it: so everybody knows where the flag begins, and a user with
+    /// many rows needs no long command.
     pub fn propose_new_flag(&mut self, register: &Register, limits: &Limits) {
-        let beginning = self.homes.home(register.uid.as_str()).map_or(Vec::new(), Home::beginning);
-        let pending = self.pending(limits);
-        command::encode_new_flag(register.uid.as_str(), register.flag, &beginning, &mut pending.bytes);
-        pending.waiters.push(Waiter::Register(Box::new(register.clone())));
+        self.flush_rows(limits);
+        let waiters =
+            self.gather(limits, |bytes| command::encode_new_flag(register.uid.as_str(), register.flag, bytes));
+        waiters.push(Waiter::Register(Box::new(register.clone())));
     }
 
     /// A number for a connection that is accepted now: larger than all that were given by earlier leaders, and by this one.
@@ -174,11 +185,13 @@ impl Slot {
                 continue;
             };
             let (last_seq, read_seq, cursors) = (row.last_seq, row.read_seq, row.known_cursors().collect());
-            let pending = self.pending(limits);
             let row =
                 RowCommand { uid: uid.as_str(), kind: channel.kind, id: &channel.id, last_seq, read_seq, cursors };
-            command::encode_row(&row, &mut pending.bytes);
-            pending.waiters.push(Waiter::Row(uid, channel));
+            self.gather(limits, |bytes| command::encode_row(&row, bytes)).push(Waiter::Row(uid, channel));
         }
     }
 }
+
+#[cfg(test)]
+#[path = "taking_tests.rs"]
+mod tests;

@@ -85,7 +85,7 @@ fn slot_with(lengths: &[u32], node: u16, place: &mut dyn FnMut(usize, u32) -> Po
         channels.push((key(n), channel));
         let mut home = Home::new(map_state);
         home.apply_token(DeviceFlag(0), DeviceLevel::Master, &format!("token {n}"));
-        home.apply_new_flag(DeviceFlag(1), &[]);
+        home.apply_new_flag(DeviceFlag(1));
         let row = Row::agreed_on(*length, length / 4, &[(DeviceFlag(1), length / 3)]);
         home.apply_row(key(n), &row, 9);
         homes.push((uid(n), home));
