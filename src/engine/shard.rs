@@ -20,6 +20,7 @@ mod greetings;
 mod hosting;
 mod inspect;
 mod invariants;
+mod left_out;
 mod links;
 mod membership;
 mod mending;
@@ -62,6 +63,7 @@ use checkpoints::{Checkpoints, Pledge};
 use endings::Endings;
 use greetings::Greetings;
 use hosting::Ended;
+use left_out::LeftOut;
 use membership::Office;
 use merges::Merges;
 use operators::Leaving;
@@ -171,6 +173,7 @@ pub struct Shard {
     submit_rooms: BTreeMap<Place, usize>,
     /// What raft wants said to other nodes.
     raft_out: Vec<RaftMessage>,
+    left_out: LeftOut,
     /// Cached routes of all slots.
     routes_cached: usize,
     map_state: MapState,
@@ -249,6 +252,7 @@ impl Shard {
             link_wishes: Vec::new(),
             submit_rooms: BTreeMap::new(),
             raft_out: Vec::new(),
+            left_out: LeftOut::default(),
             routes_cached: 0,
             node_shards: BTreeMap::new(),
             nodes_down: BTreeSet::new(),
@@ -306,7 +310,7 @@ impl Shard {
                 self.hosted[place].slot.evict_oldest(channel);
             }
         }
-        self.send_raft();
+        self.send_raft(now);
         self.out.flush(&mut self.api_open, effects);
         self.flush_links(now, effects);
         self.leave_groups(now, effects);
