@@ -230,7 +230,6 @@ impl Shard {
     ) -> Result<Shard, String> {
         let Recovered { slots, metadata, journal } = recovered;
         let (hosted, places) = host(slots);
-        let office = if config.place.shard == ShardId(0) { Some(Office::open(&config, metadata)?) } else { None };
         let mut shard = Shard {
             places,
             dirty_slots: (0..hosted.len() as u32).collect(),
@@ -245,7 +244,7 @@ impl Shard {
             to_greet: BTreeSet::new(),
             greetings: Greetings::default(),
             cluster: None,
-            office,
+            office: if config.place.shard == ShardId(0) { Some(Office::open(&config, metadata)?) } else { None },
             metadata_leader: (0, None),
             ended: Ended::default(),
             links: Links::new(config.links(), Chance::new(config.seed, 3)),
