@@ -66,6 +66,8 @@ counters! {
     deliveries_stale,
     /// Times a home, looking again after messages had gone straight, told a session that had not yet taken them all.
     deliveries_checked,
+    /// Bodies of messages that did not go along because the link had no room: they are fetched, or were not stored.
+    bodies_left,
     /// Fetches served from memory.
     fetches_recent,
     /// Fetches that read the disk.

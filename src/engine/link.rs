@@ -307,7 +307,7 @@ pub struct LinkCounters {
     pub frames_resent: u64,
     /// Reliable batches that had arrived before.
     pub batches_duplicate: u64,
-    /// Lossy frames that were not written.
+    /// Lossy frames that were not written when they were given, each time.
     pub lossy_dropped: u64,
     /// Runs of reliable frames that ended with something lost.
     pub resets: u64,

@@ -41,7 +41,7 @@ use raft::{Config, ProgressState, RawNode, Ready, SnapshotStatus, StateRole};
 use self::catch_up::{CATCH_UP_TAILS, CatchUp};
 pub use self::change::MemberChange;
 use self::convert::{answers_candidate, entry_kind, group_members, inward, kind_of, outward, travels};
-pub use self::convert::{brings_entries, makes_leader};
+pub use self::convert::{brings_entries, is_of_election, makes_leader};
 use self::log::Log;
 pub use self::log::LogEntry;
 pub use self::state::GroupState;

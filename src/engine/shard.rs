@@ -20,6 +20,7 @@ mod greetings;
 mod hosting;
 mod inspect;
 mod invariants;
+mod left_out;
 mod links;
 mod membership;
 mod mending;
@@ -62,6 +63,7 @@ use checkpoints::{Checkpoints, Pledge};
 use endings::Endings;
 use greetings::Greetings;
 use hosting::Ended;
+use left_out::LeftOut;
 use membership::Office;
 use merges::Merges;
 use operators::Leaving;
@@ -171,6 +173,7 @@ pub struct Shard {
     submit_rooms: BTreeMap<Place, usize>,
     /// What raft wants said to other nodes.
     raft_out: Vec<RaftMessage>,
+    left_out: LeftOut,
     /// Cached routes of all slots.
     routes_cached: usize,
     map_state: MapState,
@@ -227,7 +230,6 @@ impl Shard {
     ) -> Result<Shard, String> {
         let Recovered { slots, metadata, journal } = recovered;
         let (hosted, places) = host(slots);
-        let office = if config.place.shard == ShardId(0) { Some(Office::open(&config, metadata)?) } else { None };
         let mut shard = Shard {
             places,
             dirty_slots: (0..hosted.len() as u32).collect(),
@@ -242,13 +244,14 @@ impl Shard {
             to_greet: BTreeSet::new(),
             greetings: Greetings::default(),
             cluster: None,
-            office,
+            office: if config.place.shard == ShardId(0) { Some(Office::open(&config, metadata)?) } else { None },
             metadata_leader: (0, None),
             ended: Ended::default(),
             links: Links::new(config.links(), Chance::new(config.seed, 3)),
             link_wishes: Vec::new(),
             submit_rooms: BTreeMap::new(),
             raft_out: Vec::new(),
+            left_out: LeftOut::default(),
             routes_cached: 0,
             node_shards: BTreeMap::new(),
             nodes_down: BTreeSet::new(),
@@ -306,7 +309,7 @@ impl Shard {
                 self.hosted[place].slot.evict_oldest(channel);
             }
         }
-        self.send_raft();
+        self.send_raft(now);
         self.out.flush(&mut self.api_open, effects);
         self.flush_links(now, effects);
         self.leave_groups(now, effects);

@@ -1,4 +1,5 @@
-//! How much room a frame takes on the wire, estimated without writing it, so that a link can bound its batches and windows.
+//! How much room a frame takes on the wire, estimated without writing it, so that a link can bound its batches and windows; and what of it can be
+//! left out when that is too much.
 //! Never less than the truth ([`super::frame_codec`] with [`super::frame_wire`]'s layout; the tests compare them), and near it
 //! for whatever carries much. Knows nothing of memory.
 
@@ -36,6 +37,25 @@ const STATUS_SLOT_BYTES: usize = 64;
 const PLACE_BYTES: usize = 4;
 
 impl Frame {
+    /// Leaves out a message's body, where whoever is told of the message can do without. True when there was one.
+    pub fn leave_body(&mut self) -> bool {
+        match self {
+            Frame::Deliver(frame) => frame.message.take().is_some(),
+            Frame::Notify(frame) => frame.message.take().is_some(),
+            _ => false,
+        }
+    }
+
+    /// It is about a message that is not stored, and does not bring it.
+    #[must_use]
+    pub fn tells_nothing(&self) -> bool {
+        match self {
+            Frame::Deliver(frame) => frame.seq == 0 && frame.message.is_none(),
+            Frame::Notify(frame) => frame.seq == 0 && frame.message.is_none(),
+            _ => false,
+        }
+    }
+
     /// Bytes that this frame adds to a batch, at most; a batch takes [`super::frame_codec::FRAMES_EMPTY_BYTES_MAX`] more. Exact but for some
     /// bytes of alignment where it carries messages, entries or parts of a snapshot.
     #[must_use]

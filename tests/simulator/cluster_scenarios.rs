@@ -17,7 +17,7 @@ const BO: usize = 1;
 const PHONE: u8 = 0;
 
 /// All of them by name.
-pub const ALL: [(&str, Script); 23] = [
+pub const ALL: [(&str, Script); 25] = [
     ("three-nodes-form-and-talk", three_nodes_form_and_talk),
     ("five-nodes-lose-two", five_nodes_lose_two),
     ("leader-killed-under-load", leader_killed_under_load),
@@ -41,6 +41,8 @@ pub const ALL: [(&str, Script); 23] = [
     ("a-device-changes-its-node", a_device_changes_its_node),
     ("a-lonely-node-refuses", a_lonely_node_refuses),
     ("many-catch-up-over-one-link", many_catch_up_over_one_link),
+    ("many-are-sent-to-over-one-link", many_are_sent_to_over_one_link),
+    ("every-slot-has-its-say", every_slot_has_its_say),
 ];
 
 impl Stage {
@@ -501,5 +503,55 @@ fn many_catch_up_over_one_link(stage: &mut Stage) -> Done {
     stage.answered(ana)?;
     stage.all_arrive(&sent)?;
     stage.expect("some had to ask again", |world| world.nodes[leader].hosts[0].shard.counters().fetches_put_off > 0)?;
+    stage.conclude()
+}
+
+/// What goes to the devices of one shard in one turn is more than its link takes: bodies are fetched by and by, and what is not stored is
+/// lost for some, as its sender asked for. The link stays.
+fn many_are_sent_to_over_one_link(stage: &mut Stage) -> Done {
+    const SENT: usize = 8;
+    stage.cluster(3, 0);
+    (stage.world.plan.shards, stage.world.plan.slot_depth) = (1, 0);
+    stage.begin(&["ana", "bo"])?;
+    stage.whole()?;
+    let leader = stage.leader(BO);
+    let ana = stage.phone_at(ANA, leader)?;
+    let mut there = Vec::new();
+    for flag in 0..4 {
+        let device = stage.device(BO, flag);
+        stage.world.devices[device].address = (leader + 1) % 3;
+        stage.connect(device)?;
+        there.push(device);
+    }
+    let from_afar = stage.phone_at(ANA, (leader + 1) % 3)?;
+    let before = stage.overflows();
+    for kind in [Kind::Stored, Kind::Transient] {
+        for sender in [ana, from_afar] {
+            let sent: Vec<Number> = (0..SENT).map(|_| stage.world.send(sender, BO, kind, 3_000, None)).collect();
+            stage.answered(sender)?;
+            for number in sent.into_iter().filter(|_| kind == Kind::Stored) {
+                for device in &there {
+                    stage.sees(*device, number)?;
+                }
+            }
+        }
+    }
+    if stage.overflows() > before {
+        return stage.fail("no link was given more than it takes");
+    }
+    stage.conclude()
+}
+
+/// All leaders of a shard have something to say in the same moment, and that is more than a link takes. None of them is always the one that
+/// goes without.
+fn every_slot_has_its_say(stage: &mut Stage) -> Done {
+    stage.cluster(3, 0);
+    (stage.world.plan.shards, stage.world.plan.slot_depth) = (1, 4);
+    stage.world.plan.cluster.link_limits.lossy_queue_bytes = 1 << 10;
+    stage.begin(&["ana", "bo"])?;
+    stage.whole()?;
+    let (ana, bo, _) = stage.pair_away_from_leader()?;
+    let sent = stage.chat(ana, bo, 20, 10)?;
+    stage.all_arrive(&sent)?;
     stage.conclude()
 }

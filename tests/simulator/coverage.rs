@@ -46,6 +46,7 @@ const MUST_HAPPEN: &[&str] = &[
 
 /// What must besides with several nodes.
 const MUST_HAPPEN_IN_CLUSTERS: &[&str] = &[
+    "bodies_left",
     "deliveries_checked",
     "deliveries_stale",
     "deliveries_straight",
@@ -61,7 +62,6 @@ const MUST_HAPPEN_IN_CLUSTERS: &[&str] = &[
     "merges",
     "messages_repaired",
     "raft_stray",
-    "raft_put_off",
     "rollcall_answers",
     "seen changes of leaders",
     "seen leaders preferred anew",

@@ -11,7 +11,7 @@ use crate::links::{LinkPlan, LinkStep, Links, Machine, address};
 use crate::world::HostRef;
 
 /// All of them by name.
-pub const ALL: [(&str, fn()); 10] = [
+pub const ALL: [(&str, fn()); 11] = [
     ("links-keep-bytes-in-order", links_keep_bytes_in_order),
     ("links-are-cut-one-way", links_are_cut_one_way),
     ("links-cut-for-long-end-for-the-writer", links_cut_for_long_end_for_the_writer),
@@ -21,6 +21,7 @@ pub const ALL: [(&str, fn()); 10] = [
     ("links-wait-for-who-hangs", links_wait_for_who_hangs),
     ("links-to-nobody-are-not-made", links_to_nobody_are_not_made),
     ("links-do-not-tell-of-a-power-cut", links_do_not_tell_of_a_power_cut),
+    ("links-of-an-earlier-life-end-by-themselves", links_of_an_earlier_life_end_by_themselves),
     ("datagrams-get-lost-doubled-and-late", datagrams_get_lost_doubled_and_late),
 ];
 
@@ -331,6 +332,26 @@ fn links_do_not_tell_of_a_power_cut() {
         assert!(bench.closed_at(OTHER).is_some(), "who writes finds out");
         assert!(bench.bytes_at(ONE).0.is_empty(), "the dead hear nothing");
     }
+}
+
+/// A process numbers its connections from the beginning. What becomes of its predecessor's is nothing to it.
+fn links_of_an_earlier_life_end_by_themselves() {
+    let mut bench = Bench::new(9, |_| {});
+    let (here, there) = bench.connect();
+    bench.write(OTHER, there, &text(0, 10));
+    bench.run(10);
+    // A tail is under way, slowly, when its writer ends and its reader does not want it any more.
+    bench.links.clog(0, 1, true, bench.now_ns);
+    bench.write(ONE, here, &text(0, 2_000));
+    bench.links.hang_up(bench.now_ns, OTHER, there, &mut bench.chance);
+    bench.links.process_ends(bench.now_ns, 0, Machine::Refuses, 2, &mut bench.chance);
+    bench.links.process_begins(bench.now_ns, 0, 2);
+    assert_eq!(bench.dial(), here, "the next process calls its first one the same");
+    bench.run(1_000);
+    let before = bench.bytes_at(OTHER).0.len();
+    bench.write(ONE, here, &text(0, 100));
+    bench.run(1_000);
+    assert_eq!(bench.bytes_at(OTHER).0.len() - before, 100, "the end of the earlier one is not that of this one");
 }
 
 fn datagrams_get_lost_doubled_and_late() {

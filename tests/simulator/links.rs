@@ -450,12 +450,21 @@ impl Links {
         end.stage = if made { Stage::Open } else { Stage::Closed };
         let end = *end;
         if !made {
-            self.by_conn.remove(&(end.host, end.conn));
+            self.forget(&end, (index, 0));
         }
         if self.is_alive(&end) {
             self.count(if made { "links made" } else { "dials in vain" });
             self.heard.push((end.host, Event::LinkDialed { conn: end.conn, made }));
         }
+    }
+
+    /// Nobody speaks of this end any more. False when that was so already: the number may be that of another connection by now.
+    fn forget(&mut self, end: &End, at: (usize, usize)) -> bool {
+        let known = self.by_conn.get(&(end.host, end.conn)) == Some(&at);
+        if known {
+            self.by_conn.remove(&(end.host, end.conn));
+        }
+        known
     }
 
     fn is_alive(&self, end: &End) -> bool {
@@ -548,7 +557,7 @@ impl Links {
         let Some(end) = self.sockets[index].ends[which].as_mut() else { return };
         end.stage = Stage::Closed;
         let end = *end;
-        if self.by_conn.remove(&(end.host, end.conn)).is_some() && self.is_alive(&end) {
+        if self.forget(&end, (index, which)) && self.is_alive(&end) {
             self.count("links lost");
             self.heard.push((end.host, Event::LinkClosed { conn: end.conn }));
         }
@@ -559,14 +568,13 @@ impl Links {
         self.machines[node] = (machine, life, false);
         for index in 0..self.sockets.len() {
             for which in 0..2 {
-                let Some(end) = self.sockets[index].ends[which].as_mut() else { continue };
-                if end.host.node != node || end.stage == Stage::Closed {
+                let Some(end) = self.sockets[index].ends[which].filter(|end| end.host.node == node) else { continue };
+                self.forget(&end, (index, which));
+                if end.stage == Stage::Closed {
                     continue;
                 }
                 let opened = end.stage == Stage::Open;
-                end.stage = Stage::Closed;
-                let end = *end;
-                self.by_conn.remove(&(end.host, end.conn));
+                self.sockets[index].ends[which] = Some(End { stage: Stage::Closed, ..end });
                 let written = self.sockets[index].flows[which].written;
                 if machine == Machine::Dark {
                     let pending = &mut self.sockets[index].flows[which];

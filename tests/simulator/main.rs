@@ -118,6 +118,14 @@ const REGRESSION_SEEDS: &[(u64, u16, &str)] = &[
     (21159, 3, "what was proposed at once was more than a segment of the journal takes"),
     (20657, 3, "a leader with a slower clock dealt out its predecessor's ids again, to messages that are not stored"),
     (1205, 3, "a snapshot of the metadata counted when a checkpoint begun before it was on disk, and its own was not"),
+    (21127, 3, "all leaders spoke in one moment, and the link had no room for the same ones each time"),
+    (21808, 3, "all leaders spoke in one moment, and the link had no room for the same ones each time"),
+    (
+        22862,
+        3,
+        "the network took the end of a dead process's connection for that of its successor's of the same number",
+    ),
+    (21556, 3, "what was to be delivered over a link at once was more than it takes, and reset it again and again"),
 ];
 
 /// What the command line asks for.

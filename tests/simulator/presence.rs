@@ -23,7 +23,8 @@ pub const ALL: [(&str, Script); 3] = [
 const CROWD: usize = 400;
 
 impl Stage {
-    fn overflows(&self) -> u64 {
+    /// How often a link was given more than it takes.
+    pub fn overflows(&self) -> u64 {
         let hosts = self.world.nodes.iter().flat_map(|node| &node.hosts);
         hosts.map(|host| host.shard.cluster_view().links.overflows).sum()
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jindou::engine::metadata::{Cluster, MemberState};
+use jindou::engine::shard::Durability;
 use jindou::ids::{Place, ReplicaId, SlotId};
 
 use crate::ledger::{Kind, Number};
@@ -21,7 +22,7 @@ const BO: usize = 1;
 const FOR_EVER_MS: u64 = 3_600_000;
 
 /// All of them by name.
-pub const ALL: [(&str, Script); 23] = [
+pub const ALL: [(&str, Script); 24] = [
     ("a-join-moves-its-share", a_join_moves_its_share),
     ("a-drained-node-is-forgotten", a_drained_node_is_forgotten),
     ("the-dead-are-replaced-and-return", the_dead_are_replaced_and_return),
@@ -45,6 +46,7 @@ pub const ALL: [(&str, Script); 23] = [
     ("two-of-five-voters-are-lost", two_of_five_voters_are_lost),
     ("a-dead-voter-is-replaced", a_dead_voter_is_replaced),
     ("a-drained-voter-is-replaced", a_drained_voter_is_replaced),
+    ("a-disk-that-takes-nothing-is-not-flooded", a_disk_that_takes_nothing_is_not_flooded),
 ];
 
 impl Stage {
@@ -643,6 +645,24 @@ fn a_drained_voter_is_replaced(stage: &mut Stage) -> Done {
     stage.expect("it leads no more", |world| metadata_leader(world) != Some(drained))?;
     stage.world.operate(Order::Undrain(drained));
     stage.member_is(drained, MemberState::Serving)?;
+    stage.whole()?;
+    stage.conclude()
+}
+
+/// Where memory counts as durable two of three go on while the third one's disk takes nothing. It takes no more entries than it has room for.
+fn a_disk_that_takes_nothing_is_not_flooded(stage: &mut Stage) -> Done {
+    stage.cluster(3, 0);
+    (stage.world.plan.shards, stage.world.plan.slot_depth) = (1, 0);
+    stage.world.plan.durability = Durability::Memory;
+    stage.begin(&["ana", "bo"])?;
+    stage.whole()?;
+    let leader = stage.leader(BO);
+    let third = (leader + 1) % 3;
+    let ana = stage.phone_at(ANA, leader)?;
+    stage.world.nodes[third].disks[0].full = true;
+    stage.much(ana, 40)?;
+    stage.until("entries are put off", |world| world.nodes[third].hosts[0].shard.counters().raft_put_off > 0)?;
+    stage.world.nodes[third].disks[0].full = false;
     stage.whole()?;
     stage.conclude()
 }

@@ -13,6 +13,9 @@ const UNNUMBERED: u64 = 0;
 /// Memory that an empty batch takes.
 const EMPTY_BATCH_BYTES: usize = 64;
 
+/// What raft says takes about so much where it brings no entries.
+const SMALL_BYTES: usize = 160;
+
 /// Who gives way when a link does not take everything that may be lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rank {
@@ -24,20 +27,38 @@ pub enum Rank {
 
 impl Links {
     /// Gives a frame to a shard if that is possible now, or when the first socket is there that is being made. A member that has no
-    /// link gets one.
-    pub fn send_lossy(&mut self, to: Place, frame: Frame, rank: Rank) {
+    /// link gets one. Where no way leads now it is lost.
+    ///
+    /// # Errors
+    /// It found no room: here it is again.
+    pub fn send_lossy(&mut self, to: Place, frame: Frame, rank: Rank) -> Result<(), Frame> {
         let all = self.config.limits.lossy_queue_bytes;
         let limit = if rank == Rank::First { all } else { all - all / 8 };
         let weight = window::weight(&frame);
-        if let Ok(link) = self.link_to(to)
-            && link.may_bring()
-            && link.lossy.takes(weight, limit)
-        {
-            link.lossy.pending.push(frame);
-            link.lossy.pending_weight += weight;
-            return self.mark(to);
+        match self.link_to(to).ok().filter(|link| link.may_bring()) {
+            Some(link) if link.lossy.takes(weight, limit) => {
+                link.lossy.pending.push(frame);
+                link.lossy.pending_weight += weight;
+                self.mark(to);
+                Ok(())
+            }
+            Some(_) => {
+                self.counters.lossy_dropped += 1;
+                Err(frame)
+            }
+            None => {
+                self.counters.lossy_dropped += 1;
+                Ok(())
+            }
         }
-        self.counters.lossy_dropped += 1;
+    }
+
+    /// Something small that may be lost would find room on the way to a shard, or no way leads there and nothing need wait for it.
+    #[must_use]
+    pub fn has_lossy_room(&self, to: Place) -> bool {
+        let all = self.config.limits.lossy_queue_bytes;
+        let takes = |link: &Link| !link.may_bring() || link.lossy.takes(SMALL_BYTES, all - all / 8);
+        self.links.get(&to).is_none_or(takes)
     }
 
     /// What may be lost and waits to be written, for tests of those who give it.

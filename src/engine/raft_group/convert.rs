@@ -42,6 +42,13 @@ pub fn makes_leader(message: &RaftMessage) -> bool {
     message.kind == MessageType::MsgTimeoutNow as u8
 }
 
+/// It is about who is to lead. Such a thing is said once, and not again for as long as an election takes.
+#[must_use]
+pub fn is_of_election(message: &RaftMessage) -> bool {
+    let asks = [MessageType::MsgRequestVote, MessageType::MsgRequestPreVote].map(|kind| kind as u8);
+    asks.contains(&message.kind) || answers_candidate(message) || makes_leader(message)
+}
+
 pub(super) fn travels(message: &Message) -> bool {
     TRAVELLING.contains(&message.get_msg_type())
 }

@@ -11,7 +11,7 @@ use crate::format::raft_message::RaftMessage;
 use crate::ids::{NodeId, Place, SlotId};
 use crate::time::Now;
 
-use super::Shard;
+use super::{Shard, left_out};
 
 impl Shard {
     /// Whom links may reach, and where.
@@ -92,9 +92,10 @@ impl Shard {
     }
 
     /// What raft wants said: not repeated when it is lost. The metadata group goes first: without it nothing that is amiss with slots is
-    /// mended, and they may have more to say than a link takes.
-    pub(super) fn send_raft(&mut self) {
+    /// mended, and they may have more to say than a link takes. After it goes what has found no room before.
+    pub(super) fn send_raft(&mut self, now: Now) {
         let mut messages = std::mem::take(&mut self.raft_out);
+        self.left_out.join(now.instant, &mut messages, |place| self.links.has_lossy_room(place));
         if messages.iter().any(|message| message.slot == SlotId::METADATA) {
             messages.sort_by_key(|message| message.slot != SlotId::METADATA);
         }
@@ -105,15 +106,20 @@ impl Shard {
                 // No links lead to the shards of this node: a replica may move between them.
                 self.out.frame(to, Frame::Raft(Box::new(message)));
             } else {
+                let whose = left_out::whose(&message);
                 let rank = if message.slot == SlotId::METADATA { Rank::First } else { Rank::Usual };
-                self.links.send_lossy(to, Frame::Raft(Box::new(message)), rank);
+                match self.links.send_lossy(to, Frame::Raft(Box::new(message)), rank) {
+                    Err(Frame::Raft(message)) => self.left_out.refused(now.instant, *message),
+                    _ => self.left_out.took(to, whose),
+                }
             }
         }
     }
 
     /// Ends a step: frames for other nodes, and what the links themselves want.
     pub(super) fn flush_links(&mut self, now: Now, effects: &mut Effects) {
-        for (to, frames) in self.out.take_remote() {
+        for (to, mut frames) in self.out.take_remote() {
+            self.give_way(to, &mut frames);
             // Over its window a link is reset: both ends hear of it, and what matters is sent again by those whose it is.
             let _ = self.links.send(to, frames);
         }
@@ -129,6 +135,28 @@ impl Shard {
             });
         }
         self.link_wishes = wishes;
+    }
+
+    /// A link that is given more than its window takes is reset, and all that matters is said again, perhaps all at once. Before it comes to that,
+    /// bodies give way: whoever is told of a message without its body fetches it, and what is not stored may be lost.
+    fn give_way(&mut self, to: Place, frames: &mut Vec<Frame>) {
+        let most = self.links.room(to) / 4 * 3;
+        let mut weight: usize = frames.iter().map(Frame::weight).sum();
+        if weight <= most {
+            return;
+        }
+        // The last ones before the others: who lacks one message of a channel has no use for the next.
+        for frame in frames.iter_mut().rev() {
+            if weight <= most {
+                break;
+            }
+            let before = frame.weight();
+            if frame.leave_body() {
+                self.out.counters.bodies_left += 1;
+                weight -= before - frame.weight();
+            }
+        }
+        frames.retain(|frame| !frame.tells_nothing());
     }
 
     /// A replica of a group that has one here says something.
@@ -215,7 +243,7 @@ mod tests {
         for step in 1..=2 {
             shard.raft_out.extend((0..8192).map(|_| said(SlotId(0))));
             shard.raft_out.push(said(SlotId::METADATA));
-            shard.send_raft();
+            shard.send_raft(bench.now);
             let waiting = shard.links.lossy_waiting(PEER);
             let of = |frame: &Frame| matches!(frame, Frame::Raft(message) if message.slot == SlotId::METADATA);
             assert_eq!(waiting.iter().filter(|frame| of(frame)).count(), step);
