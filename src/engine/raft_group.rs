@@ -62,8 +62,8 @@ const UNCOMMITTED_BYTES_MAX: u64 = 64 << 20;
 /// Bytes of committed entries handed out at once, so that one turn stays short.
 const COMMITTED_BYTES_PER_READY_MAX: u64 = 1 << 20;
 
-/// Bytes of entries in one message.
-const MESSAGE_BYTES_MAX: u64 = 1 << 20;
+/// Bytes of entries in one message, in tails of a log: what a shard's journal takes beyond its bound.
+pub const MESSAGE_TAILS_MAX: usize = 4;
 
 /// Messages with entries under way to one member; more wait for its answers.
 const MESSAGES_IN_FLIGHT_MAX: usize = 64;
@@ -172,7 +172,7 @@ pub struct RaftGroup {
     installing: Option<u64>,
 }
 
-fn new_node(slot: SlotId, replica: ReplicaId, applied: u64, log: Log) -> RawNode<Log> {
+fn new_node(slot: SlotId, replica: ReplicaId, applied: u64, log: Log, tail_bytes_max: usize) -> RawNode<Log> {
     let config = Config {
         id: replica.0,
         applied,
@@ -184,7 +184,7 @@ fn new_node(slot: SlotId, replica: ReplicaId, applied: u64, log: Log) -> RawNode
         batch_append: false,
         // A slot's followers hear with the next entry or heartbeat what is agreed on. Members wait for what the metadata group agrees on.
         skip_bcast_commit: slot != SlotId::METADATA,
-        max_size_per_msg: MESSAGE_BYTES_MAX,
+        max_size_per_msg: (MESSAGE_TAILS_MAX * tail_bytes_max) as u64,
         max_inflight_msgs: MESSAGES_IN_FLIGHT_MAX,
         max_uncommitted_size: UNCOMMITTED_BYTES_MAX,
         max_committed_size_per_ready: COMMITTED_BYTES_PER_READY_MAX,
@@ -210,7 +210,7 @@ impl RaftGroup {
         let mut group = RaftGroup {
             slot,
             replica,
-            node: new_node(slot, replica, applied, log),
+            node: new_node(slot, replica, applied, log, log_tail_bytes_max),
             chance,
             timed: (u64::MAX, StateRole::Follower),
             awaiting: VecDeque::new(),

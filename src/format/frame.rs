@@ -346,6 +346,8 @@ pub struct Deliver {
     /// The device has everything up to here; where to begin if the session does not follow the channel yet. `None`: it comes straight from the
     /// channel's leader, which does not know; a session that does not follow the channel gets it by way of its home.
     pub cursor: Option<u32>,
+    /// Of the home's leader, whose cursor it is. One that has been followed by another knows less than the session by now. 0: none.
+    pub term: u64,
     /// The body of `seq`, else it is fetched.
     pub message: Option<StoredMessage>,
 }
@@ -385,6 +387,8 @@ pub struct Backlog {
     pub more: bool,
     /// Which [`Resume`] it answers; 0: none.
     pub question: u32,
+    /// Of the home's leader, whose cursors these are.
+    pub term: u64,
 }
 
 /// One lagging channel.

@@ -75,7 +75,7 @@ impl Frame {
                 Frame::Deliver(frame) => 44 + channel(&frame.channel) + body(frame.message.as_ref()),
                 Frame::Received(frame) => 28 + uid(&frame.uid) + channel(&frame.channel),
                 Frame::Resume(frame) => 24 + uid(&frame.uid),
-                Frame::Backlog(frame) => 24 + list(&frame.rows, |row| ROW_BYTES + channel(&row.channel)),
+                Frame::Backlog(frame) => 32 + list(&frame.rows, |row| ROW_BYTES + channel(&row.channel)),
                 Frame::Fetch(frame) => 32 + channel(&frame.channel),
                 Frame::Fetched(frame) => 36 + channel(&frame.channel) + messages(&frame.messages),
                 Frame::Whereabouts(frame) => {

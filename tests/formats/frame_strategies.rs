@@ -196,12 +196,13 @@ fn channel_frame() -> Any<Frame> {
             channel,
             seq
         })),
-        (session(), channel(), any::<(u32, Option<u32>)>(), option::of(message())).prop_map(
-            |(session, channel, (seq, cursor), message)| Frame::Deliver(Deliver {
+        (session(), channel(), any::<(u32, Option<u32>, u64)>(), option::of(message())).prop_map(
+            |(session, channel, (seq, cursor, term), message)| Frame::Deliver(Deliver {
                 session,
                 channel,
                 seq,
                 cursor,
+                term,
                 message
             })
         ),
@@ -211,8 +212,8 @@ fn channel_frame() -> Any<Frame> {
             channel,
             seq
         })),
-        (session(), vec(row, 0..4), any::<(bool, u32)>()).prop_map(|(session, rows, (more, question))| {
-            Frame::Backlog(Backlog { session, rows, more, question })
+        (session(), vec(row, 0..4), any::<(bool, u32, u64)>()).prop_map(|(session, rows, (more, question, term))| {
+            Frame::Backlog(Backlog { session, rows, more, question, term })
         }),
         (address(), channel(), any::<(u32, u32)>()).prop_map(|(address, channel, (from_seq, messages_max))| {
             Frame::Fetch(Fetch { address, channel, from_seq, messages_max })

@@ -101,7 +101,7 @@ impl RaftGroup {
         let GroupState { applied, applied_term, term, vote, .. } = state;
         let hard_state = HardState { term, vote, commit: applied, ..HardState::default() };
         let log = Log::new((applied, applied_term), state.members.clone(), hard_state, VecDeque::new());
-        self.node = new_node(self.slot, self.replica, applied, log);
+        self.node = new_node(self.slot, self.replica, applied, log, self.log_tail_bytes_max);
         self.timed = (u64::MAX, StateRole::Follower);
         (self.applied, self.applied_term, self.members) = (applied, applied_term, state.members);
         (self.journalled, self.journalled_commit) = ((term, vote), applied);

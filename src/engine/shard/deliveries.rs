@@ -7,7 +7,7 @@ use crate::engine::marks::Point;
 use crate::engine::session::Session;
 use crate::engine::slot;
 use crate::format::frame::{Deliver, Frame, Notify, Pusher, Whereabouts};
-use crate::ids::{Place, Uid};
+use crate::ids::{Place, SessionId, Uid};
 use crate::time::Now;
 
 use super::Shard;
@@ -26,6 +26,7 @@ impl Shard {
         self.with_slot(place, now, |slot, _, around| slot.handle_notify(notify, around));
         let straight = self.hosted[place].slot.leaves_to_leader(notify, now.instant, &limits);
         let stale = !straight && matches!(notify.pusher, Pusher::Leader(_));
+        let term = self.hosted[place].slot.group().term();
         if let Some(home) = self.hosted[place].slot.home(&notify.uid) {
             let row = home.row(&notify.channel);
             for online in home.online().iter().filter(|online| !straight || online.address.place.node == here.node) {
@@ -34,6 +35,7 @@ impl Shard {
                     channel: notify.channel.clone(),
                     seq: notify.seq,
                     cursor: Some(row.map_or(0, |row| row.cursor(online.flag))),
+                    term,
                     message: notify.message.clone(),
                 };
                 self.out.frame(online.address.place, Frame::Deliver(deliver));
@@ -106,6 +108,9 @@ impl Shard {
                 return;
             }
         }
+        if deliver.seq > 0 && deliver.cursor.is_some() && self.is_outdated(deliver.session, deliver.term) {
+            return;
+        }
         let mut deferred = false;
         self.push_with(deliver.session, |delivery, out| {
             let Deliver { channel, seq, cursor, message, .. } = deliver;
@@ -119,6 +124,14 @@ impl Shard {
             }
         });
         self.out.counters.deliveries_deferred += u64::from(deferred);
+    }
+
+    /// A home's leader has been followed by another, which was told what the session has taken since: what the former still says was long under
+    /// way, and where it would have the session begin was passed. What it has missed the other one says.
+    pub(super) fn is_outdated(&mut self, session: SessionId, term: u64) -> bool {
+        let slot = self.session(session).and_then(|session| session.identity.as_deref()).map(|identity| identity.slot);
+        let newest = slot.and_then(|slot| self.routes.leader(slot));
+        newest.is_some_and(|(newest, _)| term < newest)
     }
 
     /// What came straight to a session that does not follow the channel: only its home knows where it begins. Not for one that will ask

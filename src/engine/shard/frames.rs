@@ -238,7 +238,9 @@ impl Shard {
         }
         let rows =
             rows.into_iter().map(|(channel, cursor, last_seq)| BacklogRow { channel, cursor, last_seq }).collect();
-        self.out.frame(address.place, Frame::Backlog(Backlog { session: address.session, rows, more, question: 0 }));
+        let term = self.hosted[place].slot.group().term();
+        let backlog = Backlog { session: address.session, rows, more, question: 0, term };
+        self.out.frame(address.place, Frame::Backlog(backlog));
     }
 
     fn handle_unregister(&mut self, unregister: &Unregister) {
@@ -287,7 +289,8 @@ impl Shard {
         let (rows, more) = home.lagging(flag, self.config.limits.backlog_rows_max);
         let rows =
             rows.into_iter().map(|(channel, cursor, last_seq)| BacklogRow { channel, cursor, last_seq }).collect();
-        let backlog = Backlog { session: resume.address.session, rows, more, question: resume.question };
+        let term = self.hosted[place].slot.group().term();
+        let backlog = Backlog { session: resume.address.session, rows, more, question: resume.question, term };
         self.out.frame(resume.address.place, Frame::Backlog(backlog));
     }
 
@@ -332,6 +335,9 @@ impl Shard {
     }
 
     fn handle_backlog(&mut self, now: Now, backlog: Backlog) {
+        if self.is_outdated(backlog.session, backlog.term) {
+            return;
+        }
         let limits = self.config.limits;
         let rows: Vec<(ChannelKey, u32, u32)> =
             backlog.rows.into_iter().map(|row| (row.channel, row.cursor, row.last_seq)).collect();

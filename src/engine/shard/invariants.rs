@@ -1,6 +1,7 @@
 //! What must hold between the steps of a shard, as one long question. The simulator asks it after every step, the shell never.
 
 use super::{Durability, Hosted, Shard};
+use crate::engine::raft_group;
 use crate::ids::{NodeId, Place, ShardId, SlotId};
 
 impl Shard {
@@ -101,11 +102,20 @@ impl Shard {
 
     fn check_memory(&self) {
         let limits = &self.config.limits;
-        let unwritten = if self.config.durability == Durability::Memory { limits.journal_refuse_bytes } else { 0 };
-        // With `memory`, bodies that are not written yet stay beyond the budget, each with what it costs beside its bytes.
+        // With `memory`, bodies that are not written yet stay beyond the budget, each with what it costs beside its bytes: what the journal takes
+        // before it refuses, and the message with which it gets there.
+        let unwritten = match self.config.durability {
+            Durability::Fsync => 0,
+            Durability::Memory => {
+                let message_bytes_max = raft_group::MESSAGE_TAILS_MAX * limits.log_tail_bytes_max;
+                limits.journal_refuse_bytes + limits.journal_pause_bytes + message_bytes_max
+            }
+        };
+        let (bytes, budget) = (self.recent.bytes(), limits.recent_bytes_max);
+        let waiting = self.journal.pending_bytes();
         assert!(
-            self.recent.bytes() <= limits.recent_bytes_max + 2 * unwritten,
-            "more bodies in memory than the budget"
+            bytes <= budget + 2 * unwritten,
+            "{bytes} bytes of bodies in memory, budget {budget}, and {waiting} bytes wait to be written"
         );
     }
 }

@@ -431,6 +431,7 @@ pub(super) struct WireDeliver<'a> {
     channel: WireChannel<'a>,
     seq: u32,
     cursor: Option<u32>,
+    term: u64,
     #[rkyv(with = Map<InlineAsBox>)]
     message: Option<&'a [u8]>,
 }
@@ -442,6 +443,7 @@ impl<'a> From<&'a Deliver> for WireDeliver<'a> {
             channel: (&frame.channel).into(),
             seq: frame.seq,
             cursor: frame.cursor,
+            term: frame.term,
             message: frame.message.as_ref().map(|message| &message.bytes()[..]),
         }
     }
@@ -454,6 +456,7 @@ impl ArchivedWireDeliver<'_> {
             channel: self.channel.read()?,
             seq: self.seq.to_native(),
             cursor: self.cursor.as_ref().map(|cursor| cursor.to_native()),
+            term: self.term.to_native(),
             message: self.message.as_ref().map(|raw| message(raw, buffer)).transpose()?,
         })
     }
@@ -491,6 +494,7 @@ pub(super) struct WireBacklog<'a> {
     rows: Each<'a, BacklogRow, WireRow<'a>>,
     question: u32,
     more: bool,
+    term: u64,
 }
 
 #[derive(Archive, Serialize)]
@@ -513,6 +517,7 @@ impl<'a> From<&'a Backlog> for WireBacklog<'a> {
             rows: Each::new(&frame.rows),
             question: frame.question,
             more: frame.more,
+            term: frame.term,
         }
     }
 }
@@ -527,7 +532,8 @@ impl ArchivedWireBacklog<'_> {
             })
         };
         let rows = each(&self.rows, row)?;
-        Ok(Backlog { session: self.session.read(), rows, more: self.more, question: self.question.to_native() })
+        let (question, term) = (self.question.to_native(), self.term.to_native());
+        Ok(Backlog { session: self.session.read(), rows, more: self.more, question, term })
     }
 }
 
