@@ -293,7 +293,12 @@ impl World {
         let wanted = usize::from(newest.replicas_wanted).min(serving);
         for (slot, row) in &newest.rows {
             if row.reshape.is_some() {
-                return Some(format!("slot {slot} is to become two or one: {:?}", row.reshape));
+                let (here, depth) = (self.standings_of(*slot), row.depth);
+                let beside = [depth, depth + 1].map(|depth| self.standings_of(slot.sibling(depth)));
+                return Some(format!(
+                    "slot {slot} is to become two or one: {:?}: {here}{}{}",
+                    row.reshape, beside[0], beside[1]
+                ));
             }
             if row.target.is_some() || row.replicas.len() != wanted {
                 let standings = self.standings_of(*slot);

@@ -117,6 +117,11 @@ const REGRESSION_SEEDS: &[(u64, u16, &str)] = &[
     (20686, 3, "what a device had taken while slots merged was forgotten, and the session was told that it lagged"),
     (21159, 3, "what was proposed at once was more than a segment of the journal takes"),
     (20657, 3, "a leader with a slower clock dealt out its predecessor's ids again, to messages that are not stored"),
+    (
+        30894,
+        3,
+        "a node that had missed a split heard of the slot only when it was being taken in, and did not begin it",
+    ),
     (1205, 3, "a snapshot of the metadata counted when a checkpoint begun before it was on disk, and its own was not"),
     (21127, 3, "all leaders spoke in one moment, and the link had no room for the same ones each time"),
     (21808, 3, "all leaders spoke in one moment, and the link had no room for the same ones each time"),

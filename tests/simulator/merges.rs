@@ -7,18 +7,20 @@ use jindou::ids::{Place, SlotId};
 
 use crate::links::Machine;
 use crate::operator::Order;
+use crate::outages::Outage;
 use crate::splits::{USERS, slots};
 use crate::stage::{Done, Script, Stage};
 use crate::world::World;
 
 /// All of them by name.
-pub const ALL: [(&str, Script); 13] = [
+pub const ALL: [(&str, Script); 14] = [
     ("merge-one-pair-under-load", merge_one_pair_under_load),
     ("merge-all-under-load", merge_all_under_load),
     ("merge-split-merge", merge_split_merge),
     ("merge-on-a-lonely-node", merge_on_a_lonely_node),
     ("merge-slots-that-live-apart", merge_slots_that_live_apart),
     ("merge-before-a-gateway-knows", merge_before_a_gateway_knows),
+    ("merge-of-a-split-that-a-node-missed", merge_of_a_split_that_a_node_missed),
     ("merge-while-the-leader-dies", merge_while_the_leader_dies),
     ("merge-while-followers-die", merge_while_followers_die),
     ("merge-while-everybody-dies", merge_while_everybody_dies),
@@ -233,6 +235,29 @@ fn merge_and_kill(stage: &mut Stage, nodes: &[usize], after_ms: u64) -> Done {
     }
     stage.until("the nodes are back", |world| world.nodes.iter().all(|node| node.up))?;
     stage.reshaped_until(before / 2)?;
+    stage.all_see(&sent)?;
+    stage.conclude()
+}
+
+/// Seed 30894: whoever was away while a slot became two and one again hears of the upper one only when it is being taken in, and has yet to get
+/// what it held.
+fn merge_of_a_split_that_a_node_missed(stage: &mut Stage) -> Done {
+    let devices = stage.gathering(&[0, 1])?;
+    let mut sent = stage.talk(&devices, 10, 10)?;
+    let before = slots(&stage.world);
+    let outage = Outage::Isolated(2);
+    stage.world.outage_begins(outage);
+    // What it led is led by the others before anything is planned.
+    stage.wait(3_000)?;
+    stage.world.split(None);
+    stage.reshaped_until(2 * before)?;
+    sent.extend(stage.talk(&devices, 10, 10)?);
+    stage.world.merge(None);
+    stage.until("nothing but what was held is left to be taken in", |world| slots(world) == before)?;
+    sent.extend(stage.talk(&devices, 10, 10)?);
+    stage.world.outage_ends(outage);
+    stage.reshaped_until(before)?;
+    sent.extend(stage.talk(&devices, 10, 10)?);
     stage.all_see(&sent)?;
     stage.conclude()
 }

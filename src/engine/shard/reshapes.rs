@@ -110,10 +110,12 @@ fn head_of(half: &Half) -> SnapshotHead {
 
 /// Children that are planned at a place, with their replicas there and their depths.
 pub(super) fn planned_at(cluster: &Cluster, place: Place) -> impl Iterator<Item = (SlotId, ReplicaId, u8)> + '_ {
+    let here = move |replicas: &[ReplicaId]| replicas.iter().copied().find(|replica| replica.place() == place);
     cluster.rows.values().filter_map(move |row| match &row.reshape {
-        Some(Reshape::Split { child, replicas, .. }) => {
-            let here = replicas.iter().find(|replica| replica.place() == place);
-            here.map(|replica| (*child, *replica, row.depth + 1))
+        Some(Reshape::Split { child, replicas, .. }) => Some((*child, here(replicas)?, row.depth + 1)),
+        // Who hears of the slot only now that it is being taken in has yet to get what it held.
+        Some(Reshape::Digest { sibling, replicas, waits, .. }) if here(waits).is_some() => {
+            Some((*sibling, here(replicas)?, row.depth + 1))
         }
         _ => None,
     })
