@@ -279,7 +279,10 @@ impl World {
         for (index, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.present) {
             let version = node.cluster.as_ref().map_or(0, |cluster| cluster.version);
             if version != newest.version {
-                return Some(format!("node {index} knows version {version} of {}", newest.version));
+                let hosts = self.nodes.iter().flat_map(|node| &node.hosts);
+                let standings: Vec<String> = hosts.filter_map(|host| host.shard.metadata_standing()).collect();
+                let standings = standings.join("\n  ");
+                return Some(format!("node {index} knows version {version} of {}:\n  {standings}", newest.version));
             }
             if !newest.members.contains_key(&node.id) {
                 return Some(format!("node {index} is no member"));

@@ -6,6 +6,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::{ClusterView, Shard};
 use crate::engine::link::{LinkRow, LinkState};
 use crate::engine::metadata::MemberState;
+use crate::engine::raft_group::RaftGroup;
 use crate::engine::slot::Slot;
 use crate::ids::{ChannelKey, KeyHash, Place, ReplicaId, SlotId};
 
@@ -39,6 +40,12 @@ impl Shard {
     pub fn metadata_voters(&self) -> &[ReplicaId] {
         let council = super::membership::council_of(&self.office);
         council.map_or(&[], |council| &council.group().members().voters)
+    }
+
+    /// How this node's replica of the metadata group stands, for people.
+    #[must_use]
+    pub fn metadata_standing(&self) -> Option<String> {
+        super::membership::council_of(&self.office).map(|council| standing_of(council.group()))
     }
 
     /// Every replica hosted here.
@@ -120,18 +127,7 @@ impl ReplicaView<'_> {
     /// How it stands in its group, for people.
     #[must_use]
     pub fn standing(&self) -> String {
-        let group = self.slot.group();
-        let (role, term, leader) = (group.role(), group.term(), group.leader().map(ReplicaId::place));
-        let (applied, committed, last) = (group.applied(), group.committed(), group.last_index());
-        let named = |replicas: &[ReplicaId]| replicas.iter().map(|one| one.to_string()).collect::<Vec<_>>().join(" ");
-        let members = group.members();
-        let (voters, outgoing) = (named(&members.voters), named(&members.voters_outgoing));
-        let learners = named(&members.learners);
-        let own = group.replica();
-        format!(
-            "{own}: {role:?} in term {term}, follows {leader:?}, applied {applied}, agreed {committed}, last {last}; voters {voters}; \
-             outgoing {outgoing}; learners {learners}"
-        )
+        standing_of(self.slot.group())
     }
 
     /// A number for all logs: how long they are, their last ids and what was sent to them lately. Replicas that have applied the same entry
@@ -187,4 +183,21 @@ fn put_key(key: &ChannelKey, hash: &mut Xxh3) {
     hash.update(&[key.kind as u8]);
     hash.update(key.id.as_bytes());
     hash.update(&[0]);
+}
+
+/// How a replica stands in its group, and how its leader sees the others, for people.
+fn standing_of(group: &RaftGroup) -> String {
+    let (role, term, leader) = (group.role(), group.term(), group.leader().map(ReplicaId::place));
+    let (applied, committed, last) = (group.applied(), group.committed(), group.last_index());
+    let named = |replicas: &[ReplicaId]| replicas.iter().map(|one| one.to_string()).collect::<Vec<_>>().join(" ");
+    let members = group.members();
+    let (voters, outgoing) = (named(&members.voters), named(&members.voters_outgoing));
+    let learners = named(&members.learners);
+    let own = group.replica();
+    let progress = group.progress();
+    let progress = if progress.is_empty() { String::new() } else { format!("; sees {progress:?}") };
+    format!(
+        "{own}: {role:?} in term {term}, follows {leader:?}, applied {applied}, agreed {committed}, last {last}; voters {voters}; \
+         outgoing {outgoing}; learners {learners}{progress}"
+    )
 }

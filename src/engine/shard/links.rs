@@ -13,6 +13,17 @@ use crate::time::Now;
 
 use super::{Shard, left_out};
 
+/// From somebody who is no member nothing is taken but the wish to become one, and what the metadata group says: who the members are. A newcomer
+/// knows none, and who was away may know none of those who lead by now. Whoever has a link has proved that it knows the secret, and raft knows by
+/// itself whose word counts.
+fn is_open_to_all(frame: &Frame) -> bool {
+    match frame {
+        Frame::Join(_) | Frame::Joined(_) => true,
+        Frame::Raft(message) => message.slot == SlotId::METADATA,
+        _ => false,
+    }
+}
+
 impl Shard {
     /// Whom links may reach, and where.
     pub(super) fn tell_links(&mut self, cluster: &Cluster) {
@@ -46,17 +57,9 @@ impl Shard {
         }
     }
 
-    /// From somebody who is no member nothing is taken but the wish to become one.
     fn take_frames(&mut self, from: Place, member: bool, frames: Vec<Frame>) {
-        // A newcomer knows no members yet: it hears who they are from the metadata's leader, who has proved that it knows the secret.
-        let newcomer = self.cluster.is_none();
-        let welcome = |frame: &Frame| match frame {
-            Frame::Join(_) | Frame::Joined(_) => true,
-            Frame::Raft(message) => member || (newcomer && message.slot == SlotId::METADATA),
-            _ => member,
-        };
         for frame in frames {
-            if welcome(&frame) {
+            if member || is_open_to_all(&frame) {
                 self.out.counters.frames_received += 1;
                 self.out.loopback.push_back((from, frame));
             } else {
@@ -250,5 +253,17 @@ mod tests {
             assert!(of(&waiting[0]), "it goes first");
             assert!(waiting.len() < 8192, "there was too much for the link");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn from_strangers_only_what_makes_members_is_taken() {
+        let word = |slot| Frame::Raft(Box::new(RaftMessage { slot, ..RaftMessage::default() }));
+        assert!(is_open_to_all(&word(SlotId::METADATA)), "who leads by now may be a stranger to who was away");
+        assert!(!is_open_to_all(&word(SlotId(0))));
     }
 }
