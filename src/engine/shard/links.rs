@@ -254,11 +254,6 @@ mod tests {
             assert!(waiting.len() < 8192, "there was too much for the link");
         }
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
 
     #[test]
     fn from_strangers_only_what_makes_members_is_taken() {
