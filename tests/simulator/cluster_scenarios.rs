@@ -399,8 +399,8 @@ fn who_comes_back_too_hears_of_the_master(stage: &mut Stage) -> Done {
     stage.conclude()
 }
 
-/// What ends a connection before the word of a master reaches it is what its own client has done.
-fn a_fault_of_its_own_before_the_master(stage: &mut Stage) -> Done {
+/// The new phone is where their leader is, and what that says takes long to reach the old one.
+fn masters_far_apart(stage: &mut Stage) -> Done<(usize, usize)> {
     const DISTANT_US: (u64, u64) = (30_000, 31_000);
     stage.cluster(3, 0);
     stage.world.links.plan.us = DISTANT_US;
@@ -408,6 +408,12 @@ fn a_fault_of_its_own_before_the_master(stage: &mut Stage) -> Done {
     let leader = stage.leader(ANA);
     stage.world.devices[old].address = (leader + 1) % 3;
     stage.world.devices[new].address = leader;
+    Ok((old, new))
+}
+
+/// What ends a connection before the word of a master reaches it is what its own client has done.
+fn a_fault_of_its_own_before_the_master(stage: &mut Stage) -> Done {
+    let (old, new) = masters_far_apart(stage)?;
     stage.connect(old)?;
     stage.wait(500)?;
     stage.connect(new)?;
@@ -422,13 +428,7 @@ fn a_fault_of_its_own_before_the_master(stage: &mut Stage) -> Done {
 /// A connection that waits to be let in asks again now and then. When the answer to the first question is on its way already, the second one may
 /// come behind whoever has come meanwhile, and ends nobody.
 fn who_asks_twice_comes_once(stage: &mut Stage) -> Done {
-    const DISTANT_US: (u64, u64) = (30_000, 31_000);
-    stage.cluster(3, 0);
-    stage.world.links.plan.us = DISTANT_US;
-    let (old, new) = two_masters(stage)?;
-    let leader = stage.leader(ANA);
-    stage.world.devices[old].address = (leader + 1) % 3;
-    stage.world.devices[new].address = leader;
+    let (old, new) = masters_far_apart(stage)?;
     // At every moment between two sweeps.
     for round in 1..=12 {
         stage.connect(old)?;

@@ -23,8 +23,8 @@ struct Tray {
 }
 
 impl Tray {
-    fn put(&self, event: Event, since: Option<u64>) {
-        self.done.borrow_mut().push((event, since));
+    fn put(&self, event: Event) {
+        self.done.borrow_mut().push((event, None));
         self.under_way.set(self.under_way.get() - 1);
         self.alarm.ring();
     }
@@ -81,13 +81,13 @@ impl DiskDesk {
         }));
     }
 
-    fn begin(&self, since: Option<u64>, work: impl Future<Output = Event> + 'static) {
+    fn begin(&self, work: impl Future<Output = Event> + 'static) {
         self.tray.under_way.set(self.tray.under_way.get() + 1);
         let tray = Rc::clone(&self.tray);
         // A panic in it is a bug of ours and unwinds through the executor: the process ends, as it shall.
         glommio::spawn_local(async move {
             let event = work.await;
-            tray.put(event, since);
+            tray.put(event);
         })
         .detach();
     }
@@ -117,7 +117,7 @@ impl DiskDesk {
 
     pub(super) fn prepare_segment(&self, segment: u32) {
         let preparing = self.files.prepare_segment(segment);
-        self.begin(None, async move { Event::SegmentReady { segment, result: preparing.await } });
+        self.begin(async move { Event::SegmentReady { segment, result: preparing.await } });
     }
 
     pub(super) fn trim(&self, first: u32) {
@@ -126,7 +126,7 @@ impl DiskDesk {
 
     pub(super) fn read(&self, ticket: u64, segment: u32, offset: u32, length: u32) {
         let reading = self.files.read(segment, offset, length);
-        self.begin(None, async move { Event::ReadDone { ticket, result: reading.await } });
+        self.begin(async move { Event::ReadDone { ticket, result: reading.await } });
     }
 
     pub(super) fn remove_checkpoint(&self, slot: SlotId) {
@@ -135,6 +135,6 @@ impl DiskDesk {
 
     pub(super) fn checkpoint(&self, slot: SlotId, bytes: Vec<u8>) {
         let writing = self.files.write_checkpoint(slot, bytes);
-        self.begin(None, async move { Event::CheckpointWritten { slot, result: writing.await } });
+        self.begin(async move { Event::CheckpointWritten { slot, result: writing.await } });
     }
 }
