@@ -263,7 +263,7 @@ settings! {
     http.token, "text", "When not empty, every API call must carry it in the header `token`; probes and metrics need none.", |_| true;
     auth.token, "true or false", "Whether CONNECT needs the token that `/user/token` has stored.", |_| true;
     delivery.offline, "\"push\" or \"sync\"", "What came while a device was away: pushed at CONNECT, or only over HTTP.", |_| true;
-    journal.durability, "\"fsync\" or \"memory\"", "What a SENDACK promises. `memory` acknowledges before the disk has it: a power cut loses the last moments.", |_| true;
+    journal.durability, "\"fsync\" or \"memory\"", "What a SENDACK promises. `memory` acknowledges before the disk has it: a power cut, or the end of the process, loses the last moments (5 ms and what the disk is at).", |_| true;
     journal.segment_bytes, "a multiple of 4 KiB from 4MiB to 1GiB", "Size of a journal file. History is dropped by whole files.", |v| v.0 % 4096 == 0 && (SEGMENT_BYTES_MIN..=1 << 30).contains(&v.0);
     journal.retention_bytes, "a size; 0 is no bound", "Journal bytes of this node beyond which the oldest history is dropped.", |_| true;
     journal.retention_age, "a time; 0 is no bound", "Age beyond which history is dropped.", |_| true;

@@ -93,6 +93,11 @@ pub struct Limits {
     pub journal_refuse_bytes: usize,
     /// Bytes of one journal flush; more wait for the next.
     pub flush_bytes_max: usize,
+    /// With `durability = "fsync"`, after a write that several shared: the next begins no sooner than the disk has rested as long as it has
+    /// worked, or so long after the last began. A slower disk has no rest at all; a fast one next to none.
+    pub write_rest_max: Duration,
+    /// With `durability = "memory"`: writes begin so long after each other, unless a batch is full. What a process that is killed may forget.
+    pub memory_write_every: Duration,
     /// How long changed rows may wait to be proposed together. A crash within it only announces again.
     pub row_flush_after: Duration,
     /// How often unannounced channels are announced again.
@@ -224,6 +229,8 @@ impl Limits {
         journal_pause_bytes: 8 << 20,
         journal_refuse_bytes: 32 << 20,
         flush_bytes_max: 1 << 20,
+        write_rest_max: Duration::from_micros(500),
+        memory_write_every: Duration::from_millis(5),
         row_flush_after: Duration::from_millis(20),
         announce_retry_after: Duration::from_secs(1),
         announce_window: 65_536,
@@ -295,6 +302,8 @@ impl Limits {
         journal_pause_bytes: 16 << 10,
         journal_refuse_bytes: 64 << 10,
         flush_bytes_max: 8 << 10,
+        write_rest_max: Duration::from_micros(500),
+        memory_write_every: Duration::from_millis(5),
         row_flush_after: Duration::from_millis(20),
         announce_retry_after: Duration::from_millis(500),
         announce_window: 4,

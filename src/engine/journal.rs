@@ -12,6 +12,11 @@
 //! next segment:  wanted ──JournalSegment──► asked ──ready──► there        asked ──fault──► refused ──1 s──► wanted
 //! ```
 //!
+//! When it is an open batch's turn: with [`Durability::Fsync`] at once, unless the write before it carried several records. Then
+//! more are on their way, and the disk rests as long as it has worked, so that they share a write: each costs a system call, an
+//! interrupt and a wake-up. Who is alone never waits. With [`Durability::Memory`] nobody waits for the disk, and writes begin
+//! some milliseconds apart. A full batch waits for neither.
+//!
 //! Two buffers in the usual case: one in flight, one being filled. Where a record lies is decided when it is appended,
 //! because the place and the end of everything before it are known by then. So a batch is closed when the next record
 //! would cross the segment's end or the largest wished size of a write, and another one is begun behind it.
@@ -65,8 +70,8 @@ struct Pending {
 enum Writing {
     /// Nothing in flight.
     Idle,
-    /// Asked for, not answered; `again` after a fault.
-    InFlight { flush: u64, place: Position, length: usize, again: bool },
+    /// Asked for at `since`, not answered; `again` after a fault.
+    InFlight { flush: u64, place: Position, length: usize, shared: bool, since: Instant, again: bool },
     /// Answered with a fault; the same again from then on.
     Failed { flush: u64, place: Position, bytes: Vec<u8>, retry_at: Instant },
 }
@@ -87,12 +92,16 @@ enum Preparing {
 pub struct Journal {
     geometry: JournalGeometry,
     flush_bytes_max: usize,
+    write_rest_max: Duration,
+    memory_write_every: Duration,
     durability: Durability,
     /// Being filled.
     open: Pending,
     /// Sealed, in order, waiting for the write before them or for their segment.
     closed: VecDeque<Pending>,
     writing: Writing,
+    /// Until then the disk rests, and an open batch gathers.
+    rest_until: Instant,
     preparing: Preparing,
     /// The number of the open batch, or of the next one begun.
     next_flush: u64,
@@ -127,10 +136,13 @@ impl Journal {
         Journal {
             geometry,
             flush_bytes_max: limits.flush_bytes_max,
+            write_rest_max: limits.write_rest_max,
+            memory_write_every: limits.memory_write_every,
             durability,
             open: Pending { flush: from.flush, place: from.position, records: 0, bytes: Vec::new() },
             closed: VecDeque::new(),
             writing: Writing::Idle,
+            rest_until: Instant(0),
             preparing: Preparing::Idle,
             next_flush: from.flush,
             written_flush: from.flush - 1,
@@ -239,27 +251,27 @@ impl Journal {
             Writing::InFlight { .. } => return,
             Writing::Failed { flush, place, bytes, retry_at } => {
                 if now >= *retry_at {
-                    let (flush, place, bytes) = (*flush, *place, std::mem::take(bytes));
-                    self.write(flush, place, bytes, true, effects);
+                    let batch = Pending { flush: *flush, place: *place, records: 0, bytes: std::mem::take(bytes) };
+                    self.write(now, batch, true, effects);
                 }
                 return;
             }
             Writing::Idle => {}
         }
-        if self.closed.is_empty() && self.open.records > 0 && self.open.place.segment <= self.ready_segment {
+        if self.open_due_at().is_some_and(|due| due <= now) {
             self.close();
         }
         let due = |batch: &Pending| batch.place.segment <= self.ready_segment;
         if self.closed.front().is_some_and(due)
             && let Some(batch) = self.closed.pop_front()
         {
-            self.write(batch.flush, batch.place, batch.bytes, false, effects);
+            self.write(now, batch, false, effects);
         }
     }
 
     /// A write has finished. `bytes` are those of the write: kept for the next batch, or for trying again.
     pub fn handle_written(&mut self, now: Instant, flush: u64, bytes: Vec<u8>, result: Result<(), DiskFault>) {
-        let Writing::InFlight { flush: asked, place, length, .. } = self.writing else {
+        let Writing::InFlight { flush: asked, place, length, since, shared, .. } = self.writing else {
             panic!("the answer to a journal write that was not asked for: flush {flush}");
         };
         assert_eq!(asked, flush, "writes are answered one by one");
@@ -271,6 +283,9 @@ impl Journal {
                 self.written = Position { offset: place.offset + length as u32, ..place };
                 self.pending_bytes -= length;
                 self.writing = Writing::Idle;
+                if shared && matches!(self.durability, Durability::Fsync) {
+                    self.rest_until = (now + now.since(since)).min(since + self.write_rest_max);
+                }
                 self.keep_buffer(bytes);
             }
             Err(_) => self.writing = Writing::Failed { flush, place, bytes, retry_at: now + RETRY_AFTER },
@@ -290,12 +305,13 @@ impl Journal {
         };
     }
 
-    /// When [`Journal::flush`] has something to try again.
+    /// When [`Journal::flush`] has something to write or to try again.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         let write = match self.writing {
             Writing::Failed { retry_at, .. } => Some(retry_at),
-            Writing::Idle | Writing::InFlight { .. } => None,
+            Writing::Idle => self.open_due_at(),
+            Writing::InFlight { .. } => None,
         };
         let segment = match self.preparing {
             Preparing::Refused { retry_at } => Some(retry_at),
@@ -427,10 +443,21 @@ impl Journal {
         self.next_flush += 1;
     }
 
-    fn write(&mut self, flush: u64, place: Position, bytes: Vec<u8>, again: bool, effects: &mut Effects) {
-        self.writing = Writing::InFlight { flush, place, length: bytes.len(), again };
+    fn write(&mut self, now: Instant, batch: Pending, again: bool, effects: &mut Effects) {
+        let Pending { flush, place, records, bytes } = batch;
+        self.writing = Writing::InFlight { flush, place, length: bytes.len(), shared: records > 1, since: now, again };
+        if matches!(self.durability, Durability::Memory) {
+            self.rest_until = now + self.memory_write_every;
+        }
         let Position { segment, offset } = place;
         effects.push(Effect::JournalWrite(JournalWrite { flush, segment, offset, bytes }));
+    }
+
+    /// When the open batch is to be closed and written, if nothing but time is in its way.
+    fn open_due_at(&self) -> Option<Instant> {
+        let in_turn = matches!(self.writing, Writing::Idle) && self.closed.is_empty();
+        let there = self.open.records > 0 && self.open.place.segment <= self.ready_segment;
+        (in_turn && there).then_some(self.rest_until)
     }
 
     /// There is always to be one segment ready behind the one being filled.

@@ -404,7 +404,7 @@ impl Banner {
         let contents = if directory.created() { "new".to_owned() } else { format!("{} messages", began.messages) };
         let durability = match config.journal.durability {
             Durability::Fsync => "fsync: what is acknowledged is on disk",
-            Durability::Memory => "memory: a power cut loses the last moments",
+            Durability::Memory => "memory: a power cut or a crash loses the last moments",
         };
         let shards = format!("{}, {} slots", directory.shards(), 1u32 << directory.slot_depth());
         let cluster = config.cluster_address().map(|address| format!("{address} ({})", config.cluster.name));

@@ -464,7 +464,7 @@ fn draw_faults(chance: &mut Chance) -> FaultPlan {
         full_disk_every: maybe(chance, 1_000, 6_000),
         disk_error_every: maybe(chance, 500, 4_000),
         read_error_permille: if chance.one_in(3) { 50 } else { 0 },
-        damage_every: if chance.one_in(12) { chance.span_ms(1_000, 4_000) } else { Duration::ZERO },
+        damage_every: if chance.one_in(6) { chance.span_ms(1_000, 4_000) } else { Duration::ZERO },
         clock_jump_every: maybe(chance, 500, 4_000),
         vanish_every: maybe(chance, 1_000, 8_000),
         leave_every: maybe(chance, 500, 6_000),

@@ -8,7 +8,7 @@ use jindou::ids::{Place, SlotId};
 use crate::links::Machine;
 use crate::operator::Order;
 use crate::outages::Outage;
-use crate::splits::{USERS, slots};
+use crate::splits::{USERS, depth, slots};
 use crate::stage::{Done, Script, Stage};
 use crate::world::World;
 
@@ -355,9 +355,11 @@ fn merge_and_split_beside_the_dead(stage: &mut Stage) -> Done {
         sent.extend(stage.talk(&devices, 60, 20)?);
         stage.reshaped_until(before / 2)?;
         nothing_names(stage, 3)?;
+        let depth = depth(&stage.world);
         goes_for_good(stage, 2);
         stage.world.split(None);
         sent.extend(stage.talk(&devices, 60, 20)?);
+        stage.split_to(depth + 1)?;
         stage.reshaped_until(before)?;
         stage.all_see(&sent)?;
         stage.world.nodes[2].present = true;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use jindou::engine::metadata::{Cluster, MetadataCommand};
+use jindou::engine::metadata::{Cluster, MetadataCommand, SlotRow};
 use jindou::ids::SlotId;
 
 use crate::ledger::Number;
@@ -40,6 +40,27 @@ impl World {
         };
         self.propose(&MetadataCommand::Split { slots });
     }
+}
+
+impl Stage {
+    /// Splits until every slot is named by so many bits, as the operator's tool does: a slot that was at work is asked for again.
+    pub fn split_to(&mut self, depth: u8) -> Done {
+        self.until_asked("every slot is as deep as wanted, and none is at work", |world| {
+            let Some(cluster) = world.newest_cluster().cloned() else { return false };
+            let resting = |row: &SlotRow| row.reshape.is_none() && row.target.is_none();
+            let rows = cluster.rows.iter().filter(|(_, row)| row.depth < depth && resting(row));
+            let slots: Vec<(SlotId, u64)> = rows.map(|(slot, row)| (*slot, row.epoch)).collect();
+            if !slots.is_empty() {
+                world.propose(&MetadataCommand::Split { slots });
+            }
+            cluster.rows.values().all(|row| row.depth >= depth && row.reshape.is_none())
+        })
+    }
+}
+
+/// By how many bits the smallest slot is named.
+pub fn depth(world: &World) -> u8 {
+    world.newest_cluster().map_or(0, |cluster| cluster.rows.values().map(|row| row.depth).fold(0, u8::max))
 }
 
 /// How many slots there are.

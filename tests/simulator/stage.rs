@@ -85,20 +85,30 @@ impl Stage {
 
     /// Waits until something is so.
     pub fn until(&mut self, what: &str, so: impl Fn(&World) -> bool) -> Done {
+        self.wait_for(what, 5, |world| so(world))
+    }
+
+    /// Asks for something each second until it is so.
+    pub fn until_asked(&mut self, what: &str, ask: impl FnMut(&mut World) -> bool) -> Done {
+        self.wait_for(what, 1000, ask)
+    }
+
+    fn wait_for(&mut self, what: &str, every_ms: u64, mut so: impl FnMut(&mut World) -> bool) -> Done {
         let patience = PATIENCE * if self.world.plan.nodes > 1 { 3 } else { 1 };
         let until_ns = self.world.now_ns + patience.as_nanos() as u64;
         while self.world.now_ns < until_ns {
-            if so(&self.world) {
+            if so(&mut self.world) {
                 return Ok(());
             }
-            self.wait(5)?;
+            self.wait(every_ms)?;
         }
         self.fail(what)
     }
 
     /// What the script expected is not so.
     pub fn fail(&mut self, what: &str) -> Done {
-        let text = format!("the script waits in vain: {what}");
+        let unrest = self.world.unrest_of_cluster().unwrap_or_default();
+        let text = format!("the script waits in vain: {what}: {unrest}");
         Err(Violation { promise: Promise::Rest, text, at_ns: self.world.now_ns })
     }
 

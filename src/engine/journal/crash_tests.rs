@@ -196,6 +196,8 @@ impl World {
             self.append();
         }
         let mut effects = Effects::default();
+        // Some of the times that a batch may gather for.
+        self.now = self.now + Duration::from_millis(3);
         self.journal.flush(self.now, &mut effects);
         self.carry_out(effects);
         self.journal.check_invariants();
@@ -255,11 +257,11 @@ impl World {
             self.disk.prepare(segment, self.geometry.segment_bytes as usize);
         }
         self.journal.handle_segment_ready(self.now, segment, fault.map_or(Ok(()), Err));
-        assert_eq!(self.journal.writable(), fault.is_none() && self.journal.deadline().is_none() && !self.retrying());
+        assert_eq!(self.journal.writable(), fault.is_none() && !self.write_faulty());
     }
 
-    fn retrying(&self) -> bool {
-        matches!(self.journal.writing, Writing::InFlight { again: true, .. })
+    fn write_faulty(&self) -> bool {
+        matches!(self.journal.writing, Writing::Failed { .. } | Writing::InFlight { again: true, .. })
     }
 
     fn note_promises(&mut self) {
@@ -415,6 +417,7 @@ fn filled(seed: u64, records: usize) -> World {
 fn settle(world: &mut World) {
     while world.journal.pending_bytes() > 0 || world.asked.is_some() {
         let mut effects = Effects::default();
+        world.now = world.now + Limits::TINY.memory_write_every;
         world.journal.flush(world.now, &mut effects);
         world.carry_out(effects);
         world.answer_segment();

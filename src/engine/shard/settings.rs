@@ -142,7 +142,7 @@ pub enum OfflineMode {
 pub enum Durability {
     /// On disk on a majority.
     Fsync,
-    /// In memory on a majority; a power cut of all loses the last moments.
+    /// In memory on a majority; a power cut or a crash of all loses the last moments.
     Memory,
 }
 

@@ -63,10 +63,16 @@ impl Shard {
 
     fn flush_due_rows(&mut self, now: Now) {
         let limits = self.config.limits;
+        let first = self.row_slots.front().and_then(|place| self.hosted[*place as usize].slot.rows_due());
+        // A stop does not wait for more rows to go with these: what devices have taken is known after it.
+        if !self.stopping && first.is_some_and(|due| due > now.instant) {
+            return;
+        }
+        // Who would be due soon goes with who is: else each slot's rows wake the shard and its disk for themselves.
+        let soon = now.instant + limits.row_flush_after / 4;
         while let Some(place) = self.row_slots.front().copied() {
             let hosted = &mut self.hosted[place as usize];
-            // A stop does not wait for more rows to go with these: what devices have taken is known after it.
-            if !self.stopping && hosted.slot.rows_due().is_some_and(|due| due > now.instant) {
+            if !self.stopping && hosted.slot.rows_due().is_some_and(|due| due > soon) {
                 break;
             }
             self.row_slots.pop_front();
