@@ -9,15 +9,17 @@ use crate::ledger::{Kind, Number};
 use crate::links::Machine;
 use crate::operator::Order;
 use crate::outages::Outage;
+use crate::people::HALF_UPGRADE;
 use crate::stage::{Done, Script, Stage};
-use crate::world::Action;
+use crate::wire::Transport;
+use crate::world::{Action, World};
 
 const ANA: usize = 0;
 const BO: usize = 1;
 const PHONE: u8 = 0;
 
 /// All of them by name.
-pub const ALL: [(&str, Script); 25] = [
+pub const ALL: [(&str, Script); 26] = [
     ("three-nodes-form-and-talk", three_nodes_form_and_talk),
     ("five-nodes-lose-two", five_nodes_lose_two),
     ("leader-killed-under-load", leader_killed_under_load),
@@ -43,6 +45,7 @@ pub const ALL: [(&str, Script); 25] = [
     ("many-catch-up-over-one-link", many_catch_up_over_one_link),
     ("many-are-sent-to-over-one-link", many_are_sent_to_over_one_link),
     ("every-slot-has-its-say", every_slot_has_its_say),
+    ("a-stranger-at-a-node-that-hangs", a_stranger_at_a_node_that_hangs),
 ];
 
 impl Stage {
@@ -101,6 +104,11 @@ impl Stage {
             self.sees(*device, *number)?;
         }
         Ok(())
+    }
+
+    /// A stranger connects to a node and says half of something.
+    fn begins_a_request(&mut self, node: usize) -> usize {
+        self.world.talk_rubbish(node, Transport::Tcp, HALF_UPGRADE.to_vec())
     }
 
     pub fn outage(&mut self, outage: Outage, ms: u64) {
@@ -553,5 +561,29 @@ fn every_slot_has_its_say(stage: &mut Stage) -> Done {
     let (ana, bo, _) = stage.pair_away_from_leader()?;
     let sent = stage.chat(ana, bo, 20, 10)?;
     stage.all_arrive(&sent)?;
+    stage.conclude()
+}
+
+/// Somebody begins a request and never ends it. Its node ends the connection in its time; one that stands still does it as soon as it goes on, however
+/// often and long it stood still: what came meanwhile begins its time only then.
+fn a_stranger_at_a_node_that_hangs(stage: &mut Stage) -> Done {
+    stage.found(3, 0)?;
+    let (before, away) = (stage.begins_a_request(0), stage.begins_a_request(1));
+    let is_open = |world: &World, connection: usize| world.connections[connection].server_open;
+    stage.wait(1_000)?;
+    stage.expect("both wait to be let in", |world| is_open(world, before) && is_open(world, away))?;
+    for ms in [16_000, 9_000] {
+        stage.world.outage_begins(Outage::Hung(0));
+        let meanwhile = stage.begins_a_request(0);
+        stage.wait(ms)?;
+        stage.expect("it stands still", |world| is_open(world, meanwhile))?;
+        stage.expect("another node does not", |world| !is_open(world, away))?;
+        stage.world.outage_ends(Outage::Hung(0));
+        stage.wait(500)?;
+        stage.expect("the time of the first is over", |world| !is_open(world, before))?;
+        stage.expect("that of the second begins", |world| is_open(world, meanwhile))?;
+        stage.wait(3_500)?;
+        stage.expect("and ends", |world| !is_open(world, meanwhile))?;
+    }
     stage.conclude()
 }

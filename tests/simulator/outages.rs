@@ -175,7 +175,7 @@ impl World {
             }
         }
         if let Outage::Hung(node) = outage {
-            self.nodes[node].hung += 1;
+            self.nodes[node].hangs(self.now_ns);
             self.links.set_hung(node, true, self.now_ns);
         }
         self.coverage.add(outage.name(), 1);
@@ -202,8 +202,7 @@ impl World {
             }
         }
         if let Outage::Hung(node) = outage {
-            self.nodes[node].hung -= 1;
-            if self.nodes[node].hung == 0 {
+            if self.nodes[node].hangs_no_more(now_ns) {
                 self.links.set_hung(node, false, now_ns);
                 for shard in 0..self.nodes[node].hosts.len() {
                     self.nodes[node].hosts[shard].turn_ns = None;
