@@ -19,7 +19,7 @@ const BO: usize = 1;
 const PHONE: u8 = 0;
 
 /// All of them by name.
-pub const ALL: [(&str, Script); 26] = [
+pub const ALL: [(&str, Script); 28] = [
     ("three-nodes-form-and-talk", three_nodes_form_and_talk),
     ("five-nodes-lose-two", five_nodes_lose_two),
     ("leader-killed-under-load", leader_killed_under_load),
@@ -46,6 +46,8 @@ pub const ALL: [(&str, Script); 26] = [
     ("many-are-sent-to-over-one-link", many_are_sent_to_over_one_link),
     ("every-slot-has-its-say", every_slot_has_its_say),
     ("a-stranger-at-a-node-that-hangs", a_stranger_at_a_node_that_hangs),
+    ("what-a-former-leader-delivers-comes-late", what_a_former_leader_delivers_comes_late),
+    ("what-a-former-leader-knows-comes-late", what_a_former_leader_knows_comes_late),
 ];
 
 impl Stage {
@@ -586,4 +588,60 @@ fn a_stranger_at_a_node_that_hangs(stage: &mut Stage) -> Done {
         stage.expect("and ends", |world| !is_open(world, meanwhile))?;
     }
     stage.conclude()
+}
+
+/// What the leader of bo's home says to bo's node waits in a cut link, while the others find another leader, who says it all again. When it comes at
+/// last, bo's phone has taken the message, and its session has forgotten the conversation, because it follows few at a time.
+fn a_former_leaders_word(stage: &mut Stage, comes_before: bool) -> Done {
+    const OTHERS: [usize; 4] = [2, 3, 4, 5];
+    stage.cluster(3, 0);
+    stage.begin(&["ana", "bo", "cem", "dia", "eli", "fay"])?;
+    stage.whole()?;
+    let former = stage.leader(BO);
+    let (away, third) = ((former + 1) % 3, (former + 2) % 3);
+    let mut others = Vec::new();
+    for user in OTHERS {
+        others.push(stage.phone_at(user, third)?);
+    }
+    let bo = stage.device(BO, PHONE);
+    stage.world.devices[bo].address = away;
+    if comes_before {
+        stage.connect(bo)?;
+        stage.world.outage_begins(Outage::Deaf(former, away));
+    }
+    let early = stage.send(others[0], BO);
+    stage.until("it is stored", |world| world.is_accepted(early))?;
+    if !comes_before {
+        stage.world.outage_begins(Outage::Deaf(former, away));
+        stage.world.connect(bo);
+    }
+    stage.wait(100)?;
+    stage.world.outage_begins(Outage::Isolated(former));
+    let slot = stage.world.slot_of_user(BO);
+    stage.until("another leads", |world| world.leader_of(slot).is_some_and(|host| host.node != former))?;
+    stage.sees(bo, early)?;
+    let mut sent = Vec::new();
+    for _ in 0..3 {
+        for other in &others[1..] {
+            sent.push((bo, stage.send(*other, BO)));
+        }
+        stage.wait(50)?;
+    }
+    stage.all_arrive(&sent)?;
+    stage.wait(300)?;
+    stage.world.outage_ends(Outage::Isolated(former));
+    stage.world.outage_ends(Outage::Deaf(former, away));
+    stage.wait(3_000)?;
+    stage.expect("nothing is sent again that was acknowledged", |world| {
+        world.coverage.count("seen RECVs again after their RECVACK") == 0
+    })?;
+    stage.conclude()
+}
+
+fn what_a_former_leader_delivers_comes_late(stage: &mut Stage) -> Done {
+    a_former_leaders_word(stage, true)
+}
+
+fn what_a_former_leader_knows_comes_late(stage: &mut Stage) -> Done {
+    a_former_leaders_word(stage, false)
 }
