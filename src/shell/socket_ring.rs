@@ -16,6 +16,7 @@
 //!           │ │                  └───────── error ────────────────────────────────────────────────────┤
 //!           │ └─ end of stream, error, too much unsent ──────────────────────────────────────────────→ Draining ─→ Ended
 //!           └── detach ──→ Leaving ── read cancelled, all written ──→ Detached (the caller owns the socket)
+//!                             └─ close ──→ Flushing; error, or too long ──→ Draining
 //! ```
 //! Reading is paused by cancelling the multishot recv; what it had taken is still reported.
 
@@ -43,8 +44,8 @@ mod socket;
 mod tests;
 mod wishes;
 
-/// Sweeps that a closed socket may take to write what is queued, and again to wait for the peer's FIN. At the metronome's
-/// 50 ms that is two seconds each.
+/// Sweeps that a socket that is closed or given up may take to write what is queued, and again to wait for the peer's FIN. At the
+/// metronome's 50 ms that is two seconds each.
 const LINGER_SWEEPS: u8 = 40;
 
 /// Sweeps that a connect may take: three seconds.
@@ -86,7 +87,7 @@ pub struct SocketRing {
     /// Sockets whose wishes changed since the last turn.
     attention: Vec<u32>,
     attending: Vec<u32>,
-    /// Closed sockets whose time is limited.
+    /// Sockets that close or leave, whose time is limited.
     lingering: Vec<Token>,
     /// Sockets that may still be connecting, whose time is limited too.
     dialing: Vec<Token>,
@@ -333,11 +334,8 @@ impl SocketRing {
             return self.abort(token);
         }
         if matches!(self.sockets[index].phase, Phase::Open | Phase::Leaving) {
-            self.sockets[index].phase = Phase::Flushing;
             self.sockets[index].why = EndReason::Closed;
-            self.sockets[index].sweeps_left = LINGER_SWEEPS;
-            self.lingering.push(token);
-            self.attend_to(index);
+            self.limit_time(token, index, Phase::Flushing);
         }
     }
 
@@ -350,15 +348,24 @@ impl SocketRing {
     }
 
     /// Gives the socket up to the caller: reading stops, what is queued is written, [`RingEvent::Detached`] follows (or
-    /// `Ended` if the peer left meanwhile). Bytes that had been taken are reported before it.
+    /// `Ended` if the peer left meanwhile, or takes too long to read). Bytes that had been taken are reported before it.
     pub fn detach(&mut self, token: Token) {
         let Some(index) = self.find(token) else {
             return;
         };
         if self.sockets[index].phase == Phase::Open {
-            self.sockets[index].phase = Phase::Leaving;
-            self.attend_to(index);
+            self.limit_time(token, index, Phase::Leaving);
         }
+    }
+
+    /// What the socket is to do in its new phase needs its peer, who may never do its part.
+    fn limit_time(&mut self, token: Token, index: usize, phase: Phase) {
+        if !has_limited_time(&self.sockets[index]) {
+            self.lingering.push(token);
+        }
+        self.sockets[index].phase = phase;
+        self.sockets[index].sweeps_left = LINGER_SWEEPS;
+        self.attend_to(index);
     }
 
     /// Wakes a sleeping shard after `span` at the latest, counted from the next turn or sleep. One deadline: a later one than the one
@@ -405,7 +412,7 @@ impl SocketRing {
                 socket.drain(EndReason::Closed);
                 self.attend_to(index);
             }
-            socket_lingers(&self.sockets[index])
+            has_limited_time(&self.sockets[index])
         });
         self.lingering = lingering;
         let mut dialing = std::mem::take(&mut self.dialing);
@@ -592,8 +599,8 @@ impl SocketRing {
 /// Of `io_uring_enter`: run what the kernel has deferred to us and post its completions.
 const ENTER_GETEVENTS: u32 = 1;
 
-fn socket_lingers(socket: &Socket) -> bool {
-    matches!(socket.phase, Phase::Flushing | Phase::Lingering)
+fn has_limited_time(socket: &Socket) -> bool {
+    matches!(socket.phase, Phase::Flushing | Phase::Lingering | Phase::Leaving)
 }
 
 impl Drop for SocketRing {

@@ -9,15 +9,17 @@ use crate::ledger::{Kind, Number};
 use crate::links::Machine;
 use crate::operator::Order;
 use crate::outages::Outage;
+use crate::people::HALF_UPGRADE;
 use crate::stage::{Done, Script, Stage};
-use crate::world::Action;
+use crate::wire::Transport;
+use crate::world::{Action, World};
 
 const ANA: usize = 0;
 const BO: usize = 1;
 const PHONE: u8 = 0;
 
 /// All of them by name.
-pub const ALL: [(&str, Script); 25] = [
+pub const ALL: [(&str, Script); 28] = [
     ("three-nodes-form-and-talk", three_nodes_form_and_talk),
     ("five-nodes-lose-two", five_nodes_lose_two),
     ("leader-killed-under-load", leader_killed_under_load),
@@ -43,6 +45,9 @@ pub const ALL: [(&str, Script); 25] = [
     ("many-catch-up-over-one-link", many_catch_up_over_one_link),
     ("many-are-sent-to-over-one-link", many_are_sent_to_over_one_link),
     ("every-slot-has-its-say", every_slot_has_its_say),
+    ("a-stranger-at-a-node-that-hangs", a_stranger_at_a_node_that_hangs),
+    ("what-a-former-leader-delivers-comes-late", what_a_former_leader_delivers_comes_late),
+    ("what-a-former-leader-knows-comes-late", what_a_former_leader_knows_comes_late),
 ];
 
 impl Stage {
@@ -101,6 +106,11 @@ impl Stage {
             self.sees(*device, *number)?;
         }
         Ok(())
+    }
+
+    /// A stranger connects to a node and says half of something.
+    fn begins_a_request(&mut self, node: usize) -> usize {
+        self.world.talk_rubbish(node, Transport::Tcp, HALF_UPGRADE.to_vec())
     }
 
     pub fn outage(&mut self, outage: Outage, ms: u64) {
@@ -554,4 +564,84 @@ fn every_slot_has_its_say(stage: &mut Stage) -> Done {
     let sent = stage.chat(ana, bo, 20, 10)?;
     stage.all_arrive(&sent)?;
     stage.conclude()
+}
+
+/// Somebody begins a request and never ends it. Its node ends the connection in its time; one that stands still does it as soon as it goes on, however
+/// often and long it stood still: what came meanwhile begins its time only then.
+fn a_stranger_at_a_node_that_hangs(stage: &mut Stage) -> Done {
+    stage.found(3, 0)?;
+    let (before, away) = (stage.begins_a_request(0), stage.begins_a_request(1));
+    let is_open = |world: &World, connection: usize| world.connections[connection].server_open;
+    stage.wait(1_000)?;
+    stage.expect("both wait to be let in", |world| is_open(world, before) && is_open(world, away))?;
+    for ms in [16_000, 9_000] {
+        stage.world.outage_begins(Outage::Hung(0));
+        let meanwhile = stage.begins_a_request(0);
+        stage.wait(ms)?;
+        stage.expect("it stands still", |world| is_open(world, meanwhile))?;
+        stage.expect("another node does not", |world| !is_open(world, away))?;
+        stage.world.outage_ends(Outage::Hung(0));
+        stage.wait(500)?;
+        stage.expect("the time of the first is over", |world| !is_open(world, before))?;
+        stage.expect("that of the second begins", |world| is_open(world, meanwhile))?;
+        stage.wait(3_500)?;
+        stage.expect("and ends", |world| !is_open(world, meanwhile))?;
+    }
+    stage.conclude()
+}
+
+/// What the leader of bo's home says to bo's node waits in a cut link, while the others find another leader, who says it all again. When it comes at
+/// last, bo's phone has taken the message, and its session has forgotten the conversation, because it follows few at a time.
+fn a_former_leaders_word(stage: &mut Stage, comes_before: bool) -> Done {
+    const OTHERS: [usize; 4] = [2, 3, 4, 5];
+    stage.cluster(3, 0);
+    stage.begin(&["ana", "bo", "cem", "dia", "eli", "fay"])?;
+    stage.whole()?;
+    let former = stage.leader(BO);
+    let (away, third) = ((former + 1) % 3, (former + 2) % 3);
+    let mut others = Vec::new();
+    for user in OTHERS {
+        others.push(stage.phone_at(user, third)?);
+    }
+    let bo = stage.device(BO, PHONE);
+    stage.world.devices[bo].address = away;
+    if comes_before {
+        stage.connect(bo)?;
+        stage.world.outage_begins(Outage::Deaf(former, away));
+    }
+    let early = stage.send(others[0], BO);
+    stage.until("it is stored", |world| world.is_accepted(early))?;
+    if !comes_before {
+        stage.world.outage_begins(Outage::Deaf(former, away));
+        stage.world.connect(bo);
+    }
+    stage.wait(100)?;
+    stage.world.outage_begins(Outage::Isolated(former));
+    let slot = stage.world.slot_of_user(BO);
+    stage.until("another leads", |world| world.leader_of(slot).is_some_and(|host| host.node != former))?;
+    stage.sees(bo, early)?;
+    let mut sent = Vec::new();
+    for _ in 0..3 {
+        for other in &others[1..] {
+            sent.push((bo, stage.send(*other, BO)));
+        }
+        stage.wait(50)?;
+    }
+    stage.all_arrive(&sent)?;
+    stage.wait(300)?;
+    stage.world.outage_ends(Outage::Isolated(former));
+    stage.world.outage_ends(Outage::Deaf(former, away));
+    stage.wait(3_000)?;
+    stage.expect("nothing is sent again that was acknowledged", |world| {
+        world.coverage.count("seen RECVs again after their RECVACK") == 0
+    })?;
+    stage.conclude()
+}
+
+fn what_a_former_leader_delivers_comes_late(stage: &mut Stage) -> Done {
+    a_former_leaders_word(stage, true)
+}
+
+fn what_a_former_leader_knows_comes_late(stage: &mut Stage) -> Done {
+    a_former_leaders_word(stage, false)
 }

@@ -200,6 +200,7 @@ impl World {
             self.checkers.kicks.forget(index);
         }
         self.release_kicks();
+        self.say(|| format!("{host} closes connection {index}"));
         self.connections[index].server_open = false;
         self.end_to_client(index);
         let verdict = self.checkers.kicks.closed(index);

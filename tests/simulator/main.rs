@@ -132,6 +132,7 @@ const REGRESSION_SEEDS: &[(u64, u16, &str)] = &[
         "the network took the end of a dead process's connection for that of its successor's of the same number",
     ),
     (21556, 3, "what was to be delivered over a link at once was more than it takes, and reset it again and again"),
+    (33186, 3, "a connection that never said CONNECT stayed open at a node that stood still for eleven seconds"),
 ];
 
 /// What the command line asks for.

@@ -36,8 +36,8 @@ pub struct Connection {
     pub arrived: Vec<u8>,
     /// The node's end has closed, once everything arrived is read.
     pub arrived_end: bool,
-    /// When it was begun.
-    pub opened_ns: u64,
+    /// When it was begun, by [`crate::node::Node::ran_ns`] of its node.
+    pub opened_ran_ns: u64,
     /// When the node has heard something last.
     pub heard_ns: u64,
     to_server_ns: u64,
@@ -62,7 +62,7 @@ impl Connection {
             unread: 0,
             arrived: Vec::new(),
             arrived_end: false,
-            opened_ns: 0,
+            opened_ran_ns: 0,
             heard_ns: 0,
             to_server_ns: 0,
             to_client_ns: 0,

@@ -75,6 +75,8 @@ pub struct Node {
     pub up: bool,
     /// So many outages make it stand still.
     pub hung: u32,
+    /// Since when, if any does, and how long it has stood still before.
+    pub hung_ns: (u64, u64),
     /// The cluster as this process knows it.
     pub cluster: Option<Arc<Cluster>>,
     /// It was told to stop.
@@ -122,6 +124,7 @@ impl Node {
             present: false,
             up: false,
             hung: 0,
+            hung_ns: (0, 0),
             cluster: None,
             stopping: false,
             life: 0,
@@ -160,6 +163,30 @@ impl Node {
         let elapsed_ns = i128::from(now_ns - self.origin_ns);
         let shown_ns = elapsed_ns + elapsed_ns * i128::from(self.drift_ppm) / 1_000_000;
         Now { instant: Instant(shown_ns as u64), unix: UnixMillis(unix_ms) }
+    }
+
+    /// How long it has not stood still so far: a node that does ends nothing.
+    pub fn ran_ns(&self, now_ns: u64) -> u64 {
+        let (since_ns, before_ns) = self.hung_ns;
+        let still_ns = if self.hung > 0 { now_ns - since_ns } else { 0 };
+        now_ns - before_ns - still_ns
+    }
+
+    /// One more outage makes it stand still.
+    pub fn hangs(&mut self, now_ns: u64) {
+        if self.hung == 0 {
+            self.hung_ns.0 = now_ns;
+        }
+        self.hung += 1;
+    }
+
+    /// One outage fewer does. True when it was the last.
+    pub fn hangs_no_more(&mut self, now_ns: u64) -> bool {
+        self.hung -= 1;
+        if self.hung == 0 {
+            self.hung_ns.1 += now_ns - self.hung_ns.0;
+        }
+        self.hung == 0
     }
 
     /// Its clock runs too fast or too slow.

@@ -175,7 +175,7 @@ impl World {
             }
         }
         if let Outage::Hung(node) = outage {
-            self.nodes[node].hung += 1;
+            self.nodes[node].hangs(self.now_ns);
             self.links.set_hung(node, true, self.now_ns);
         }
         self.coverage.add(outage.name(), 1);
@@ -201,14 +201,13 @@ impl World {
                 self.links.mend(from, to, now_ns);
             }
         }
-        if let Outage::Hung(node) = outage {
-            self.nodes[node].hung -= 1;
-            if self.nodes[node].hung == 0 {
-                self.links.set_hung(node, false, now_ns);
-                for shard in 0..self.nodes[node].hosts.len() {
-                    self.nodes[node].hosts[shard].turn_ns = None;
-                    self.turn_at(crate::world::HostRef { node, shard }, now_ns);
-                }
+        if let Outage::Hung(node) = outage
+            && self.nodes[node].hangs_no_more(now_ns)
+        {
+            self.links.set_hung(node, false, now_ns);
+            for shard in 0..self.nodes[node].hosts.len() {
+                self.nodes[node].hosts[shard].turn_ns = None;
+                self.turn_at(crate::world::HostRef { node, shard }, now_ns);
             }
         }
         self.settle_links();

@@ -14,6 +14,9 @@ use crate::world::{Action, World};
 /// Names that have made trouble elsewhere.
 const NAMES: [&str; 8] = ["ana", "bo", "u_10000", "1001", "49", "爱丽丝", "fileHelper", "x-y.z~"];
 
+/// The beginning of a request that never ends; on TCP, the beginning of a packet that never does.
+pub const HALF_UPGRADE: &[u8] = b"GET / HTTP/1.1\r\nHost: node\r\nUpgrade: websocket\r\n";
+
 impl World {
     /// Draws users and devices.
     pub fn populate(&mut self) {
@@ -437,7 +440,7 @@ impl World {
         let length = chance.between(1, 400) as usize;
         let bytes = match chance.below(4) {
             0 => chance.noise(length),
-            1 => b"GET / HTTP/1.1\r\nHost: node\r\nUpgrade: websocket\r\n".to_vec(),
+            1 => HALF_UPGRADE.to_vec(),
             2 => vec![0x10, 0xff, 0xff, 0xff, 0x7f],
             _ => {
                 let mut noise = chance.noise(length);
@@ -445,17 +448,23 @@ impl World {
                 noise
             }
         };
-        let index = self.connections.len();
         let node =
             if self.nodes.len() > 1 { self.chances.workload.below(u64::from(self.plan.nodes)) as usize } else { 0 };
+        let index = self.talk_rubbish(node, transport, bytes);
+        if self.chances.workload.one_in(2) {
+            self.close_client_end(index);
+        }
+    }
+
+    /// Somebody connects to a node, says that, and waits.
+    pub fn talk_rubbish(&mut self, node: usize, transport: Transport, bytes: Vec<u8>) -> usize {
+        let index = self.connections.len();
         self.connections.push(Connection::new(None, node, 0, transport));
         let latency_ns = self.client_latency_ns();
         let at_ns = self.connections[index].arrives_at_server(self.now_ns, latency_ns);
         self.at(at_ns, Action::Accept(index));
-        self.connections[index].opened_ns = self.now_ns;
+        self.connections[index].opened_ran_ns = self.nodes[node].ran_ns(self.now_ns);
         self.towards_server(index, bytes);
-        if self.chances.workload.one_in(2) {
-            self.close_client_end(index);
-        }
+        index
     }
 }

@@ -292,12 +292,12 @@ impl World {
             let what = || format!("a backend's question {call:?}");
             verdict = verdict.and(endings::in_time(what, patience, now_ns, call.since_ns, well_ns));
         }
-        let patience = self.plan.limits.connect_timeout + self.plan.limits.idle_timeout + endings::PATIENCE;
-        for (index, connection) in self.connections.iter().enumerate() {
-            let overdue = connection.device.is_none()
-                && connection.at.is_some()
-                && now_ns.saturating_sub(connection.opened_ns) > patience.as_nanos() as u64;
-            if overdue {
+        // Whoever talks rubbish is never let in, so that only the time for CONNECT counts, while the node is able to end anything.
+        let patience = self.plan.limits.connect_timeout + endings::PATIENCE;
+        let strangers = self.connections.iter().enumerate().filter(|(_, connection)| connection.device.is_none());
+        for (index, connection) in strangers.filter(|(_, connection)| connection.at.is_some()) {
+            let ran_ns = self.nodes[connection.node].ran_ns(now_ns) - connection.opened_ran_ns;
+            if u128::from(ran_ns) > patience.as_nanos() {
                 verdict = verdict.and(Err(format!("connection {index}, which talks rubbish, is still open")));
             }
         }

@@ -302,6 +302,31 @@ fn a_close_does_not_wait_for_a_peer_that_does_not_read() {
     drop(client);
 }
 
+/// Nobody else would end it: whoever gave it up has forgotten it.
+#[test]
+fn a_socket_that_leaves_does_not_wait_for_a_peer_that_does_not_read() {
+    for closes_meanwhile in [false, true] {
+        let mut rig = Rig::new(small_marks());
+        let (client, token) = rig.connected();
+        rig.ring.outbound(token).unwrap().extend_from_slice(&vec![3; 7 << 20]);
+        rig.turn();
+        rig.ring.detach(token);
+        if closes_meanwhile {
+            rig.turn();
+            rig.ring.sweep();
+            rig.ring.close(token);
+        }
+        for _ in 0..LINGER_SWEEPS {
+            assert!(!rig.ring.is_empty(), "its time is not over");
+            rig.turn();
+            rig.ring.sweep();
+        }
+        assert_eq!(rig.end(token), EndReason::Closed);
+        assert!(rig.ring.is_empty());
+        drop(client);
+    }
+}
+
 #[test]
 fn a_peer_that_leaves_and_one_that_is_aborted_end() {
     let mut rig = Rig::new(RingConfig::PRODUCTION);
