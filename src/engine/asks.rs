@@ -71,6 +71,11 @@ impl Asks {
         self.parts.iter().filter(|(_, part)| part.slot == slot).map(|(number, _)| *number).collect()
     }
 
+    /// The slots of all parts, whoever has them, some of them more than once.
+    pub fn slots(&self) -> impl Iterator<Item = SlotId> + '_ {
+        self.parts.values().map(|part| part.slot)
+    }
+
     /// Parts under way.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::metadata::{Cluster, SLOT_DEPTH_MAX, SlotRow};
+use crate::format::frame::LeaderOf;
 use crate::ids::{KeyHash, NodeId, Place, ReplicaId, SLOT_COUNT_MAX, ShardId, SlotId};
 
 const ABSENT: u16 = u16::MAX;
@@ -226,32 +227,24 @@ impl Routes {
         assert_eq!(self.table.slots.len() as u64, self.table.mask + 1, "every key has a slot");
     }
 
-    /// A node is gone: nobody is known to lead what it led. Returns those slots. Its word in the same term makes it leader again.
-    pub fn forget_node(&mut self, node: NodeId) -> Vec<SlotId> {
-        let mut vacant = Vec::new();
-        for (slot, (_, place)) in self.leaders.iter_mut().enumerate() {
-            if place.is_some_and(|place| place.node == node) {
-                *place = None;
-                vacant.push(SlotId(slot as u16));
-            }
-        }
-        vacant
-    }
-
-    /// A newer table. Leaders stay known where they are still replicas, terms in any case: also those of a slot that is merged away and of one
+    /// A newer table. Leaders stay known where they may still be replicas, terms in any case: also those of a slot that is merged away and of one
     /// that has split off again, because the terms of whoever has that number go on rising. An older table changes nothing.
-    pub fn update(&mut self, table: Arc<Table>) {
+    ///
+    /// A leader says only once of itself that it leads. Whoever has forgotten it can ask, but not if the leader itself has: what `is_sure` is known
+    /// whatever the table says, which may be older than the group.
+    pub fn update(&mut self, table: Arc<Table>, is_sure: impl Fn(LeaderOf) -> bool) {
         if table.version <= self.table.version && self.table.slot_count() > 0 {
             return;
         }
         let length = self.leaders.len().max(table.positions.len());
         self.leaders.resize(length, (0, None));
-        for (slot, (_, place)) in self.leaders.iter_mut().enumerate() {
+        for (slot, (term, place)) in self.leaders.iter_mut().enumerate() {
             let slot = SlotId(slot as u16);
             match (self.table.row(slot), table.row(slot)) {
                 (_, Some(new)) => {
-                    let stays = |place: Place| new.voters_and_target().any(|replica| replica.place() == place);
-                    *place = place.filter(|place| stays(*place));
+                    let named = |place: Place| new.voters_and_target().any(|replica| replica.place() == place);
+                    let sure = |place: Place| is_sure(LeaderOf { slot, term: *term, place: Some(place) });
+                    *place = place.filter(|place| new.is_changing() || named(*place) || sure(*place));
                 }
                 // Who leads what is about to split off may be known before the table.
                 (None, None) => {}
@@ -369,9 +362,6 @@ mod tests {
         assert_eq!(routes.learn(slot, 6, Some(place(3, 0))), Learned::NewLeader);
         assert_eq!(routes.learn(SlotId::METADATA, 6, Some(place(3, 0))), Learned::Nothing);
         assert_eq!(routes.learn(SlotId(900), 2, Some(place(3, 1))), Learned::NewLeader, "ahead of the table");
-        assert_eq!(routes.forget_node(NodeId(3)), [slot, SlotId(900)]);
-        assert_eq!((routes.leader(slot), routes.term(slot)), (None, 6));
-        assert_eq!(routes.learn(slot, 6, Some(place(3, 0))), Learned::NewLeader);
     }
 
     #[test]
@@ -386,26 +376,58 @@ mod tests {
         }
         let moves = vec![(SlotId(1), 1, vec![place(2, 0)]), (SlotId(2), 1, vec![place(1, 0), place(2, 1)])];
         cluster.apply(&MetadataCommand::SetTargets { moves }).unwrap();
-        routes.update(Arc::new(Table::new(&cluster)));
+        routes.update(Arc::new(Table::new(&cluster)), |_| false);
         assert!((0..5).all(|slot| routes.leader(SlotId(slot)) == Some((7, place(1, slot % 2)))));
         let voters = cluster.rows[&SlotId(1)].target.clone().unwrap();
         cluster.apply(&MetadataCommand::Settled { slot: SlotId(1), epoch: 1, voters }).unwrap();
         merge(&mut cluster, 0, 4);
-        routes.update(Arc::new(Table::new(&cluster)));
+        routes.update(Arc::new(Table::new(&cluster)), |_| false);
         let leaders: Vec<bool> = (0..5).map(|slot| routes.leader(SlotId(slot)).is_some()).collect();
         let terms: Vec<u64> = (0..5).map(|slot| routes.term(SlotId(slot))).collect();
         assert_eq!((leaders, terms), (vec![true, false, true, true, false], vec![7, 7, 7, 7, 7]));
-        routes.update(old);
+        routes.update(old, |_| false);
         assert_eq!(routes.table().version(), cluster.version, "an older table changes nothing");
         // Merged and split again between two tables: another group of the same name, whose terms go on.
         routes.learn(SlotId(2), 9, None);
         split(&mut cluster, 3);
-        routes.update(Arc::new(Table::new(&cluster)));
+        routes.update(Arc::new(Table::new(&cluster)), |_| false);
         routes.learn(SlotId(7), 30, Some(place(1, 1)));
         merge(&mut cluster, 3, 7);
         split(&mut cluster, 3);
-        routes.update(Arc::new(Table::new(&cluster)));
+        routes.update(Arc::new(Table::new(&cluster)), |_| false);
         assert_eq!((routes.term(SlotId(7)), routes.term(SlotId(3)), routes.term(SlotId(2))), (30, 7, 9));
         assert_eq!(routes.learn(SlotId(7), 29, Some(place(1, 0))), Learned::Nothing, "a word of the group that was");
+    }
+
+    #[test]
+    fn a_row_that_changes_does_not_say_who_may_lead() {
+        let mut cluster = founded(1);
+        cluster.apply(&MetadataCommand::AddMember(member(2))).unwrap();
+        let slot = SlotId(1);
+        let mut routes = Routes::new(Arc::new(Table::new(&cluster)));
+        let newcomer = Some((7, place(2, 0)));
+        routes.learn(slot, 7, Some(place(2, 0)));
+        let moves = vec![(slot, 1, vec![place(2, 0)])];
+        cluster.apply(&MetadataCommand::SetTargets { moves }).unwrap();
+        let voters = cluster.rows[&slot].target.clone().unwrap();
+        routes.update(Arc::new(Table::new(&cluster)), |_| false);
+        assert_eq!(routes.leader(slot), newcomer);
+        // Given up after the group has changed over: the row names only who was there before.
+        cluster.apply(&MetadataCommand::CancelTarget { slot, epoch: 1 }).unwrap();
+        routes.update(Arc::new(Table::new(&cluster)), |_| false);
+        assert_eq!(routes.leader(slot), newcomer);
+        cluster.apply(&MetadataCommand::Settled { slot, epoch: 2, voters }).unwrap();
+        routes.update(Arc::new(Table::new(&cluster)), |_| false);
+        assert_eq!(routes.leader(slot), newcomer);
+        // A table that is older than a group says nothing to its leader.
+        let leader = LeaderOf { slot: SlotId(0), term: 9, place: Some(place(2, 1)) };
+        routes.learn(leader.slot, leader.term, leader.place);
+        let mut later = |is_sure: bool| {
+            cluster.version += 1;
+            routes.update(Arc::new(Table::new(&cluster)), |asked| is_sure && asked == leader);
+            routes.leader(leader.slot)
+        };
+        assert_eq!((later(true), later(false)), (Some((9, place(2, 1))), None));
+        assert_eq!(routes.learn(leader.slot, leader.term, leader.place), Learned::NewLeader, "its word counts again");
     }
 }

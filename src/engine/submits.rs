@@ -12,6 +12,9 @@
 //! everything of the slot is sent again from the oldest on. What an earlier leader had stored already is recognised by its fingerprint.
 //! A message that is not stored has no fingerprint to be recognised by: once sent it is sent again only when it certainly was
 //! not taken.
+//!
+//! Why nothing waits for ever: whose leader has to be looked for is asked of who knows the leaders, each time, and remembered nowhere here. However
+//! a leader came to be forgotten, what waits for it is looked after.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -45,8 +48,8 @@ struct Desk {
     /// The term to whose leader everything in `waiting` was sent; 0: to none.
     sent_term: u64,
     waiting: VecDeque<Waiting>,
-    /// The leader of `sent_term` does not lead (any more).
-    stalled: bool,
+    /// The leader of `sent_term` has said that it does not lead (any more).
+    refused: bool,
     /// The last ones have not been sent yet: there was no room on the way. Nothing overtakes them.
     held: bool,
 }
@@ -137,12 +140,10 @@ impl Submits {
         let slot = Submits::slot_of(submit.ticket);
         let desk = self.desks.desk_or_new(slot);
         let submit = Arc::new(submit);
-        if desk.waiting.is_empty()
-            && let Some(term) = term
-        {
-            (desk.sent_term, desk.stalled, desk.held) = (term, false, false);
+        if desk.waiting.is_empty() {
+            (desk.sent_term, desk.refused, desk.held) = (term.unwrap_or(0), false, false);
         }
-        let direct = term.filter(|term| *term == desk.sent_term && !desk.stalled && !desk.held);
+        let direct = term.filter(|term| *term == desk.sent_term && !desk.refused && !desk.held);
         desk.held |= direct.is_some() && !room;
         let direct = direct.filter(|_| room);
         let ticket = submit.ticket;
@@ -171,7 +172,7 @@ impl Submits {
         let Some(desk) = self.desks.desk_mut(slot) else {
             return;
         };
-        (desk.sent_term, desk.stalled) = (term, false);
+        (desk.sent_term, desk.refused) = (term, false);
         for waiting in &mut desk.waiting {
             let Some(submit) = &waiting.submit else { continue };
             let transient = submit.flags.contains(HeaderFlags::NO_PERSIST);
@@ -209,7 +210,7 @@ impl Submits {
 
     /// Slots with messages that were held back for want of room, and the term to whose leader they go.
     pub fn held(&self) -> impl Iterator<Item = (SlotId, u64)> + '_ {
-        let held = self.desks.iter().filter(|(_, desk)| desk.held && !desk.stalled && !desk.waiting.is_empty());
+        let held = self.desks.iter().filter(|(_, desk)| desk.held && !desk.refused && !desk.waiting.is_empty());
         held.map(|(slot, desk)| (slot, desk.sent_term))
     }
 
@@ -228,7 +229,7 @@ impl Submits {
         }
         if submitted.reason == Reason::NodeNotMatch as u8 {
             waiting.returned = true;
-            desk.stalled |= submitted.term == desk.sent_term;
+            desk.refused |= submitted.term == desk.sent_term;
             return Answer::Again;
         }
         waiting.submit = None;
@@ -247,10 +248,10 @@ impl Submits {
         Some((waiting.submit.as_deref()?, waiting.since))
     }
 
-    /// Slots whose messages wait for a leader to be found: never sent, or sent to one that does not lead.
-    pub fn stalled(&self) -> impl Iterator<Item = (SlotId, u64)> + '_ {
-        let stuck = self.desks.iter().filter(|(_, desk)| !desk.waiting.is_empty());
-        stuck.filter(|(_, desk)| desk.stalled || desk.sent_term == 0).map(|(slot, desk)| (slot, desk.sent_term))
+    /// Slots whose messages wait for a leader to be found: nobody is known to lead, or who is has said that it does not.
+    pub fn leaderless(&self, is_led: impl Fn(SlotId) -> bool) -> impl Iterator<Item = SlotId> {
+        let waiting = self.desks.iter().filter(|(_, desk)| !desk.waiting.is_empty());
+        waiting.filter(move |(slot, desk)| desk.refused || !is_led(*slot)).map(|(slot, _)| slot)
     }
 
     /// The term to whose leader a slot's messages were sent, when there are any.
@@ -293,15 +294,8 @@ impl Submits {
         moved
     }
 
-    /// The table has changed: what was sent to leaders of whom nobody knows any more waits for others.
-    pub fn stall(&mut self, is_led: impl Fn(SlotId) -> bool) {
-        for (_, desk) in self.desks.iter_mut().filter(|(slot, _)| !is_led(*slot)) {
-            desk.stalled = true;
-        }
-    }
-
-    /// Asserts what must hold between steps.
-    pub fn check_invariants(&self) {
+    /// Asserts what must hold between steps, when these are the terms of the leaders that are known.
+    pub fn check_invariants(&self, led_term: impl Fn(SlotId) -> Option<u64>) {
         let waiting = self.desks.iter().flat_map(|(_, desk)| &desk.waiting);
         assert_eq!(waiting.filter(|waiting| waiting.submit.is_some()).count(), self.count);
         for (slot, desk) in self.desks.iter() {
@@ -319,6 +313,10 @@ impl Submits {
             let rises = desk.waiting.iter().zip(desk.waiting.iter().skip(1)).all(|(a, b)| a.ticket < b.ticket);
             assert!(rises, "a slot's messages keep their order");
             assert!(desk.waiting.front().is_none_or(|first| first.submit.is_some()), "answered ones do not pile up");
+            let Some(term) = led_term(slot).filter(|_| !desk.waiting.is_empty()) else { continue };
+            assert_eq!(desk.sent_term, term, "everything of a slot is the known leader's");
+            let sent = desk.waiting.iter().filter(|waiting| waiting.submit.is_some()).all(|waiting| waiting.sent);
+            assert!(sent || desk.held || desk.refused, "what is not sent waits for something");
         }
     }
 }

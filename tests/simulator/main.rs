@@ -123,6 +123,11 @@ const REGRESSION_SEEDS: &[(u64, u16, &str)] = &[
         "a node that had missed a split heard of the slot only when it was being taken in, and did not begin it",
     ),
     (38431, 3, "who was away did not know the metadata leader, a newcomer, as a member, and heard nothing from it"),
+    (
+        36689,
+        5,
+        "a move was given up when its newcomer led already: all forgot the leader, itself too, and nobody heard of it again",
+    ),
     (1205, 3, "a snapshot of the metadata counted when a checkpoint begun before it was on disk, and its own was not"),
     (21127, 3, "all leaders spoke in one moment, and the link had no room for the same ones each time"),
     (21808, 3, "all leaders spoke in one moment, and the link had no room for the same ones each time"),

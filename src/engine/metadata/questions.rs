@@ -116,6 +116,12 @@ impl SlotRow {
         self.replicas.iter().chain(coming).copied()
     }
 
+    /// A move is under way, or was given up: others than those that are named may vote, and lead.
+    #[must_use]
+    pub fn is_changing(&self) -> bool {
+        self.settling || self.target.is_some()
+    }
+
     /// Every replica that the row names, those of a planned child and of a sibling that was taken in too.
     pub fn named(&self) -> impl Iterator<Item = ReplicaId> + '_ {
         let children = match &self.reshape {

@@ -7,6 +7,7 @@ use crate::engine::cluster_news;
 use crate::engine::devices::{self, Conflict};
 use crate::engine::effect::Effects;
 use crate::engine::home::Online;
+use crate::engine::metadata::SlotRow;
 use crate::engine::routes::Learned;
 use crate::engine::session::Phase;
 use crate::engine::submits;
@@ -137,7 +138,7 @@ impl Shard {
         self.announce_leaders(&self.led_here(), partner, (true, true));
     }
 
-    fn led_here(&self) -> Vec<LeaderOf> {
+    pub(super) fn led_here(&self) -> Vec<LeaderOf> {
         let place = Some(self.config.place);
         // Of a slot that a sibling takes in, nobody is to know.
         let told = self.hosted.iter().filter(|hosted| !hosted.slot.is_frozen());
@@ -244,23 +245,12 @@ impl Shard {
     /// Looks after what has waited too long for a leader to be known, or for an answer.
     pub(super) fn chase_leaders(&mut self, now: Now, effects: &mut Effects) {
         self.send_held();
-        let stalled: Vec<(SlotId, u64)> = self.submits.stalled().collect();
-        let mut unknown: BTreeSet<SlotId> = BTreeSet::new();
-        for (slot, sent_term) in stalled {
-            match self.routes.leader(slot) {
-                Some((term, _)) if term > sent_term => self.send_again(slot, effects),
-                _ => {
-                    unknown.insert(slot);
-                }
-            }
-        }
+        let mut unknown: BTreeSet<SlotId> =
+            self.submits.leaderless(|slot| self.routes.leader(slot).is_some()).collect();
+        // Also of questions that somebody has: it may be one who is forgotten since.
+        unknown.extend(self.asks.slots().filter(|slot| self.leader_of(*slot).is_none()));
         for number in self.asks.idle() {
-            match self.asks.slot_of(number) {
-                Some(slot) if self.leader_of(slot).is_none() => {
-                    unknown.insert(slot);
-                }
-                _ => self.send_ask(number),
-            }
+            self.send_ask(number);
         }
         // Not a walk over a quarter of a million sessions five times a second when all of them live.
         let any = self.session_count > self.live_count;
@@ -298,8 +288,10 @@ impl Shard {
         let asked: Vec<Place> = self
             .routes
             .table()
-            .replicas(slot)
-            .iter()
+            .row(slot)
+            .into_iter()
+            // One that is to vote may lead already.
+            .flat_map(SlotRow::voters_and_target)
             .map(|replica| replica.place())
             .filter(|place| *place != here)
             .collect();
@@ -453,3 +445,7 @@ fn note_end(ended: &mut BTreeMap<SessionAddress, Option<&str>>, loser: SessionAd
         }
     }
 }
+
+#[cfg(test)]
+#[path = "cluster_tests.rs"]
+mod tests;

@@ -51,7 +51,8 @@ impl Shard {
             return;
         }
         let before = Arc::clone(self.routes.table());
-        self.routes.update(Arc::new(Table::new(&cluster)));
+        let own = self.led_here();
+        self.routes.update(Arc::new(Table::new(&cluster)), |leader| own.contains(&leader));
         let members = cluster.members.iter();
         let newcomers: Vec<NodeId> =
             cluster.members.keys().filter(|node| !self.node_shards.contains_key(node)).copied().collect();

@@ -16,7 +16,7 @@ impl Shard {
         self.check_transfers();
         self.check_checkpoints();
         self.check_merges();
-        self.submits.check_invariants();
+        self.submits.check_invariants(|slot| self.routes.leader(slot).map(|(term, _)| term));
         self.greetings.check_invariants();
         self.hosted.iter().for_each(|hosted| hosted.endings.check_invariants());
         self.asks.check_invariants();
@@ -53,6 +53,13 @@ impl Shard {
                 !hosted.slot.leads() || hosted.slot.led_term() == Some(hosted.slot.group().term()),
                 "one term is led"
             );
+            let followed = self.leadership_changes.iter().all(|(changed, _)| *changed != slot);
+            // Who was away may still think that it leads what the others have merged away: nobody asks for that.
+            let wanted = self.routes.table().row(slot).is_some() && !hosted.slot.is_frozen();
+            if let Some(term) = hosted.slot.led_term().filter(|_| followed && wanted) {
+                let known = self.routes.leader(slot) == Some((term, self.config.place));
+                assert!(known || self.routes.term(slot) > term, "who is asked who leads is the leader, and knows it");
+            }
             assert!(!hosted.dirty || self.dirty_slots.contains(&(at as u32)), "who has work is in the list");
             assert!(!hosted.rows_listed || self.row_slots.contains(&(at as u32)), "who has rows is in the list");
             assert!(hosted.slot.routes_known() <= hosted.routes_counted, "every route is counted");

@@ -230,7 +230,9 @@ fn a_node_to_be_emptied_lets_its_sessions_go_a_few_a_second() {
     };
     bench.wait(Duration::from_secs(2));
     assert_eq!(closed(&mut bench), 0, "it still leads");
-    bench.shard.routes.forget_node(n(1));
+    for slot in (0..4).map(SlotId) {
+        bench.shard.routes.learn(slot, 99, Some(Place { node: n(2), shard: ShardId(0) }));
+    }
     bench.wait(Duration::from_millis(200));
     // Whoever comes now was sent here, and stays.
     bench.connect(9, "late", "d");

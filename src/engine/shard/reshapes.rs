@@ -124,8 +124,7 @@ pub(super) fn planned_at(cluster: &Cluster, place: Place) -> impl Iterator<Item 
 /// The agreed state names this replica, in its slot's row or as that of a planned child.
 pub(super) fn names(cluster: &Cluster, slot: SlotId, replica: ReplicaId) -> bool {
     // While a group changes, one that is not named (any more) may have a vote that the others cannot do without.
-    let changes = |row: &SlotRow| row.settling || row.target.is_some();
-    if cluster.rows.get(&slot).is_some_and(changes) {
+    if cluster.rows.get(&slot).is_some_and(SlotRow::is_changing) {
         return true;
     }
     let names = |row: &SlotRow| row.named().any(|named| named == replica);
@@ -436,8 +435,6 @@ impl Shard {
         for slot in grown.filter(|slot| self.routes.leader(*slot).is_some()) {
             self.to_greet.insert(slot);
         }
-        let routes = &self.routes;
-        self.submits.stall(|slot| routes.leader(slot).is_some());
         self.move_submits();
         let mut asks = std::mem::take(&mut self.asks);
         let moved = asks.reroute(|request| self.parts_of(request));
