@@ -274,6 +274,8 @@ impl Loop {
         }
         let due = self.shard.next_deadline().is_some_and(|deadline| deadline <= now.instant);
         if self.events.is_empty() && !due {
+            // A new connection that has sent half a packet so far is to be read on.
+            self.gateway.settle();
             self.flush_mesh();
             return;
         }

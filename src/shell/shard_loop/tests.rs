@@ -406,3 +406,33 @@ fn the_beat_ends_a_park_with_runnable_tasks() {
     assert!(longest > Duration::ZERO, "the executor never parked wrongly: nothing was tested");
     assert!(longest < Duration::from_secs(3), "parked for {longest:?} in spite of the beat");
 }
+
+/// A WebSocket's own pings give the engine nothing to do: on an idle node the next read must not wait for somebody else's deadline. So many
+/// took 12 s when it did.
+#[test]
+fn who_has_not_said_connect_yet_is_read_at_once() {
+    use std::io::{Read, Write};
+    let scratch = Scratch::new("fresh");
+    let node = Node::start(1, &scratch.0);
+    let mut client = std::net::TcpStream::connect(node.websocket).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client
+        .write_all(b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+        .unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        client.read_exact(&mut byte).unwrap();
+        answer.push(byte[0]);
+    }
+    let pings = [0x89, 0x80, 1, 2, 3, 4].repeat(350_000);
+    let mut writer = client.try_clone().unwrap();
+    let began = Instant::now();
+    let writing = std::thread::spawn(move || writer.write_all(&pings));
+    let mut pongs = vec![0; 2 * 350_000];
+    client.read_exact(&mut pongs).unwrap();
+    writing.join().unwrap().unwrap();
+    assert!(pongs.chunks(2).all(|pong| pong == [0x8a, 0]), "nothing but pongs");
+    assert!(began.elapsed() < Duration::from_secs(5), "it took {:?}", began.elapsed());
+    node.stop();
+}
