@@ -19,7 +19,7 @@ const BO: usize = 1;
 const PHONE: u8 = 0;
 
 /// All of them by name.
-pub const ALL: [(&str, Script); 28] = [
+pub const ALL: [(&str, Script); 29] = [
     ("three-nodes-form-and-talk", three_nodes_form_and_talk),
     ("five-nodes-lose-two", five_nodes_lose_two),
     ("leader-killed-under-load", leader_killed_under_load),
@@ -40,6 +40,7 @@ pub const ALL: [(&str, Script); 28] = [
     ("who-comes-back-too-hears-of-the-master", who_comes_back_too_hears_of_the_master),
     ("a-fault-of-its-own-before-the-master", a_fault_of_its_own_before_the_master),
     ("who-asks-twice-comes-once", who_asks_twice_comes_once),
+    ("who-is-told-later-did-not-come-later", who_is_told_later_did_not_come_later),
     ("a-device-changes-its-node", a_device_changes_its_node),
     ("a-lonely-node-refuses", a_lonely_node_refuses),
     ("many-catch-up-over-one-link", many_catch_up_over_one_link),
@@ -450,6 +451,22 @@ fn who_asks_twice_comes_once(stage: &mut Stage) -> Done {
         stage.leave(new)?;
         stage.wait(125 + 21 * round)?;
     }
+    stage.conclude()
+}
+
+/// Who came later is for the home to say: the one that came earlier may hear later that it is let in.
+fn who_is_told_later_did_not_come_later(stage: &mut Stage) -> Done {
+    let (old, new) = masters_far_apart(stage)?;
+    stage.world.connect(old);
+    // Its home has been asked, and the answer is on its way back.
+    stage.wait(40)?;
+    stage.connect(new)?;
+    stage.expect("the old one has not heard yet", |world| !world.devices[old].is_live())?;
+    stage.until("the old one is let in", |world| world.devices[old].is_live())?;
+    stage.until("the old connection ends", |world| world.devices[old].link.is_none())?;
+    stage.expect("with notice", |world| world.checkers.kicks.carried_out == 1)?;
+    stage.wait(1_000)?;
+    stage.expect("the new one stays", |world| world.devices[new].is_live())?;
     stage.conclude()
 }
 

@@ -329,30 +329,36 @@ impl World {
             uid: connect.uid.to_string(),
             flag: connect.device_flag,
             device_id: connect.device_id.to_string(),
+            since_ns: now_ns,
         };
         session.member = Some(member.clone());
         let newcomer = session.connection;
         let limits = &self.plan.limits;
         let grace = limits.kick_close_after + 2 * limits.sweep_every + CLOSE_PATIENCE + Duration::from_millis(200);
         let master = self.backend.is_master(&member.uid, member.flag);
-        let mut ends = Vec::new();
+        let at_ns = now_ns + grace.as_nanos() as u64;
+        let user = self.uids.iter().position(|known| *known == member.uid);
+        let shard = &self.nodes[host.node].hosts[host.shard].shard;
+        let order = shard.session_order(id).expect("a session is forgotten when its gateway says so");
         for other_host in self.nodes.iter().flat_map(|node| &node.hosts) {
-            for (_, other, was) in other_host.gate.members() {
+            for (other_id, other, was) in other_host.gate.members() {
                 let same_family = was.uid == member.uid && was.flag == member.flag && other.connection != newcomer;
                 let same_device = was.device_id == member.device_id;
-                if same_family && !other.closing && (master || same_device) {
-                    ends.push((other.connection, !same_device));
+                if !same_family || other.closing || !master && !same_device {
+                    continue;
+                }
+                let user = user.expect("only users are let in");
+                let slot = self.slot_of_user(user);
+                let due = Due { at_ns, notice: !same_device, newcomer, order, since_ns: now_ns, user, slot };
+                // Its home has let it in later all the same: what ends this one is on its way.
+                match other_host.shard.session_order(other_id).filter(|theirs| *theirs > order) {
+                    Some(order) => {
+                        let due = Due { newcomer: other.connection, order, since_ns: was.since_ns, ..due };
+                        self.checkers.kicks.expect(newcomer, due);
+                    }
+                    None => self.checkers.kicks.expect(other.connection, due),
                 }
             }
-        }
-        if ends.is_empty() {
-            return;
-        }
-        let at_ns = now_ns + grace.as_nanos() as u64;
-        let user = self.uids.iter().position(|known| *known == member.uid).expect("only users are let in");
-        let slot = self.slot_of_user(user);
-        for (connection, notice) in ends {
-            self.checkers.kicks.expect(connection, Due { at_ns, notice, newcomer, since_ns: now_ns, user, slot });
         }
     }
 

@@ -160,7 +160,10 @@ fn checkers_see() {
     assert!(order::dense(log, &[(1, 10, 1), (3, 11, 2)], false).is_err(), "a hole");
     assert!(order::dense(log, &[(2, 10, 1), (3, 11, 2)], true).is_ok(), "a beginning that was dropped");
     assert!(presence::agree(vec![(0, 0)], vec![(0, 1)]).is_err());
-    let due = |newcomer, notice| Due { at_ns: 100, notice, newcomer, since_ns: 50, user: 0, slot: SlotId(0) };
+    let due = |newcomer: usize, notice| {
+        let order = newcomer as u64;
+        Due { at_ns: 100, notice, newcomer, order, since_ns: 50, user: 0, slot: SlotId(0) }
+    };
     let mut kicks = Kicks::default();
     kicks.expect(3, due(4, true));
     assert!(kicks.overdue(101).is_err() && kicks.overdue(99).is_ok());
@@ -169,6 +172,9 @@ fn checkers_see() {
         kicks.expect(3, due(4, first));
         kicks.expect(3, due(5, second));
         assert_eq!(kicks.closed(3).is_err(), first, "who came first decides");
+        kicks.expect(3, due(5, second));
+        kicks.expect(3, due(4, first));
+        assert_eq!(kicks.closed(3).is_err(), first, "and not who was written to first");
         kicks.expect(3, due(4, first));
         kicks.expect(3, due(5, second));
         kicks.release(4);

@@ -34,6 +34,8 @@ pub struct Member {
     pub flag: u8,
     /// As in CONNECT.
     pub device_id: String,
+    /// When CONNACK was written.
+    pub since_ns: u64,
 }
 
 /// A session as the gateway knows it.

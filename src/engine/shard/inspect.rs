@@ -1,4 +1,4 @@
-//! What may be seen of a shard's replicas from outside: for comparing them with each other. Changes nothing, and
+//! What may be seen of a shard's replicas and sessions from outside: for comparing them with each other. Changes nothing, and
 //! says nothing about what only a leader knows, save where it says so.
 
 use xxhash_rust::xxh3::Xxh3;
@@ -8,7 +8,7 @@ use crate::engine::link::{LinkRow, LinkState};
 use crate::engine::metadata::MemberState;
 use crate::engine::raft_group::RaftGroup;
 use crate::engine::slot::Slot;
-use crate::ids::{ChannelKey, KeyHash, Place, ReplicaId, SlotId};
+use crate::ids::{ChannelKey, KeyHash, Place, ReplicaId, SessionId, SlotId};
 
 /// One replica.
 #[derive(Clone, Copy)]
@@ -51,6 +51,13 @@ impl Shard {
     /// Every replica hosted here.
     pub fn replicas(&self) -> impl Iterator<Item = ReplicaView<'_>> {
         self.hosted.iter().map(|hosted| ReplicaView { slot: &hosted.slot })
+    }
+
+    /// The number under which a session's home has let it in: the greater one of a user's came later.
+    #[must_use]
+    pub fn session_order(&self, id: SessionId) -> Option<u64> {
+        let session = self.sessions.get(id.index as usize)?.as_deref().filter(|session| session.id == id)?;
+        session.identity.as_ref().map(|identity| identity.order)
     }
 
     /// Its links with shards of other nodes.

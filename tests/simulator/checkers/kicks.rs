@@ -1,6 +1,6 @@
 //! When a master's CONNECT succeeds, every other connection of its family ends in time: with DISCONNECT 12 when its device
-//! id is another. The gateway says which connections were live at that moment. The newcomer may go again: the leader that has let it in remembers
-//! it, the next one does not.
+//! id is another. The gateway says which connections were live at that moment. Of two that were let in at once, with CONNACKs that may be written
+//! in any order, the home says who came later. The newcomer may go again: the leader that has let it in remembers it, the next one does not.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,6 +15,8 @@ pub struct Due {
     pub notice: bool,
     /// The connection that came.
     pub newcomer: usize,
+    /// The newcomer's number at its home: the greater one came later.
+    pub order: u64,
     /// When it was let in.
     pub since_ns: u64,
     /// Whose connections they are.
@@ -23,7 +25,7 @@ pub struct Due {
     pub slot: SlotId,
 }
 
-/// Ends that are due, by connection, in the order of those who came.
+/// Ends that are due, by connection.
 #[derive(Default)]
 pub struct Kicks {
     due: BTreeMap<usize, Vec<Due>>,
@@ -60,7 +62,8 @@ impl Kicks {
 
     /// The node closed a connection. Who came first decides how.
     pub fn closed(&mut self, connection: usize) -> Result<(), String> {
-        match self.due.remove(&connection).and_then(|dues| dues.first().copied()) {
+        let first = |dues: Vec<Due>| dues.into_iter().min_by_key(|due| due.order);
+        match self.due.remove(&connection).and_then(first) {
             Some(due) if due.notice && !self.noticed.contains(&connection) => {
                 Err(format!("connection {connection} was closed for a master without DISCONNECT 12"))
             }
