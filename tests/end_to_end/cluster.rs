@@ -151,6 +151,7 @@ fn a_fourth_node_joins_a_lost_disk_is_filled_again_slots_split_and_merge_and_a_n
     cluster.split_all();
     talk.wait_answers(ANSWERED_WITHIN);
     cluster.merge_all();
+    cluster.transfer_all();
     talk.wait_answers(ANSWERED_WITHIN);
     cluster.drain(id);
     cluster.forget_last();

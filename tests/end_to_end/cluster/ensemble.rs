@@ -252,6 +252,30 @@ impl Ensemble {
         self.wait_whole();
     }
 
+    /// Lets every slot be led by the replica that comes after its leader, and waits until it is so.
+    pub fn transfer_all(&mut self) {
+        let answer = http::get(self.node(1).http(), "/cluster/status?from=0&max=4096").expect("the first node answers");
+        let data = &answer.json()["data"];
+        let node_of = |place: &str| {
+            let (node, _) = place[1..].split_once('/').expect("a place is a node and a shard");
+            node.parse::<u64>().expect("a node is a number")
+        };
+        let next_of = |row: &Value| {
+            let replicas: Vec<&str> =
+                row["replicas"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+            let leads =
+                replicas.iter().position(|replica| *replica == row["preferred"]).expect("a replica is preferred");
+            node_of(replicas[(leads + 1) % replicas.len()])
+        };
+        let rows = data["rows"].as_array().into_iter().flatten();
+        let wanted: Vec<(Value, u64)> = rows.map(|row| (row["slot"].clone(), next_of(row))).collect();
+        assert!(!wanted.is_empty(), "there are slots: {data}");
+        for (slot, node) in &wanted {
+            self.ask("/cluster/transfer", &json!({ "slot": slot, "node": node }));
+        }
+        self.wait_whole();
+    }
+
     /// What one of them has said so far.
     pub fn logs(&self) -> String {
         let logs: Vec<String> = self.ids().map(|id| format!("node {id}: {}", self.node(id).log())).collect();

@@ -52,13 +52,15 @@ enum Fault {
     Split,
     /// Every slot is merged with its sibling.
     Merged,
+    /// Every slot is led by another node.
+    Transferred,
     /// The node's packets reach no other node; theirs reach it.
     CutOneWay,
     /// No packet passes between the node and the others.
     CutBothWays,
 }
 
-const ALL: [(Fault, &str, &str); 10] = [
+const ALL: [(Fault, &str, &str); 11] = [
     (Fault::Killed, "killed", "node killed (SIGKILL), restarted"),
     (Fault::Hung, "hung", "node hung for 3 s (SIGSTOP); its users wait 1 s, then go elsewhere"),
     (Fault::Restarted, "restarted", "node restarted in order (SIGTERM), as in a rolling restart"),
@@ -67,6 +69,7 @@ const ALL: [(Fault, &str, &str); 10] = [
     (Fault::Drained, "drained", "node drained"),
     (Fault::Split, "split", "every slot split in two"),
     (Fault::Merged, "merged", "every slot merged with its sibling"),
+    (Fault::Transferred, "transferred", "every slot transferred to another leader"),
     (
         Fault::CutOneWay,
         "cut_one_way",
@@ -142,6 +145,7 @@ fn strike(fault: Fault, cluster: &mut Ensemble, talk: &Talk, id: usize, network:
         Fault::Drained => return cluster.drain(cluster.addresses().len()),
         Fault::Split => cluster.split_all(),
         Fault::Merged => cluster.merge_all(),
+        Fault::Transferred => cluster.transfer_all(),
         Fault::CutOneWay | Fault::CutBothWays => {
             let network = network.expect("looked for before");
             network.cut(id, fault == Fault::CutBothWays);
