@@ -194,8 +194,10 @@ impl Steward {
             commands.extend(self.give_up(cluster));
         }
         self.plan(now, cluster);
-        commands.extend(self.begin(now, cluster));
-        commands.extend(self.begin_merges(now, cluster));
+        let moves = self.begin(now, cluster);
+        let begins: BTreeSet<SlotId> = moves.iter().flatten().map(|(slot, ..)| *slot).collect();
+        commands.extend(moves.map(|moves| MetadataCommand::SetTargets { moves }));
+        commands.extend(self.begin_merges(now, cluster, &begins));
         if commands.is_empty() {
             commands.extend(self.prefer(now, cluster));
         }
@@ -320,12 +322,7 @@ impl Steward {
         let basis =
             Basis { nodes: nodes.collect(), replicas_wanted: cluster.replicas_wanted, slots: cluster.rows.len() };
         if let Some(planned) = self.planned.as_mut().filter(|planned| planned.basis == basis) {
-            planned.moves.retain(|slot, to| {
-                cluster.rows.get(slot).is_some_and(|row| {
-                    let wanted = places_counted(row, cluster);
-                    wanted.len() != to.len() || !to.iter().all(|place| wanted.contains(place))
-                })
-            });
+            planned.moves.retain(|slot, to| cluster.rows.get(slot).is_some_and(|row| !is_there(row, to, cluster)));
             if !planned.moves.is_empty() || planned.version == cluster.version {
                 return;
             }
@@ -348,6 +345,10 @@ impl Steward {
         let moves = plan.moves.into_iter().filter(|one| !lost.contains(&one.slot)).map(|one| (one.slot, one.to));
         let mut moves: BTreeMap<SlotId, Vec<Place>> = moves.collect();
         gather(cluster, &mut moves);
+        // Where it counts they are right already, and those on lost disks vote all the same: they are to leave.
+        for (slot, row) in cluster.rows.iter().filter(|(slot, row)| names_lost(row, cluster) && !lost.contains(slot)) {
+            moves.entry(*slot).or_insert_with(|| places_counted(row, cluster));
+        }
         self.planned =
             Some(Planned { basis, version: cluster.version, moves, prefer: plan.prefer.into_iter().collect() });
     }
@@ -376,7 +377,7 @@ impl Steward {
     }
 
     /// The next moves, those with the fewest live replicas first.
-    fn begin(&self, now: Instant, cluster: &Cluster) -> Option<MetadataCommand> {
+    fn begin(&self, now: Instant, cluster: &Cluster) -> Option<Vec<(SlotId, u64, Vec<Place>)>> {
         let planned = self.planned.as_ref().filter(|_| self.has_listened(now))?;
         let (mut count, mut into) = self.under_way(now, cluster);
         let mut waiting: Vec<(usize, SlotId)> = Vec::new();
@@ -401,11 +402,11 @@ impl Steward {
             moves.push((slot, row.epoch, to.clone()));
         }
         assert!(moves.len() <= self.limits.moves_under_way_max, "a few at a time");
-        (!moves.is_empty()).then_some(MetadataCommand::SetTargets { moves })
+        (!moves.is_empty()).then_some(moves)
     }
 
-    /// Merges whose siblings have come together.
-    fn begin_merges(&self, now: Instant, cluster: &Cluster) -> Option<MetadataCommand> {
+    /// Merges whose siblings have come together, those of which one begins to move with this decision left out.
+    fn begin_merges(&self, now: Instant, cluster: &Cluster, moving: &BTreeSet<SlotId>) -> Option<MetadataCommand> {
         let under_way = |row: &&SlotRow| match row.reshape {
             Some(Reshape::Absorb { gathered, .. }) => gathered,
             Some(Reshape::Digest { .. }) => true,
@@ -415,8 +416,8 @@ impl Steward {
         let ready = cluster.rows.iter().filter_map(|(slot, row)| {
             let Some(Reshape::Absorb { plan, sibling, gathered: false }) = row.reshape else { return None };
             let other = cluster.rows.get(&sibling)?;
-            let lives = |row| self.has_majority(row, now, cluster);
-            (cluster.is_gathered(row, other) && lives(row) && lives(other)).then_some((*slot, plan))
+            let ready = |slot, row| self.has_majority(row, now, cluster) && !moving.contains(&slot);
+            (cluster.is_gathered(row, other) && ready(*slot, row) && ready(sibling, other)).then_some((*slot, plan))
         });
         let slots: Vec<(SlotId, u64)> = ready.take(self.limits.merges_under_way_max.saturating_sub(count)).collect();
         (!slots.is_empty()).then_some(MetadataCommand::MergeBegin { slots })
@@ -498,6 +499,17 @@ fn gather(cluster: &Cluster, moves: &mut BTreeMap<SlotId, Vec<Place>>) {
 fn places_counted(row: &SlotRow, cluster: &Cluster) -> Vec<Place> {
     let named = row.target.as_ref().unwrap_or(&row.replicas).iter();
     named.filter(|replica| !cluster.is_lost(**replica)).map(|replica| replica.place()).collect()
+}
+
+/// Somebody who votes, or shall, has lost its disk: it will never say anything again.
+fn names_lost(row: &SlotRow, cluster: &Cluster) -> bool {
+    row.target.as_ref().unwrap_or(&row.replicas).iter().any(|replica| cluster.is_lost(*replica))
+}
+
+/// A move has nothing to do any more: its replicas are in these places or on their way there, and nobody else votes afterwards.
+fn is_there(row: &SlotRow, to: &[Place], cluster: &Cluster) -> bool {
+    let wanted = places_counted(row, cluster);
+    wanted.len() == to.len() && to.iter().all(|place| wanted.contains(place)) && !names_lost(row, cluster)
 }
 
 /// Where a move brings something that is not there.

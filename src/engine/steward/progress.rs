@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Begun, Steward, coming, same};
+use super::{Begun, Steward, coming, is_there, same};
 use crate::engine::metadata::{Cluster, MemberState, SlotRow};
 use crate::format::frame::SlotReport;
 use crate::ids::{NodeId, Place, SlotId};
@@ -94,8 +94,7 @@ impl Steward {
         let full = count >= self.limits.moves_under_way_max;
         for (slot, to) in self.planned.iter().flat_map(|planned| &planned.moves) {
             let Some(row) = cluster.rows.get(slot) else { continue };
-            let there = row.places_wanted();
-            if there.len() == to.len() && to.iter().all(|place| there.contains(place)) {
+            if is_there(row, to, cluster) {
                 continue;
             }
             waiting += 1;

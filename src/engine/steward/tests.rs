@@ -394,12 +394,16 @@ fn reports_of_the_past_and_hints_change_little() {
     assert!(toy.progress().members[1].alive, "its own word is stronger");
 }
 
+/// A node comes with an empty disk.
+fn wipe(toy: &mut Toy, node: u16) {
+    let wiped = NewMember { identity: 2, ..member(node, 2) };
+    toy.cluster.apply(&MetadataCommand::AddMember(wiped)).unwrap();
+}
+
 #[test]
 fn lost_slots_are_named_and_left_alone() {
     let mut toy = Toy::grown(3, 1, 2);
-    let mut wiped = member(2, 2);
-    wiped.identity = 2;
-    toy.cluster.apply(&MetadataCommand::AddMember(wiped)).unwrap();
+    wipe(&mut toy, 2);
     let lost: Vec<SlotId> = toy.cluster.lost_rows().collect();
     assert_eq!(lost.len(), 4);
     for slot in &lost {
@@ -409,6 +413,56 @@ fn lost_slots_are_named_and_left_alone() {
     let progress = toy.progress();
     assert_eq!(progress.lost, lost);
     assert!(!progress.is_at_rest() && progress.waits.iter().any(|wait| wait.why.contains("lost")));
+}
+
+/// As that, and it is to be emptied before anything of it was rebuilt: those moves are given up, and each group says that it
+/// stands as before, with a voter that is no more.
+fn wiped_and_drained(toy: &mut Toy, node: u16) {
+    wipe(toy, node);
+    toy.set(node, MemberState::Draining);
+    let rows: Vec<(SlotId, SlotRow)> = toy.cluster.rows.iter().map(|(slot, row)| (*slot, row.clone())).collect();
+    for (slot, row) in rows.into_iter().filter(|(_, row)| row.target.is_some()) {
+        toy.cluster.apply(&MetadataCommand::CancelTarget { slot, epoch: row.epoch }).unwrap();
+        let settled = MetadataCommand::Settled { slot, epoch: row.epoch + 1, voters: row.replicas };
+        toy.cluster.apply(&settled).unwrap();
+        assert!(names_lost(&toy.cluster.rows[&slot], &toy.cluster));
+    }
+}
+
+#[test]
+fn who_lost_its_disk_is_taken_out_where_nobody_is_to_come_instead() {
+    let mut toy = Toy::grown(3, 3, 3);
+    wiped_and_drained(&mut toy, 2);
+    toy.run(1);
+    let progress = toy.progress();
+    assert_eq!((progress.moves.len(), progress.moves_waiting), (FEW.moves_under_way_max, 0), "{progress:?}");
+    toy.rest();
+    toy.check_even(2);
+    assert!(toy.progress().is_at_rest());
+    toy.cluster.apply(&MetadataCommand::RemoveMember { node: NodeId(2) }).unwrap();
+    // The steward does so also by itself: what it gives up it must not forget.
+    let mut toy = Toy::grown(3, 3, 3);
+    wipe(&mut toy, 2);
+    toy.set(2, MemberState::Draining);
+    toy.rest();
+    toy.check_even(2);
+    assert_eq!(toy.progress().members[1].slots, 0);
+}
+
+#[test]
+fn what_waits_for_its_rebuilding_is_said_to_wait() {
+    let mut toy = Toy::grown(4, 3, 3);
+    wiped_and_drained(&mut toy, 2);
+    // It serves again: the slots are at the right places already, by places alone.
+    toy.set(2, MemberState::Serving);
+    toy.frozen = true;
+    toy.run(2);
+    let progress = toy.progress();
+    assert_eq!((progress.moves.len(), progress.moves_waiting), (FEW.moves_under_way_max, 8), "{progress:?}");
+    toy.frozen = false;
+    toy.rest();
+    toy.check_even(3);
+    assert!(toy.cluster.rows.values().all(|row| !names_lost(row, &toy.cluster)));
 }
 
 /// The groups do their part of every merge that has begun.
@@ -426,7 +480,9 @@ fn merge_on(toy: &mut Toy) -> usize {
                 toy.groups.remove(&sibling);
             }
             Some(Reshape::Digest { plan, waits, .. }) => {
-                for replica in waits {
+                // Those whose disk is lost never say so.
+                let alive = |replica: &ReplicaId| !toy.cluster.is_lost(*replica);
+                for replica in waits.into_iter().filter(alive).collect::<Vec<_>>() {
                     toy.cluster.apply(&MetadataCommand::MergeDigested { slot, plan, replica }).unwrap();
                 }
             }
@@ -468,4 +524,35 @@ fn siblings_that_are_to_merge_come_together_first_a_few_at_a_time() {
     toy.rest();
     let left = toy.cluster.rows.values().flat_map(|row| &row.replicas).filter(|replica| replica.place().node.0 == 2);
     assert_eq!((left.count(), toy.cluster.fault()), (0, None));
+}
+
+#[test]
+fn siblings_come_together_also_where_one_has_lost_a_disk() {
+    for upper_too in [false, true] {
+        let mut toy = Toy::grown(2, 3, 3);
+        wiped_and_drained(&mut toy, 1);
+        let [low, high] = [SlotId(0), SlotId(2)];
+        if !upper_too {
+            // The upper one's move came before.
+            let row = toy.cluster.rows[&high].clone();
+            let voters: Vec<ReplicaId> =
+                row.replicas.iter().copied().filter(|replica| !toy.cluster.is_lost(*replica)).collect();
+            toy.groups.insert(high, Group { voters: voters.clone(), learners: Vec::new() });
+            let settled = MetadataCommand::Settled { slot: high, epoch: row.epoch, voters };
+            toy.cluster.apply(&settled).unwrap();
+        }
+        let epoch = |slot: SlotId| toy.cluster.rows[&slot].epoch;
+        let slots = vec![(low, epoch(low), epoch(high))];
+        toy.cluster.apply(&MetadataCommand::Merge { slots }).unwrap();
+        for second in 0.. {
+            toy.tick();
+            merge_on(&mut toy);
+            if toy.cluster.rows.values().all(|row| row.reshape.is_none()) {
+                break;
+            }
+            assert!(second < 100, "it comes to an end: {:?}", toy.cluster.rows);
+        }
+        toy.rest();
+        toy.check_even(2);
+    }
 }
