@@ -15,8 +15,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -105,10 +105,14 @@ pub(super) enum FileTask {
     RemoveCheckpoint { slot: SlotId },
 }
 
+/// Told after each answer.
+pub(super) type Listener = Box<dyn Fn() + Send + Sync>;
+
 /// The running thread. Dropping it waits for the step under way, a few milliseconds, and forgets what is queued.
 pub(super) struct FileThread {
     tasks: Option<flume::Sender<FileTask>>,
     stopping: Arc<AtomicBool>,
+    listener: Arc<OnceLock<Listener>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -117,6 +121,7 @@ impl FileThread {
     pub(super) fn start(journal: &Path, slots: &Path, segment_bytes: u32) -> io::Result<FileThread> {
         let (tasks, inbox) = flume::unbounded();
         let stopping = Arc::new(AtomicBool::new(false));
+        let listener = Arc::new(OnceLock::new());
         let mut files = Files {
             tasks: inbox,
             later: VecDeque::new(),
@@ -124,6 +129,7 @@ impl FileThread {
             slots: slots.to_owned(),
             segment_bytes: segment_bytes as usize,
             stopping: Arc::clone(&stopping),
+            listener: Arc::clone(&listener),
         };
         let thread = std::thread::Builder::new().name("jindou-files".to_owned()).spawn(move || {
             leave_pinned_core();
@@ -134,7 +140,12 @@ impl FileThread {
                 files.carry_out(task);
             }
         })?;
-        Ok(FileThread { tasks: Some(tasks), stopping, thread: Some(thread) })
+        Ok(FileThread { tasks: Some(tasks), stopping, listener, thread: Some(thread) })
+    }
+
+    /// Who is to be told after each answer, once it can be taken. The first one counts.
+    pub(super) fn tell(&self, listener: Listener) {
+        let _ = self.listener.set(listener);
     }
 
     /// Queues something. The engine asks for one segment at a time and one checkpoint of a slot at a time, which bounds
@@ -181,9 +192,17 @@ struct Files {
     slots: PathBuf,
     segment_bytes: usize,
     stopping: Arc<AtomicBool>,
+    listener: Arc<OnceLock<Listener>>,
 }
 
 impl Files {
+    fn answer(&self, to: &flume::Sender<io::Result<()>>, result: io::Result<()>) {
+        let _ = to.send(result);
+        if let Some(tell) = self.listener.get() {
+            tell();
+        }
+    }
+
     /// The next thing to do; none when nobody is left who could ask for any.
     fn next(&mut self) -> Option<FileTask> {
         self.later.pop_front().or_else(|| self.tasks.recv().ok())
@@ -207,7 +226,7 @@ impl Files {
                 if let Err(error) = &result {
                     tracing::warn!("journal segment {segment} cannot be made in {}: {error}", self.journal.display());
                 }
-                let _ = answer.send(result);
+                self.answer(&answer, result);
             }
             FileTask::Trim { first } => {
                 if let Err(error) = self.trim(first) {
@@ -221,7 +240,7 @@ impl Files {
                 if let Err(error) = &result {
                     tracing::warn!("checkpoint {} cannot be written: {error}", path.display());
                 }
-                let _ = answer.send(result);
+                self.answer(&answer, result);
             }
             FileTask::RemoveCheckpoint { slot } => {
                 let path = checkpoint_path(&self.slots, slot);

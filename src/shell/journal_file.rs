@@ -205,29 +205,23 @@ impl JournalFiles {
         disk_fault(error)
     }
 
-    /// Makes a segment, over the file of that name if there is one. Ready when it can be written to.
-    pub fn prepare_segment(&self, segment: u32) -> impl Future<Output = Result<(), DiskFault>> + use<> {
+    /// Makes a segment, over the file of that name if there is one. Answered when it can be written to.
+    pub fn prepare_segment(&self, segment: u32) -> Answer {
         let (answer, answered) = flume::bounded(1);
         self.inner.thread.send(FileTask::Prepare { segment, answer });
-        let inner = Rc::clone(&self.inner);
-        async move {
-            let result = outcome(&answered).await;
-            // There may have been a file of that name.
-            inner.readers.borrow_mut().retain(|(open, _)| *open != segment);
-            inner.writer.borrow_mut().take_if(|(open, _)| *open == segment);
-            result
-        }
+        Answer { answered, made: Some((Rc::clone(&self.inner), segment)) }
     }
 
-    /// Writes a slot's checkpoint, atomically. Ready when it is on disk under its name.
-    pub fn write_checkpoint(
-        &self,
-        slot: SlotId,
-        bytes: Vec<u8>,
-    ) -> impl Future<Output = Result<(), DiskFault>> + use<> {
+    /// Writes a slot's checkpoint, atomically. Answered when it is on disk under its name.
+    pub fn write_checkpoint(&self, slot: SlotId, bytes: Vec<u8>) -> Answer {
         let (answer, answered) = flume::bounded(1);
         self.inner.thread.send(FileTask::Checkpoint { slot, bytes, answer });
-        async move { outcome(&answered).await }
+        Answer { answered, made: None }
+    }
+
+    /// Who is told, on another thread, whenever an [`Answer`] can be taken.
+    pub fn tell(&self, listener: impl Fn() + Send + Sync + 'static) {
+        self.inner.thread.tell(Box::new(listener));
     }
 
     /// Removes a slot's checkpoint, after what was asked of it before. One that stays behind after a fault is reported in the log.
@@ -363,11 +357,39 @@ impl Drop for Reading {
     }
 }
 
-/// What the thread answered; a thread that is gone is a fault.
-async fn outcome(answered: &flume::Receiver<io::Result<()>>) -> Result<(), DiskFault> {
-    match answered.recv_async().await {
-        Ok(result) => result.map_err(|error| disk_fault(&error)),
-        Err(flume::RecvError::Disconnected) => Err(DiskFault::Io(libc::EIO)),
+/// What the files thread is to answer. Taken without waiting: an executor that waits for it would have to be slept in meanwhile.
+pub struct Answer {
+    answered: flume::Receiver<io::Result<()>>,
+    /// The segment that is being made.
+    made: Option<(Rc<Inner>, u32)>,
+}
+
+impl std::fmt::Debug for Answer {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Answer").field("is_there", &self.is_there()).finish_non_exhaustive()
+    }
+}
+
+impl Answer {
+    /// It can be taken.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        !self.answered.is_empty() || self.answered.is_disconnected()
+    }
+
+    /// What the thread answered, once; none yet. A thread that is gone is a fault.
+    pub fn take(&self) -> Option<Result<(), DiskFault>> {
+        let result = match self.answered.try_recv() {
+            Err(flume::TryRecvError::Empty) => return None,
+            Ok(result) => result.map_err(|error| disk_fault(&error)),
+            Err(flume::TryRecvError::Disconnected) => Err(DiskFault::Io(libc::EIO)),
+        };
+        if let Some((inner, segment)) = &self.made {
+            // There may have been a file of that name.
+            inner.readers.borrow_mut().retain(|(open, _)| open != segment);
+            inner.writer.borrow_mut().take_if(|(open, _)| open == segment);
+        }
+        Some(result)
     }
 }
 

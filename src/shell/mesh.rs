@@ -258,6 +258,13 @@ impl MeshSender {
         self.ways.get(usize::from(shard.0)).map_or(0, |way| way.doorbell.turns())
     }
 
+    /// Wakes a shard if it sleeps, for something that it finds when it looks. To be called after that is there.
+    pub fn wake(&self, shard: ShardId) {
+        if let Some(way) = self.ways.get(usize::from(shard.0)) {
+            way.doorbell.wake();
+        }
+    }
+
     /// Wakes a shard whatever it says of itself, by interrupting the system call in which it waits. The bell is not enough: an
     /// executor that parks with runnable tasks may have the bell's reader among them. Nor is a waker from another
     /// thread: when the executor parks so in its first pass, no task has been run that could lend one.

@@ -149,6 +149,8 @@ async fn serve(
     ready: &flume::Sender<Result<Ready, String>>,
 ) -> Result<(), String> {
     let (shard, files, facts) = start::recover(&config.engine, &config.directory, config.clock).await?;
+    let (sender, own) = (mesh.sender.clone(), config.engine.place.shard);
+    files.tell(move || sender.wake(own));
     let knock = make_knock().map_err(|error| format!("the kernel gives no eventfd: {error}"))?;
     let gateway = start::gateway(&config, &mesh, knock.as_raw_fd())?;
     let links = sockets.cluster.map(|sockets| start::links(sockets, &mesh)).transpose()?;
@@ -460,6 +462,7 @@ impl Loop {
         self.mesh.doorbell.lie_down();
         if !self.alarm.take()
             && self.mesh.inbox.is_empty()
+            && !self.disk.has_outcomes()
             && self.gateway.prepare_wait()
             && self.links.as_mut().is_none_or(|links| links.ring().prepare_sleep())
         {

@@ -49,6 +49,18 @@ async fn open(scratch: &Scratch) -> JournalFiles {
     JournalFiles::open(&scratch.0, GEOMETRY, Durability::Fsync).await.unwrap()
 }
 
+/// Waits for the files thread.
+fn taken(answer: Answer) -> Result<(), DiskFault> {
+    let give_up = Clock::now() + Duration::from_secs(10);
+    loop {
+        if let Some(result) = answer.take() {
+            return result;
+        }
+        assert!(Clock::now() < give_up, "no answer of the files thread");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 fn some_write(segment: u32, offset: u32, fill: u8) -> JournalWrite {
     JournalWrite { flush: 1, segment, offset, bytes: vec![fill; 8192] }
 }
@@ -135,7 +147,7 @@ fn a_fresh_directory_is_written_and_read_back() {
     test_executor().run(async {
         let files = open(&scratch).await;
         assert_eq!(files.segments_blocking(0).unwrap(), None);
-        files.prepare_segment(1).await.unwrap();
+        taken(files.prepare_segment(1)).unwrap();
         assert_eq!(fs::metadata(scratch.0.join("journal/00000001.seg")).unwrap().len(), 1 << 18);
         let (bytes, result) = write(&files, some_write(1, 4096, 7));
         assert_eq!((bytes.len(), result), (8192, Ok(())));
@@ -154,7 +166,7 @@ fn journal_writes_are_direct_and_synchronous() {
     for (durability, synchronous) in [(Durability::Fsync, true), (Durability::Memory, false)] {
         test_executor().run(async {
             let files = JournalFiles::open(&scratch.0, GEOMETRY, durability).await.unwrap();
-            files.prepare_segment(1).await.unwrap();
+            taken(files.prepare_segment(1)).unwrap();
             write(&files, some_write(1, 0, 1)).1.unwrap();
             let fd = { files.inner.writer.borrow().as_ref().unwrap().1.as_raw_fd() };
             let text = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap();
@@ -173,7 +185,7 @@ fn old_segments_are_used_again_and_the_rest_is_removed() {
     test_executor().run(async {
         let files = open(&scratch).await;
         for segment in 1..=5 {
-            files.prepare_segment(segment).await.unwrap();
+            taken(files.prepare_segment(segment)).unwrap();
             write(&files, some_write(segment, 0, segment as u8)).1.unwrap();
         }
         files.trim(4);
@@ -186,7 +198,7 @@ fn old_segments_are_used_again_and_the_rest_is_removed() {
         let missing = files.segments_blocking(3).unwrap_err().to_string();
         assert!(missing.ends_with("00000003.seg is missing"), "{missing}");
         assert_eq!(files.read(2, 0, 1).await, Err(DiskFault::Io(libc::ENOENT)));
-        files.prepare_segment(6).await.unwrap();
+        taken(files.prepare_segment(6)).unwrap();
         assert_eq!(names(journal.clone()).len(), 4);
         let recycled = files.read(6, 0, 1).await.unwrap()[0];
         assert!(recycled == 1 || recycled == 2, "segment 6 is a file that was used before");
@@ -213,13 +225,13 @@ fn a_segment_that_is_read_is_not_retired_under_the_reader() {
     test_executor().run(async {
         let files = open(&scratch).await;
         for segment in 1..=2 {
-            files.prepare_segment(segment).await.unwrap();
+            taken(files.prepare_segment(segment)).unwrap();
             write(&files, some_write(segment, 0, segment as u8)).1.unwrap();
         }
         let mut read = Box::pin(files.read(1, 0, 4));
         assert!(futures_lite::future::poll_once(&mut read).await.is_none(), "the file has to be opened first");
         files.trim(2);
-        files.prepare_segment(3).await.unwrap();
+        taken(files.prepare_segment(3)).unwrap();
         assert_eq!(names(journal.clone()), ["00000001.seg", "00000002.seg", "00000003.seg"]);
         assert_eq!(read.await.unwrap()[..], [1; 4]);
         until("segment 1 is retired", || names(journal.clone())[0] == "00000002.seg").await;
@@ -240,8 +252,8 @@ fn a_checkpoint_is_removed_after_what_was_asked_before() {
         let written = files.write_checkpoint(SlotId(17), vec![1; 10]);
         files.remove_checkpoint(SlotId(17));
         files.remove_checkpoint(SlotId(18));
-        written.await.unwrap();
-        files.write_checkpoint(SlotId::METADATA, vec![2; 10]).await.unwrap();
+        taken(written).unwrap();
+        taken(files.write_checkpoint(SlotId::METADATA, vec![2; 10])).unwrap();
         assert_eq!(files.read_checkpoints_blocking().unwrap(), [(SlotId::METADATA, vec![2; 10])]);
     });
 }
@@ -251,17 +263,17 @@ fn checkpoints_are_replaced_whole() {
     let scratch = Scratch::new("checkpoint");
     test_executor().run(async {
         let files = open(&scratch).await;
-        files.write_checkpoint(SlotId(17), vec![1; 100_000]).await.unwrap();
-        files.write_checkpoint(SlotId(3), vec![3; 10]).await.unwrap();
-        files.write_checkpoint(SlotId(16_000), vec![4; 10]).await.unwrap();
-        files.write_checkpoint(SlotId(17), vec![2; 50_000]).await.unwrap();
+        taken(files.write_checkpoint(SlotId(17), vec![1; 100_000])).unwrap();
+        taken(files.write_checkpoint(SlotId(3), vec![3; 10])).unwrap();
+        taken(files.write_checkpoint(SlotId(16_000), vec![4; 10])).unwrap();
+        taken(files.write_checkpoint(SlotId(17), vec![2; 50_000])).unwrap();
         assert_eq!(names(scratch.0.join("slots")), ["0003.ckpt", "0017.ckpt", "16000.ckpt"]);
         let found = files.read_checkpoints_blocking().unwrap();
         assert_eq!(found.iter().map(|(slot, _)| slot.0).collect::<Vec<_>>(), [3, 17, 16_000]);
         assert_eq!(found[1].1, vec![2; 50_000]);
         // A directory in the way of the temporary file stands for a disk that refuses.
         fs::create_dir(scratch.0.join("slots/0017.ckpt.tmp")).unwrap();
-        let refused = files.write_checkpoint(SlotId(17), vec![9; 10]).await;
+        let refused = taken(files.write_checkpoint(SlotId(17), vec![9; 10]));
         assert_eq!(refused, Err(DiskFault::Io(libc::EISDIR)));
         assert_eq!(files.read_checkpoints_blocking().unwrap()[1].1, vec![2; 50_000]);
         fs::remove_dir(scratch.0.join("slots/0017.ckpt.tmp")).unwrap();
@@ -275,7 +287,7 @@ fn a_failed_write_gives_its_bytes_back_and_can_be_tried_again() {
         let files = open(&scratch).await;
         let (bytes, result) = write(&files, some_write(1, 0, 5));
         assert_eq!(result, Err(DiskFault::Io(libc::ENOENT)));
-        files.prepare_segment(1).await.unwrap();
+        taken(files.prepare_segment(1)).unwrap();
         let again = JournalWrite { flush: 1, segment: 1, offset: 0, bytes };
         write(&files, again).1.unwrap();
         assert_eq!(files.read(1, 0, 8192).await.unwrap()[..], [5; 8192]);
@@ -298,7 +310,7 @@ fn more_segments_than_open_readers_can_be_read() {
         let files = open(&scratch).await;
         let count = READERS_MAX as u32 + 4;
         for segment in 1..=count {
-            files.prepare_segment(segment).await.unwrap();
+            taken(files.prepare_segment(segment)).unwrap();
             write(&files, some_write(segment, 0, segment as u8)).1.unwrap();
         }
         for segment in (1..=count).chain(1..=count) {
@@ -324,7 +336,7 @@ async fn settle(journal: &mut Journal, files: &JournalFiles) {
                     journal.handle_written(Instant(0), flush, bytes, result);
                 }
                 Effect::JournalSegment { segment } => {
-                    let result = files.prepare_segment(segment).await;
+                    let result = taken(files.prepare_segment(segment));
                     journal.handle_segment_ready(Instant(0), segment, result);
                 }
                 other => panic!("{other:?}"),

@@ -1,6 +1,6 @@
 //! What a shard has asked of its disk, and the outcomes, which become events of a later turn. Journal writes ride on the clients' socket
-//! ring, one at a time, as the engine asks for them; every other wish is a task of the executor. Deliberately no retries and no
-//! order: those are the engine's.
+//! ring, one at a time, as the engine asks for them; segments and checkpoints are the files thread's, whose answers are looked for; reads are
+//! tasks of the executor. Deliberately no retries and no order: those are the engine's.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -9,7 +9,7 @@ use crate::engine::effect::JournalWrite;
 use crate::engine::event::Event;
 use crate::ids::SlotId;
 use crate::shell::clock::Clock;
-use crate::shell::journal_file::JournalFiles;
+use crate::shell::journal_file::{Answer, JournalFiles};
 use crate::shell::socket_ring::{AlignedBytes, FileWritten, SocketRing};
 use crate::shell::stages::{Stage, Stages};
 
@@ -30,11 +30,20 @@ impl Tray {
     }
 }
 
+/// What the files thread is at.
+#[derive(Debug)]
+enum Asked {
+    Segment(u32),
+    Checkpoint(SlotId),
+}
+
 /// The desk. Lives on the shard's executor.
 #[derive(Debug)]
 pub(super) struct DiskDesk {
     files: JournalFiles,
     tray: Rc<Tray>,
+    /// At most a segment and one checkpoint of each slot, as the engine asks.
+    asked: Vec<(Asked, Answer)>,
     /// The journal write under way, and since when.
     writing: Option<(JournalWrite, u64)>,
     /// Where its bytes are put for the kernel, while there is none.
@@ -46,6 +55,7 @@ impl DiskDesk {
         DiskDesk {
             files,
             tray: Rc::new(Tray { alarm, ..Tray::default() }),
+            asked: Vec::new(),
             writing: None,
             aligned: AlignedBytes::default(),
         }
@@ -53,7 +63,7 @@ impl DiskDesk {
 
     /// Operations that have not become events yet, whether or not the disk has answered.
     pub(super) fn under_way(&self) -> u64 {
-        self.tasks() + u64::from(self.writing.is_some())
+        self.tasks() + self.asked.len() as u64 + u64::from(self.writing.is_some())
     }
 
     /// Those of them that need the executor to come to an end.
@@ -63,11 +73,19 @@ impl DiskDesk {
 
     /// True when an outcome waits to be taken.
     pub(super) fn has_outcomes(&self) -> bool {
-        !self.tray.done.borrow().is_empty()
+        !self.tray.done.borrow().is_empty() || self.asked.iter().any(|(_, answer)| answer.is_there())
     }
 
     /// Moves outcomes into `events`.
-    pub(super) fn collect(&self, events: &mut Vec<Event>, clock: Clock, stages: &mut Stages) {
+    pub(super) fn collect(&mut self, events: &mut Vec<Event>, clock: Clock, stages: &mut Stages) {
+        self.asked.retain(|(asked, answer)| {
+            let Some(result) = answer.take() else { return true };
+            events.push(match asked {
+                Asked::Segment(segment) => Event::SegmentReady { segment: *segment, result },
+                Asked::Checkpoint(slot) => Event::CheckpointWritten { slot: *slot, result },
+            });
+            false
+        });
         let mut done = self.tray.done.borrow_mut();
         if done.is_empty() {
             return;
@@ -115,9 +133,8 @@ impl DiskDesk {
         self.tray.done.borrow_mut().push((Event::JournalWritten { flush, bytes, result }, Some(since)));
     }
 
-    pub(super) fn prepare_segment(&self, segment: u32) {
-        let preparing = self.files.prepare_segment(segment);
-        self.begin(async move { Event::SegmentReady { segment, result: preparing.await } });
+    pub(super) fn prepare_segment(&mut self, segment: u32) {
+        self.asked.push((Asked::Segment(segment), self.files.prepare_segment(segment)));
     }
 
     pub(super) fn trim(&self, first: u32) {
@@ -133,8 +150,7 @@ impl DiskDesk {
         self.files.remove_checkpoint(slot);
     }
 
-    pub(super) fn checkpoint(&self, slot: SlotId, bytes: Vec<u8>) {
-        let writing = self.files.write_checkpoint(slot, bytes);
-        self.begin(async move { Event::CheckpointWritten { slot, result: writing.await } });
+    pub(super) fn checkpoint(&mut self, slot: SlotId, bytes: Vec<u8>) {
+        self.asked.push((Asked::Checkpoint(slot), self.files.write_checkpoint(slot, bytes)));
     }
 }

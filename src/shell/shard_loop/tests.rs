@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::*;
 use crate::engine::shard::{ClusterSettings, Durability, JournalGeometry, OfflineMode, Retention, shard_of};
 use crate::format::pipeline::Transport;
-use crate::ids::{NodeId, Uid};
+use crate::ids::{NodeId, SlotId, Uid};
 use crate::limits::Limits;
 use crate::shell::mesh::{MeshSender, build_mesh};
 use crate::shell::metronome::Metronome;
@@ -435,4 +435,41 @@ fn who_has_not_said_connect_yet_is_read_at_once() {
     assert!(pongs.chunks(2).all(|pong| pong == [0x8a, 0]), "nothing but pongs");
     assert!(began.elapsed() < Duration::from_secs(5), "it took {:?}", began.elapsed());
     node.stop();
+}
+
+/// A shard may not sleep in its executor for as long as a segment or a checkpoint takes (see [`waking`]): nothing of the executor is asked for
+/// them, and the shard is woken by its bell.
+#[test]
+fn the_files_thread_is_waited_for_without_the_executor() {
+    use crate::shell::journal_file::JournalFiles;
+    let scratch = Scratch::new("files");
+    std::fs::create_dir_all(&scratch.0).unwrap();
+    let config = config(0, 1, &scratch.0, Clock::start()).engine;
+    let builder = glommio::LocalExecutorBuilder::new(glommio::Placement::Unbound).io_memory(64 << 10).ring_depth(64);
+    builder.make().unwrap().run(async {
+        let files = JournalFiles::open(&scratch.0, config.geometry, config.durability).await.unwrap();
+        let (bell, rung) = flume::unbounded();
+        files.tell(move || drop(bell.send(())));
+        let mut desk = DiskDesk::new(files, Rc::new(Alarm::default()));
+        desk.prepare_segment(1);
+        desk.checkpoint(SlotId(3), vec![1; 100]);
+        assert_eq!((desk.tasks(), desk.under_way()), (0, 2));
+        let mut events = Vec::new();
+        while events.len() < 2 {
+            rung.recv_timeout(PATIENCE).expect("a bell for each answer");
+            assert!(desk.has_outcomes());
+            desk.collect(&mut events, Clock::start(), &mut Stages::new(false));
+        }
+        assert!(matches!(
+            events[..],
+            [
+                Event::SegmentReady { segment: 1, result: Ok(()) },
+                Event::CheckpointWritten { slot: SlotId(3), result: Ok(()) }
+            ] | [
+                Event::CheckpointWritten { slot: SlotId(3), result: Ok(()) },
+                Event::SegmentReady { segment: 1, result: Ok(()) }
+            ]
+        ));
+        assert_eq!((desk.under_way(), desk.has_outcomes()), (0, false));
+    });
 }

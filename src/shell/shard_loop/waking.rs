@@ -3,13 +3,15 @@
 //! ```text
 //! doorbell (other threads, the links' ring) ──poll──┐
 //! sockets, journal write, timeouts ─────────────────┴─► clients' ring ──► its own wait: nothing is asked of the executor
-//!                                                           └─ knock ──► a task's read ─► alarm ─► the loop's wait: a disk task
-//!                                                    disk task's end ────────────────────┘         is under way
+//!                                                           └─ knock ──► a task's read ─► alarm ─► the loop's wait: a read of
+//!                                                          a read's end ──────────────────┘         the disk is under way
 //! ```
 //!
-//! The clients' ring hears everything but the end of a disk task, which only the executor does. So without such a task the
+//! The clients' ring hears everything but the end of a read of the disk, which only the executor does. So without one the
 //! shard sleeps in the ring's own system call, which submits what the turn wants and waits in one. With one it sleeps in the
-//! executor, and the ring knocks there. Deliberately nothing of when to sleep: that is the loop's.
+//! executor, and the ring knocks there. Only for reads, which end soon: the kernel does not ring an eventfd (the knock) from within
+//! another one's ring (the doorbell), but puts it off for an RCU grace period, and rings for nothing else meanwhile. Segments that took 75 ms
+//! to make were waited for like that once, and the shard stood still for up to 80. Deliberately nothing of when to sleep: that is the loop's.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
