@@ -449,7 +449,7 @@ fn the_files_thread_is_waited_for_without_the_executor() {
     builder.make().unwrap().run(async {
         let files = JournalFiles::open(&scratch.0, config.geometry, config.durability).await.unwrap();
         let (bell, rung) = flume::unbounded();
-        files.tell(move || drop(bell.send(())));
+        files.tell(move || bell.send(()).unwrap_or_default());
         let mut desk = DiskDesk::new(files, Rc::new(Alarm::default()));
         desk.prepare_segment(1);
         desk.checkpoint(SlotId(3), vec![1; 100]);
