@@ -382,7 +382,7 @@ impl Steward {
         let (mut count, mut into) = self.under_way(now, cluster);
         let mut waiting: Vec<(usize, SlotId)> = Vec::new();
         for slot in planned.moves.keys() {
-            let rests = |row: &&SlotRow| row.target.is_none() && !row.is_busy() && !row.settling;
+            let rests = |row: &&SlotRow| !row.is_changing() && !row.is_busy();
             if let Some(row) = cluster.rows.get(slot).filter(rests) {
                 waiting.push((self.live_replicas(row, now, cluster), *slot));
             }

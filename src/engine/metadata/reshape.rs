@@ -91,7 +91,7 @@ impl Cluster {
     /// Siblings that are to merge can begin with it: where one is the other is, and nothing of them moves.
     #[must_use]
     pub fn is_gathered(&self, low: &SlotRow, high: &SlotRow) -> bool {
-        let rests = |row: &SlotRow| row.target.is_none() && !row.settling;
+        let rests = |row: &SlotRow| !row.is_changing();
         let (mut here, mut there) = (places(low), places(high));
         here.sort_unstable();
         there.sort_unstable();
