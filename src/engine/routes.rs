@@ -98,12 +98,6 @@ impl Table {
         self.rows.get(usize::from(*position)).map(|(_, row)| row)
     }
 
-    /// Who votes in a slot's group, as last agreed; nobody when there is no such slot.
-    #[must_use]
-    pub fn replicas(&self, slot: SlotId) -> &[ReplicaId] {
-        self.row(slot).map_or(&[], |row| &row.replicas)
-    }
-
     /// Who should lead a slot. For one that does not exist: whoever should lead slot 0, which knows better.
     #[must_use]
     pub fn preferred(&self, slot: SlotId) -> Place {
@@ -321,12 +315,11 @@ mod tests {
         }
         for (slot, row) in table.iter() {
             assert_eq!(table.row(slot), cluster.rows.get(&slot));
-            assert_eq!((table.replicas(slot), table.preferred(slot)), (&*row.replicas, row.preferred.place()));
+            assert_eq!(table.preferred(slot), row.preferred.place());
         }
         let led: usize = (0..2).map(|shard| table.preferred_at(place(1, shard)).count()).sum();
         assert_eq!(led, 9);
         assert!(table.row(SlotId(3 + 4)).is_none() && table.row(SlotId::METADATA).is_none());
-        assert!(table.replicas(SlotId::METADATA).is_empty());
     }
 
     #[test]

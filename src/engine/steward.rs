@@ -397,7 +397,7 @@ impl Steward {
             if self.why_not_yet(row, to, &into, now, cluster).is_some() {
                 continue;
             }
-            coming(row, to).for_each(|place| *into.entry(place.node).or_insert(0) += 1);
+            coming(row, to, cluster).for_each(|place| *into.entry(place.node).or_insert(0) += 1);
             count += 1;
             moves.push((slot, row.epoch, to.clone()));
         }
@@ -444,7 +444,7 @@ impl Steward {
         if !self.has_majority(row, now, cluster) {
             return Some("most of its replicas are silent".into());
         }
-        for place in coming(row, to) {
+        for place in coming(row, to, cluster) {
             if !self.is_alive(place.node, now) {
                 return Some(format!("{} is silent", place.node));
             }
@@ -512,9 +512,11 @@ fn is_there(row: &SlotRow, to: &[Place], cluster: &Cluster) -> bool {
     wanted.len() == to.len() && to.iter().all(|place| wanted.contains(place)) && !names_lost(row, cluster)
 }
 
-/// Where a move brings something that is not there.
-fn coming<'a>(row: &'a SlotRow, to: &'a [Place]) -> impl Iterator<Item = Place> + 'a {
-    to.iter().copied().filter(|place| !row.replicas.iter().any(|replica| replica.place() == *place))
+/// Where a move brings something that is not there: a lost disk holds nothing.
+fn coming<'a>(row: &'a SlotRow, to: &'a [Place], cluster: &'a Cluster) -> impl Iterator<Item = Place> + 'a {
+    let holds =
+        |place: Place| row.replicas.iter().any(|replica| replica.place() == place && !cluster.is_lost(*replica));
+    to.iter().copied().filter(move |place| !holds(*place))
 }
 
 fn same(some: &[ReplicaId], others: &[ReplicaId]) -> bool {

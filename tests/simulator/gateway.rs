@@ -208,13 +208,15 @@ impl World {
         self.forget_session(host, id, index);
     }
 
-    /// Masters that have gone are remembered by who led their homes when they came: where another leads by now, nobody has to end for them.
+    /// Masters that have gone are remembered by who led their homes when they came: where another leads by now, nobody has to end for them. Who has
+    /// been told to go is not named to a new leader, however long its socket is open.
     pub fn release_kicks(&mut self) {
         let is_void = |due: &Due| {
             let slot = self.slot_of_user(due.user);
             let since_ns = self.checkers.leaders.since_ns(slot);
             let led_anew = slot != due.slot || since_ns.is_some_and(|since_ns| since_ns > due.since_ns);
-            !self.connections[due.newcomer].server_open && led_anew
+            let told_to_go = self.checkers.kicks.is_noticed(due.newcomer);
+            (told_to_go || !self.connections[due.newcomer].server_open) && led_anew
         };
         let void: Vec<usize> =
             self.checkers.kicks.due().filter(|(_, due)| is_void(due)).map(|(_, due)| due.newcomer).collect();

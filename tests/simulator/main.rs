@@ -139,6 +139,7 @@ const REGRESSION_SEEDS: &[(u64, u16, &str)] = &[
     (21556, 3, "what was to be delivered over a link at once was more than it takes, and reset it again and again"),
     (33186, 3, "a connection that never said CONNECT stayed open at a node that stood still for eleven seconds"),
     (60262, 3, "who was told later that it is let in was taken for the one that came later"),
+    (43926, 3, "a master that was told to go, and is not named to the next leader, was still expected to end others"),
     (60206, 3, "a node was wiped and then drained, and what it had lost was a voter of its slots for ever"),
 ];
 

@@ -108,10 +108,10 @@ impl RaftGroup {
         self.changes.clear();
         self.wishes.clear();
         // A vote may still be on its way to the disk: whatever is said from now on is said after it, and so is the vote, for which a
-        // candidate waits that would not ask again soon.
+        // candidate waits that would not ask again soon. A vote before the vote is of the term to come.
         let barrier = self.awaiting.back().map(|last| last.flush);
         let held = self.awaiting.drain(..).flat_map(|one| one.messages);
-        let messages = held.filter(|message| message.term == term && answers_candidate(message)).collect();
+        let messages = held.filter(|message| message.term >= term && answers_candidate(message)).collect();
         self.awaiting.extend(barrier.map(|flush| Awaiting { flush, ready: 0, messages }));
         self.installing = None;
         self.set_election_timeout();

@@ -278,15 +278,20 @@ fn a_vote_on_its_way_to_the_disk_outlives_the_state_that_is_installed_meanwhile(
     let kind = MessageType::MsgRequestVote as u8;
     let (from, to, term, log_term, index) = (candidate, own, 2, 1, 1);
     let asks = RaftMessage { slot, kind, from, to, term, log_term, index, ..RaftMessage::default() };
+    let kind = MessageType::MsgRequestPreVote as u8;
+    let asks_before = RaftMessage { kind, from: other, term: 3, ..asks.clone() };
     let (mut committed, mut out) = (Vec::new(), Vec::new());
     group.step(asks).unwrap();
+    group.step(asks_before).unwrap();
     group.drain(&mut journal, &mut committed, &mut out);
     group.install_own(&head);
     assert!(out.is_empty(), "nothing is promised that is not on disk");
     write_out(&mut journal, &mut segments);
     group.handle_durable(journal.durable_flush(), &mut out);
     let said: Vec<_> = out.iter().map(|message| (message.kind, message.to, message.term, message.reject)).collect();
-    assert_eq!(said, [(MessageType::MsgRequestVoteResponse as u8, candidate, 2, false)]);
+    let vote = (MessageType::MsgRequestVoteResponse as u8, candidate, 2, false);
+    let before = (MessageType::MsgRequestPreVoteResponse as u8, other, 3, false);
+    assert_eq!(said, [vote, before]);
 }
 
 #[test]

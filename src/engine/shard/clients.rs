@@ -37,7 +37,10 @@ impl Shard {
         let Some(session) = self.session(id) else {
             return;
         };
-        session.heard(now.instant);
+        // Before it is let in, nothing but CONNECT keeps a connection: its home may be silent for ever, and a stranger never say who it is.
+        if session.phase == Phase::Live || matches!(packet, ClientPacket::Connect(_)) {
+            session.heard(now.instant);
+        }
         if session.phase == Phase::Closing {
             return;
         }

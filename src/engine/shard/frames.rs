@@ -300,6 +300,12 @@ impl Shard {
         let Some(session) = self.session(registered.session) else {
             return;
         };
+        if session.phase == Phase::Live {
+            // It was asked twice, and this is another leader's answer: the later leader knows the session by the greater number.
+            let identity = session.identity.as_deref_mut().expect("who is live has said who it is");
+            identity.order = identity.order.max(registered.order);
+            return;
+        }
         if session.phase != Phase::Registering {
             return;
         }

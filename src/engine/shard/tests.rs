@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::engine::event::{ClientKey, ClientPacket, ConnectPacket, Opened, SendPacket};
-use crate::format::frame::SendBody;
+use crate::format::frame::{Frame, Registered, SendBody};
 use crate::format::packet::{HeaderFlags, Reason, Setting};
-use crate::ids::NodeId;
+use crate::ids::{DeviceLevel, NodeId};
 use crate::limits::Limits;
 use crate::time::UnixMillis;
 use bytes::Bytes;
@@ -251,4 +251,35 @@ fn an_unacked_recv_is_sent_again_a_bounded_number_of_times() {
         bench.wait(Duration::from_secs(1));
     }
     assert_eq!(times, 1 + usize::from(Limits::PRODUCTION.redeliver_tries));
+}
+
+#[test]
+fn who_does_not_say_who_it_is_goes_however_much_it_says() {
+    let mut bench = Bench::new();
+    let session = SessionId { index: 0, generation: 1 };
+    bench.events.push(Event::Opened(Opened { session, handed_over: false }));
+    bench.run();
+    let closes = |bench: &Bench| bench.others.iter().filter(|effect| matches!(effect, Effect::Close { .. })).count();
+    for _ in 0..Limits::PRODUCTION.connect_timeout.as_secs() {
+        assert_eq!(closes(&bench), 0);
+        bench.wait(Duration::from_secs(1));
+        bench.packet(0, ClientPacket::Ping);
+    }
+    bench.wait(Limits::PRODUCTION.sweep_every);
+    assert_eq!(closes(&bench), 1);
+}
+
+#[test]
+fn of_two_leaders_answers_the_later_ones_number_counts() {
+    let mut bench = Bench::new();
+    bench.connect(0, "alice", "a");
+    let session = SessionId { index: 0, generation: 1 };
+    let known = bench.shard.session_order(session).expect("alice is online");
+    for (order, counts) in [(known + 7, known + 7), (known + 3, known + 7)] {
+        let registered = Registered { session, reason: Reason::Success as u8, level: DeviceLevel::Slave, order };
+        let (from, effects) = (bench.shard.config.place, &mut Effects::default());
+        bench.shard.handle_frame(bench.now, from, Frame::Registered(registered), effects);
+        assert_eq!(bench.shard.session_order(session), Some(counts));
+        assert!(effects.list.is_empty(), "it is let in once");
+    }
 }

@@ -218,7 +218,7 @@ impl Steward {
         if row.is_busy() {
             return "waits for its split or merge".into();
         }
-        if let Some(place) = coming(row, &to).find(|place| !self.is_alive(place.node, now)) {
+        if let Some(place) = coming(row, &to, cluster).find(|place| !self.is_alive(place.node, now)) {
             return format!("waits: {} is silent", place.node);
         }
         let Some(report) = report else { return "waits for its leader's report".into() };

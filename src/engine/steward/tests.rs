@@ -146,7 +146,7 @@ impl Toy {
         let mut into: BTreeMap<NodeId, usize> = BTreeMap::new();
         for row in moving {
             let to = row.places_wanted();
-            coming(row, &to).for_each(|place| *into.entry(place.node).or_insert(0) += 1);
+            coming(row, &to, &self.cluster).for_each(|place| *into.entry(place.node).or_insert(0) += 1);
         }
         assert!(into.values().all(|count| *count <= limits.moves_into_node_max), "{into:?}");
         assert_eq!(self.cluster.fault(), None);
@@ -458,7 +458,9 @@ fn what_waits_for_its_rebuilding_is_said_to_wait() {
     toy.frozen = true;
     toy.run(2);
     let progress = toy.progress();
-    assert_eq!((progress.moves.len(), progress.moves_waiting), (FEW.moves_under_way_max, 8), "{progress:?}");
+    assert_eq!((progress.moves.len(), progress.moves_waiting), (FEW.moves_into_node_max, 14), "{progress:?}");
+    let receives = format!("n2 receives {} slots already", FEW.moves_into_node_max);
+    assert!(progress.waits.iter().all(|wait| *wait.why == *receives), "{progress:?}");
     toy.frozen = false;
     toy.rest();
     toy.check_even(3);

@@ -60,6 +60,11 @@ impl Kicks {
         }
     }
 
+    /// A connection was told that another device's master has come.
+    pub fn is_noticed(&self, connection: usize) -> bool {
+        self.noticed.contains(&connection)
+    }
+
     /// The node closed a connection. Who came first decides how.
     pub fn closed(&mut self, connection: usize) -> Result<(), String> {
         let first = |dues: Vec<Due>| dues.into_iter().min_by_key(|due| due.order);
