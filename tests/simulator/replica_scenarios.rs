@@ -22,7 +22,7 @@ const BO: usize = 1;
 const FOR_EVER_MS: u64 = 3_600_000;
 
 /// All of them by name.
-pub const ALL: [(&str, Script); 24] = [
+pub const ALL: [(&str, Script); 25] = [
     ("a-join-moves-its-share", a_join_moves_its_share),
     ("a-drained-node-is-forgotten", a_drained_node_is_forgotten),
     ("the-dead-are-replaced-and-return", the_dead_are_replaced_and_return),
@@ -31,6 +31,7 @@ pub const ALL: [(&str, Script); 24] = [
     ("the-receiver-dies-while-it-receives", the_receiver_dies_while_it_receives),
     ("the-sender-dies-while-it-sends", the_sender_dies_while_it_sends),
     ("receivers-die-again-and-again", receivers_die_again_and_again),
+    ("a-replica-comes-to-a-busy-slot", a_replica_comes_to_a_busy_slot),
     ("the-metadata-leader-dies-during-moves", the_metadata_leader_dies_during_moves),
     ("members-change-on-the-majority-side", members_change_on_the_majority_side),
     ("members-cannot-change-on-the-minority-side", members_cannot_change_on_the_minority_side),
@@ -268,6 +269,27 @@ fn receivers_die_again_and_again(stage: &mut Stage) -> Done {
         stage.is_back(behind)?;
         stage.wait(150 + round * 97 % 2_400)?;
     }
+    stage.whole()?;
+    stage.conclude()
+}
+
+/// While the state is on its way more is written than the usual tail of the log holds, and so it goes on: it arrives all the same, once.
+fn a_replica_comes_to_a_busy_slot(stage: &mut Stage) -> Done {
+    let (ana, behind) = far_behind(stage)?;
+    let mut rounds = 0;
+    let mut until = None;
+    while until != Some(rounds) {
+        let arrived = transfers(&stage.world, behind) == 0;
+        match until {
+            None if arrived => until = Some(rounds + 200),
+            Some(_) if !arrived => return stage.fail("a state that has arrived is not sent again"),
+            _ => {}
+        }
+        rounds += 1;
+        stage.world.send(ana, BO, Kind::Stored, 500, None);
+        stage.wait(25)?;
+    }
+    stage.answered(ana)?;
     stage.whole()?;
     stage.conclude()
 }
