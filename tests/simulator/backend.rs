@@ -34,6 +34,8 @@ pub enum Purpose {
     History(LogKey),
     /// Only that it is answered.
     Idle,
+    /// That this user, whose connection stands all the time, is not said to be away.
+    StaysOnline(usize),
     /// A script or the last checks wait for it.
     Awaited,
 }
@@ -56,6 +58,8 @@ pub struct Backend {
     awaited: Option<ApiAnswer>,
     /// Answers by kind: done, refused or busy.
     pub answers: (u64, u64),
+    /// How often users whose connections stand were said to be online or not.
+    pub said_online: u64,
 }
 
 impl Backend {
@@ -295,8 +299,21 @@ impl World {
                 let _ = self.judge_page(log, &messages);
             }
             (Purpose::Awaited, answer) => self.backend.awaited = Some(answer),
+            (Purpose::StaysOnline(user), ApiAnswer::Online(entries)) => {
+                self.backend.said_online += 1;
+                if entries.is_empty() {
+                    let text = format!("{host} says that nobody of user {user} is online, whose connection stands");
+                    self.judge(Promise::Presence, Err(text));
+                }
+            }
             _ => {}
         }
+    }
+
+    /// Asks a node whether a user is online whose connections are not touched.
+    pub fn ask_whether_online(&mut self, host: HostRef, user: usize) {
+        let uids = vec![uid(&self.uids[user])];
+        self.ask_at(host, Purpose::StaysOnline(user), ApiRequest::OnlineStatus { uids });
     }
 
     fn api_accepted(&mut self, number: Number, message_id: i64, seq: u32) {
