@@ -419,9 +419,20 @@ impl Links {
             self.reset(place);
             self.remove(place);
         }
+        // What a newcomer said before it was known to be a member is lost, and it does not know: who it leads, for one.
+        let unwelcome = |(place, link): (&Place, &Link)| link.unwelcome && self.is_member(*place, link.identity);
+        let heard: Vec<Place> = self.links.iter().filter(|row| unwelcome(*row)).map(|(place, _)| *place).collect();
+        heard.into_iter().for_each(|place| self.reset(place));
         let waiting: Vec<Place> = self.links.keys().copied().collect();
         for place in waiting {
             self.mark(place);
+        }
+    }
+
+    /// Frames that have come from a shard were not taken, as its node is no member. Should it become one, the link is reset.
+    pub fn note_unwelcome(&mut self, from: Place) {
+        if let Some(link) = self.links.get_mut(&from) {
+            link.unwelcome = true;
         }
     }
 

@@ -147,6 +147,11 @@ const REGRESSION_SEEDS: &[(u64, u16, &str)] = &[
         3,
         "an answer to what an earlier process of the node had asked was taken by the next one for an answer to its own",
     ),
+    (
+        60911,
+        5,
+        "what a node said before another knew that it was a member was lost: nobody told its sessions who leads their home",
+    ),
     (60206, 3, "a node was wiped and then drained, and what it had lost was a voter of its slots for ever"),
 ];
 

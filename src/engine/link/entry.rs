@@ -108,6 +108,8 @@ pub(super) struct Link {
     pub received: u64,
     pub ack: AckDue,
     pub lossy: Lossy,
+    /// Frames of it were not taken, because it was no member yet.
+    pub unwelcome: bool,
     /// Last bytes from and to the peer.
     pub heard: Instant,
     pub wrote: Instant,
@@ -134,6 +136,7 @@ impl Link {
             adopted: false,
             window: Window::new(limits.window_bytes, limits.batch_bytes),
             received: 0,
+            unwelcome: false,
             ack: AckDue::default(),
             lossy: Lossy::default(),
             heard: now,
@@ -178,6 +181,7 @@ impl Link {
         self.received = 0;
         self.ack = AckDue::default();
         self.lossy = Lossy::default();
+        self.unwelcome = false;
     }
 
     /// Something of the past or the future would be lost by forgetting.

@@ -197,6 +197,24 @@ fn a_seed_is_dialed_by_address_and_stays_a_newcomer() {
 }
 
 #[test]
+fn what_a_newcomer_said_too_early_resets_its_link_when_it_is_a_member() {
+    let mut network = Network::members(7, 2, TINY);
+    network.ends[0].links.set_nodes(&[]);
+    network.step(0);
+    assert!(network.send(1, 0, 2, 5));
+    network.run(millis(500));
+    assert_eq!(network.count(0, |news| matches!(news, LinkNews::Frames { member: false, .. })), 1);
+    network.ends[0].links.note_unwelcome(place(2));
+    let before = resets(&network, 0) + resets(&network, 1);
+    network.introduce();
+    network.run(Duration::from_secs(2));
+    assert_eq!(resets(&network, 0) + resets(&network, 1), before + 2, "both ends say again what matters");
+    network.introduce();
+    network.run(Duration::from_secs(2));
+    assert_eq!(resets(&network, 0) + resets(&network, 1), before + 2, "once");
+}
+
+#[test]
 fn a_node_that_is_gone_is_forgotten() {
     let mut network = Network::members(8, 2, TINY);
     talk(&mut network);

@@ -64,6 +64,9 @@ impl Shard {
                 self.out.loopback.push_back((from, frame));
             } else {
                 self.out.counters.frames_unwelcome += 1;
+                if !matches!(frame, Frame::Raft(_)) {
+                    self.links.note_unwelcome(from);
+                }
             }
         }
     }
