@@ -342,7 +342,7 @@ impl Shard {
             Event::Api { ticket, request } => self.handle_api(now, ticket, request, effects),
             Event::Stop => self.handle_stop(),
             Event::LinkDialed { conn, made } => self.links.handle_dialed(now.instant, conn, made),
-            Event::LinkAccepted { conn } => self.links.handle_accepted(now.instant, conn),
+            Event::LinkAccepted { conn, from } => self.links.handle_accepted(now.instant, conn, from),
             Event::LinkBytes { conn, bytes } => self.links.handle_bytes(now.instant, conn, bytes),
             Event::LinkClosed { conn } => self.links.handle_closed(now.instant, conn),
             Event::Datagram { from, bytes } => self.handle_datagram(now, from, &bytes),

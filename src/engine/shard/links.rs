@@ -45,9 +45,9 @@ impl Shard {
                 LinkNews::Up { peer, fresh, .. } => self.handle_link_up(now, peer, fresh),
                 LinkNews::Down { peer } => self.handle_link_down(peer),
                 LinkNews::Reset { peer } => self.handle_link_reset(peer, effects),
-                LinkNews::Refused { who, why, ours, text } => {
+                LinkNews::Refused { who, ours, text, .. } => {
                     let line = if ours {
-                        format!("this node refuses a link with {who}: {why}")
+                        format!("this node refuses a link with {who}: {text}")
                     } else {
                         format!("{who} refuses a link with this node: {text}")
                     };
