@@ -557,6 +557,8 @@ pub(super) fn chance_of(config: &ShardConfig, slot: SlotId) -> Chance {
 }
 
 #[cfg(test)]
+mod meeting_tests;
+#[cfg(test)]
 mod operator_tests;
 #[cfg(test)]
 mod tests;

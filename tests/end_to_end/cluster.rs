@@ -2,11 +2,14 @@
 //! were promised is checked all the while. Each test has a cluster of its own; only one runs at a time, because on two cores
 //! one cluster is load enough. The table of faults with many repetitions is [`faults`], run only when asked for.
 
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use jindou::format::link_hello::{self, LinkFacts, LinkMessage, RefusedWhy};
 use jindou::format::packet::HeaderFlags;
+use jindou::ids::{NodeId, Place, ShardId};
 
 use crate::client::{Client, Login};
 use crate::node::Node;
@@ -175,6 +178,45 @@ fn say(nodes: [(&Node, &[&str]); 2]) {
     }
 }
 
+/// What another program of the same name would be told, and what this one says when it is refused by such a one.
+fn version_is_checked(member: &Node, newcomer: impl FnOnce(SocketAddr) -> Node) {
+    let other_version = |bytes: Vec<u8>| {
+        let mut bytes = bytes;
+        bytes[4..6].copy_from_slice(&0x0907_u16.to_le_bytes());
+        bytes
+    };
+    let place = |node: u16| Place { node: NodeId(node), shard: ShardId(0) };
+    let facts = LinkFacts {
+        cluster_name: "jindou".into(),
+        cluster_id: 0,
+        place: place(9),
+        identity: 9,
+        boot: 9,
+        wanted: None,
+        nonce: [0; 16],
+    };
+    let mut dialer = TcpStream::connect(member.cluster()).expect("a member listens");
+    dialer.set_read_timeout(Some(Duration::from_secs(10))).expect("a time above nothing");
+    dialer.write_all(&other_version(link_hello::encode_hello(&facts))).expect("it reads");
+    let mut said = Vec::new();
+    dialer.read_to_end(&mut said).expect("it hangs up");
+    let Ok((LinkMessage::Refuse(why, text), _)) = link_hello::decode(&said) else { panic!("no refusal: {said:?}") };
+    assert!(why == RefusedWhy::Version && text.contains("speaks") && text.contains("9.7"), "{text}");
+
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let seed = listener.local_addr().expect("it is bound");
+    let node = newcomer(seed);
+    let (mut link, _) = listener.accept().expect("it dials its seed");
+    let mut hello = [0u8; 16];
+    link.read_exact(&mut hello).expect("it says hello");
+    link.write_all(&other_version(link_hello::encode_refuse(why, &text))).expect("it reads");
+    let seed = seed.to_string();
+    say([
+        (member, &["refuses a link with whoever is at 127.0.0.1: ", "different versions of the link protocol", "9.7"]),
+        (&node, &[&seed, "refuses a link with this node", "different versions of the link protocol", "9.7"]),
+    ]);
+}
+
 #[test]
 fn who_does_not_belong_is_not_let_in_and_both_sides_say_why() {
     let _alone = alone();
@@ -199,6 +241,8 @@ fn who_does_not_belong_is_not_let_in_and_both_sides_say_why() {
     drop(node);
     let version = cluster.node(1).metric("jindou_cluster_members");
     assert!(version.is_none_or(|members| members == 2), "nobody was let in");
+
+    version_is_checked(cluster.node(1), |seed| stranger(3, &[seed], "log.level", "info"));
 
     // The second node's directory, copied while it runs: the copy is another process under the same name.
     cluster.stop(2);

@@ -1,20 +1,12 @@
 //! Links that are not to be: what is said to the other end and to people, in which words, and how often. Does not decide
 //! who is refused: [`super::handshake`] does.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use super::{LinkNews, LinkWish, Links};
+use crate::engine::tellings::Tellings;
 use crate::format::link_hello::{LINK_VERSION, LinkFacts, RefusedWhy, encode_refuse, shown_version};
 use crate::ids::{LinkConn, Place};
-use crate::time::Instant;
-
-/// Different refusals that are remembered, so that each is told once a minute. At it: further ones are not told, only counted.
-const REFUSALS_MAX: usize = 64;
-
-/// Between two tellings of one refusal.
-const REFUSAL_TOLD_EVERY: Duration = Duration::from_secs(60);
 
 /// Who is on the other side, as far as it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,28 +34,8 @@ impl std::fmt::Display for LinkParty {
     }
 }
 
-/// What was told, and when.
-#[derive(Debug, Default)]
-pub(super) struct Refusals {
-    told: BTreeMap<(LinkParty, RefusedWhy, bool), Instant>,
-}
-
-impl Refusals {
-    pub(super) fn check_invariants(&self) {
-        assert!(self.told.len() <= REFUSALS_MAX, "remembered refusals are bounded");
-    }
-
-    /// Whether it is to be told now; then it is not for a while.
-    fn is_due(&mut self, now: Instant, who: LinkParty, why: RefusedWhy, ours: bool) -> bool {
-        self.told.retain(|_, told| now.since(*told) < REFUSAL_TOLD_EVERY);
-        let key = (who, why, ours);
-        let due = self.told.len() < REFUSALS_MAX && !self.told.contains_key(&key);
-        if due {
-            self.told.insert(key, now);
-        }
-        due
-    }
-}
+/// What was told: with whom, why, and whether we refused.
+pub(super) type Refusals = Tellings<(LinkParty, RefusedWhy, bool)>;
 
 impl Links {
     /// We do not want this socket, and say why.
@@ -129,7 +101,7 @@ impl Links {
         } else {
             self.counters.refused_by_others += 1;
         }
-        if self.refusals.is_due(self.now, who, why, ours) {
+        if self.refusals.is_due(self.now, (who, why, ours)) {
             self.news.push(LinkNews::Refused { who, why, ours, text });
         }
     }

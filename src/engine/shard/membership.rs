@@ -11,6 +11,7 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::engine::chance::Chance;
@@ -21,6 +22,7 @@ use crate::engine::gossip::{Gossip, GossipConfig, GossipNews, GossipWish};
 use crate::engine::metadata::{Cluster, MetadataCommand, NewMember};
 use crate::engine::raft_group::GroupState;
 use crate::engine::steward::Steward;
+use crate::engine::tellings::Tellings;
 use crate::format::frame::{
     Alive, Frame, Join, Joined, LeaderOf, Leaders, Propose, ProposeOutcome, Proposed, Rumour, SlotReports,
 };
@@ -37,7 +39,7 @@ pub(super) struct Office {
     pub(super) steward: Option<Steward>,
     wishes: Vec<GossipWish>,
     /// Newcomers whose wish is in the log, by the number of the proposal.
-    joins: BTreeMap<u64, (Place, NodeId)>,
+    joins: BTreeMap<u64, (Place, NodeId, SocketAddr)>,
     /// Requests of operators, likewise, by who has asked and their number there. No more than the council lets wait.
     operators: BTreeMap<u64, (Place, u64)>,
     /// What each member has said last.
@@ -57,6 +59,8 @@ pub(super) struct Office {
     ask_at: Instant,
     decide_at: Instant,
     refused: Option<Box<str>>,
+    /// Of those who were not let in, and why this node was not.
+    told: Tellings<Box<str>>,
     /// First shards of other nodes that this newcomer has a link with: a further dial to them would be refused.
     met: BTreeSet<Place>,
     founded: bool,
@@ -112,6 +116,7 @@ impl Office {
             ask_at: Instant(0),
             decide_at: Instant(0),
             refused: None,
+            told: Tellings::default(),
             met: BTreeSet::new(),
             founded: false,
             decided_version: 0,
@@ -139,6 +144,7 @@ impl Shard {
             return;
         };
         council.check_invariants();
+        office.told.check_invariants();
         assert!(office.steward.is_none() || council.led_term().is_some(), "only the leader looks after others");
         assert!(office.joins.keys().all(|ticket| *ticket <= office.last_ticket), "tickets rise");
         assert!(office.operators.keys().all(|ticket| *ticket <= office.last_ticket), "tickets rise");
@@ -282,8 +288,10 @@ impl Shard {
             for seed in self.config.cluster.seeds.clone() {
                 self.links.dial_address(now.instant, seed);
             }
-            let refused = self.office.as_mut().and_then(|office| office.refused.take());
-            if let Some(why) = refused {
+            let Some(office) = &mut self.office else { return };
+            if let Some(why) = office.refused.take()
+                && office.told.is_due(now.instant, why.clone())
+            {
                 effects.push(Effect::Report { warning: true, line: format!("not let into the cluster: {why}") });
             }
         }
@@ -449,6 +457,14 @@ impl Shard {
             return;
         }
         let node = NodeId(join.node);
+        let ours = env!("CARGO_PKG_VERSION");
+        if *join.version != *ours {
+            let line =
+                format!("node {} asks to be let in and runs jindou {:?}, this one {ours:?}", node.0, join.version);
+            if office.told.is_due(now.instant, line.as_str().into()) {
+                self.out.report(true, line);
+            }
+        }
         let cluster = council.cluster();
         if let Some(known) = cluster.members.get(&node) {
             let alive = office.steward.as_ref().is_some_and(|steward| steward.hears(node, now.instant));
@@ -457,7 +473,8 @@ impl Shard {
                     "node id {node} belongs to a node that is alive, at {}; give this one another id",
                     known.addresses.cluster
                 );
-                answer(self, Joined::Refused { why: why.into() });
+                self.tell_not_let_in(now, node, join.addresses.cluster, &why);
+                self.out.frame(from, Frame::Joined(Box::new(Joined::Refused { why: why.into() })));
                 return;
             }
             if known.identity == join.identity {
@@ -468,10 +485,19 @@ impl Shard {
         }
         office.last_ticket += 1;
         let ticket = office.last_ticket;
-        office.joins.insert(ticket, (from, node));
+        office.joins.insert(ticket, (from, node, join.addresses.cluster));
         let (identity, shards, addresses) = (join.identity, join.shards, join.addresses);
         let command = MetadataCommand::AddMember(NewMember { node, identity, shards, addresses });
         self.propose_metadata(&command, Some(ticket));
+    }
+
+    /// One line on this side too, once in a while.
+    fn tell_not_let_in(&mut self, now: Now, node: NodeId, at: SocketAddr, why: &str) {
+        let line = format!("node {} at {at} is not let into the cluster: {why}", node.0);
+        let Some(office) = &mut self.office else { return };
+        if office.told.is_due(now.instant, line.as_str().into()) {
+            self.out.report(true, line);
+        }
     }
 
     /// A member has answered our wish.
@@ -515,9 +541,9 @@ impl Shard {
     }
 
     /// What became of something that this shard wanted.
-    pub(super) fn handle_proposed(&mut self, proposed: Proposed) {
+    pub(super) fn handle_proposed(&mut self, now: Now, proposed: Proposed) {
         let Some(office) = &mut self.office else { return };
-        if let Some((to, node)) = office.joins.remove(&proposed.ticket) {
+        if let Some((to, node, address)) = office.joins.remove(&proposed.ticket) {
             let member = office.council.as_ref().and_then(|council| council.cluster().members.get(&node).cloned());
             let joined = match (proposed.outcome, member) {
                 (ProposeOutcome::Applied(_), Some(member)) => {
@@ -527,6 +553,9 @@ impl Shard {
                 (ProposeOutcome::Refused(why), _) => Joined::Refused { why },
                 _ => Joined::Elsewhere { leader: None },
             };
+            if let Joined::Refused { why } = &joined {
+                self.tell_not_let_in(now, node, address, why);
+            }
             self.out.frame(to, Frame::Joined(Box::new(joined)));
             return;
         }

@@ -1,0 +1,227 @@
+//! Nodes of one shard each that meet over a network without faults: who is let in, who is not, and what each side says of it.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::*;
+use crate::format::frame::{Alive, Frame, Join, Joined};
+use crate::ids::LinkConn;
+use crate::limits::Limits;
+use crate::time::UnixMillis;
+
+/// One step of everybody.
+const STEP: Duration = Duration::from_millis(5);
+
+fn address(node: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, node as u8], 5300))
+}
+
+struct Party {
+    shard: Shard,
+    inbox: EventBatch,
+    wires: BTreeMap<LinkConn, (usize, LinkConn)>,
+    accepted: u64,
+    dials: u64,
+    said: Vec<String>,
+    stopped: bool,
+}
+
+impl Party {
+    fn members(&self) -> Vec<u16> {
+        let cluster = self.shard.cluster.as_ref();
+        cluster.map_or(Vec::new(), |cluster| cluster.members.keys().map(|node| node.0).collect())
+    }
+
+    /// Lines with this in them.
+    fn lines(&self, words: &str) -> usize {
+        self.said.iter().filter(|line| line.contains(words)).count()
+    }
+}
+
+/// All nodes, the first one with number 1. Disks are perfect and instant.
+struct Meeting {
+    parties: Vec<Party>,
+    now: Now,
+    chance: Chance,
+}
+
+impl Meeting {
+    fn new(seed: u8) -> Meeting {
+        let now = Now { instant: Instant(1), unix: UnixMillis(1_700_000_000_000) };
+        Meeting { parties: Vec::new(), now, chance: Chance::new([seed; 32], 77) }
+    }
+
+    /// A further node: it founds when it is given no seeds.
+    fn comes(&mut self, seeds: &[u16], name: &str) -> usize {
+        let node = self.parties.len() as u16 + 1;
+        let mut cluster = ClusterSettings::alone(u64::from(node) + 900);
+        cluster.address = Some(address(node));
+        cluster.addresses.cluster = address(node);
+        (cluster.secret, cluster.name) = ("known to all of them".into(), name.into());
+        cluster.seeds = seeds.iter().map(|seed| address(*seed)).collect();
+        let mut dice = [node as u8; 32];
+        dice[1] = self.chance.number() as u8;
+        let config = ShardConfig {
+            place: Place { node: NodeId(node), shard: ShardId(0) },
+            shard_count: 1,
+            slot_depth: 2,
+            limits: Limits::PRODUCTION,
+            token_auth: false,
+            offline: OfflineMode::Push,
+            durability: Durability::Fsync,
+            geometry: JournalGeometry { identity: 7, block_bytes: 512, segment_bytes: 1 << 20 },
+            retention: Retention { bytes: 0, age_ms: 0 },
+            seed: dice,
+            boot: u64::from(node) + 50,
+            cluster,
+        };
+        let shard = Recovery::new(config).finish(self.now, None).expect("nothing on disk is nothing wrong");
+        let (inbox, wires, said) = (Vec::new(), BTreeMap::new(), Vec::new());
+        self.parties.push(Party { shard, inbox, wires, accepted: 0, dials: 0, said, stopped: false });
+        usize::from(node) - 1
+    }
+
+    fn run(&mut self, span: Duration) {
+        let until = self.now.instant + span;
+        while self.now.instant < until {
+            for party in 0..self.parties.len() {
+                if !self.parties[party].stopped {
+                    self.step(party);
+                }
+            }
+            self.now.instant = self.now.instant + STEP;
+            self.now.unix.0 += STEP.as_millis() as u64;
+        }
+    }
+
+    fn step(&mut self, number: usize) {
+        let mut effects = Effects::default();
+        let party = &mut self.parties[number];
+        let mut inbox = std::mem::take(&mut party.inbox);
+        party.shard.step(self.now, &mut inbox, &mut effects);
+        party.shard.check_invariants();
+        for effect in effects.list {
+            self.carry_out(number, effect);
+        }
+    }
+
+    fn carry_out(&mut self, number: usize, effect: Effect) {
+        let party = &mut self.parties[number];
+        match effect {
+            Effect::JournalWrite(write) => {
+                let (flush, bytes) = (write.flush, write.bytes);
+                party.inbox.push(Event::JournalWritten { flush, bytes, result: Ok(()) });
+            }
+            Effect::JournalSegment { segment } => party.inbox.push(Event::SegmentReady { segment, result: Ok(()) }),
+            Effect::Checkpoint { slot, .. } => party.inbox.push(Event::CheckpointWritten { slot, result: Ok(()) }),
+            Effect::Report { line, .. } => party.said.push(line),
+            Effect::Dial { conn, to } => self.dial(number, conn, to),
+            Effect::LinkWrite { conn, bytes } => {
+                if let Some((other, conn)) = party.wires.get(&conn).copied() {
+                    self.parties[other].inbox.push(Event::LinkBytes { conn, bytes: Bytes::from(bytes) });
+                }
+            }
+            Effect::Hangup { conn } => {
+                if let Some((other, conn)) = party.wires.remove(&conn) {
+                    self.parties[other].wires.remove(&conn);
+                    self.parties[other].inbox.push(Event::LinkClosed { conn });
+                }
+            }
+            Effect::Stopped => {
+                party.stopped = true;
+                for (other, conn) in std::mem::take(&mut party.wires).into_values() {
+                    self.parties[other].wires.remove(&conn);
+                    self.parties[other].inbox.push(Event::LinkClosed { conn });
+                }
+            }
+            Effect::Datagram { to, bytes } => {
+                if let Some(other) = self.at(to) {
+                    let from = address(number as u16 + 1);
+                    self.parties[other].inbox.push(Event::Datagram { from, bytes });
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn at(&self, to: SocketAddr) -> Option<usize> {
+        (0..self.parties.len()).find(|party| address(*party as u16 + 1) == to && !self.parties[*party].stopped)
+    }
+
+    fn dial(&mut self, number: usize, conn: LinkConn, to: SocketAddr) {
+        self.parties[number].dials += 1;
+        let Some(other) = self.at(to) else {
+            return self.parties[number].inbox.push(Event::LinkDialed { conn, made: false });
+        };
+        let there = LinkConn::accepted(self.parties[other].accepted);
+        self.parties[other].accepted += 1;
+        self.parties[other].wires.insert(there, (number, conn));
+        self.parties[number].wires.insert(conn, (other, there));
+        let from = Some(SocketAddr::new(address(number as u16 + 1).ip(), 40_000));
+        self.parties[other].inbox.push(Event::LinkAccepted { conn: there, from });
+        self.parties[number].inbox.push(Event::LinkDialed { conn, made: true });
+    }
+}
+
+fn seconds(count: u64) -> Duration {
+    Duration::from_secs(count)
+}
+
+#[test]
+fn a_newcomer_of_another_version_is_named() {
+    let mut meeting = Meeting::new(10);
+    let first = meeting.comes(&[], "east");
+    meeting.run(seconds(1));
+    let (now, from) = (meeting.now, Place { node: NodeId(2), shard: ShardId(0) });
+    let shard = &mut meeting.parties[first].shard;
+    let mut addresses = shard.config.cluster.addresses.clone();
+    addresses.cluster = address(2);
+    for version in ["9.9.9", "9.9.9", env!("CARGO_PKG_VERSION")] {
+        let (addresses, version) = (addresses.clone(), version.into());
+        shard.handle_join(now, from, Join { node: 2, identity: 902, boot: 1, shards: 1, addresses, version });
+    }
+    meeting.run(Duration::from_millis(50));
+    let said = &meeting.parties[first];
+    assert_eq!(said.lines("node 2 asks to be let in and runs jindou \"9.9.9\""), 1, "{:?}", said.said);
+    assert_eq!(said.members(), [1, 2], "it is let in all the same");
+}
+
+#[test]
+fn a_number_that_is_taken_is_refused_and_both_sides_hear_of_it() {
+    let mut meeting = Meeting::new(7);
+    let first = meeting.comes(&[], "east");
+    meeting.comes(&[1], "east");
+    meeting.run(seconds(3));
+    let cluster = meeting.parties[first].shard.cluster.clone().expect("they are two");
+    let known = &cluster.members[&NodeId(2)];
+    let (now, from) = (meeting.now, Place { node: NodeId(2), shard: ShardId(0) });
+    let shard = &mut meeting.parties[first].shard;
+    let alive = Alive { node: 2, boot: 52, table_version: 1, slots_led: 0, sessions: 0, stopping: false };
+    shard.handle_alive(now, alive);
+    let mut addresses = known.addresses.clone();
+    addresses.cluster = address(9);
+    for _ in 0..3 {
+        let (addresses, version) = (addresses.clone(), env!("CARGO_PKG_VERSION").into());
+        shard.handle_join(now, from, Join { node: 2, identity: 666, boot: 1, shards: 1, addresses, version });
+    }
+    meeting.run(Duration::from_millis(50));
+    let words = "node 2 at 127.0.0.9:5300 is not let into the cluster: node id n2 belongs to a node that is alive, at 127.0.0.2:5300";
+    assert_eq!(meeting.parties[first].lines(words), 1, "{:?}", meeting.parties[first].said);
+    assert_eq!(meeting.parties[first].members(), [1, 2]);
+
+    // The newcomer's side says it once in a while too, however often it asks.
+    let mut meeting = Meeting::new(8);
+    let newcomer = meeting.comes(&[9], "east");
+    for _ in 0..10 {
+        let why = "node id n1 belongs to somebody".into();
+        meeting.parties[newcomer].inbox.push(Event::Frames {
+            from: Place { node: NodeId(1), shard: ShardId(1) },
+            frames: vec![Frame::Joined(Box::new(Joined::Refused { why }))],
+        });
+        meeting.run(seconds(2));
+    }
+    assert_eq!(meeting.parties[newcomer].lines("not let into the cluster: node id n1"), 1);
+}
