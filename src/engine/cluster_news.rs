@@ -2,6 +2,8 @@
 //! from two states of the cluster that follow each other. It deliberately says nothing about slots, which move often, and
 //! remembers nothing. Who is not heard is no change of the cluster, but what an operator looks for first.
 
+use std::fmt;
+
 use crate::engine::metadata::{Cluster, Member, MemberState};
 use crate::ids::NodeId;
 
@@ -15,6 +17,15 @@ pub fn lines(here: NodeId, known: Option<&Cluster>, next: &Cluster) -> Vec<Strin
         // It hears of others before it is let in itself.
         None => Vec::new(),
     }
+}
+
+/// A node that founded its own cluster has met a seed of its that belongs to another one.
+#[must_use]
+pub fn two_clusters(seed: &impl fmt::Display, name: &str) -> String {
+    format!(
+        "this node is a cluster by itself, and {seed} belongs to another one named {name:?}: neither is changed. If this node was to join \
+         that one, stop it, set its data directory (node.data_dir) aside and start it again"
+    )
 }
 
 /// A member is there, or is not: gossip or a link that breaks says so before anything is agreed on.

@@ -403,7 +403,7 @@ impl Links {
     }
 
     /// Dials an address whose node is not known: a seed. The first frame can be sent after [`LinkNews::Up`]; if that does not
-    /// come, ask again.
+    /// come, ask again. Whoever belongs to a cluster itself gets no link so with somebody who belongs to none.
     pub fn dial_address(&mut self, now: Instant, to: SocketAddr) {
         self.step(now);
         let pending = self.connections.values().filter(|connection| connection.link.is_none());

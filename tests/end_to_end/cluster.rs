@@ -242,6 +242,25 @@ fn who_does_not_belong_is_not_let_in_and_both_sides_say_why() {
     let version = cluster.node(1).metric("jindou_cluster_members");
     assert!(version.is_none_or(|members| members == 2), "nobody was let in");
 
+    // One that has founded a cluster of its own, and then gets seeds.
+    let mut apart = stranger(3, &[], "log.level", "info");
+    apart.wait_ready();
+    assert!(apart.terminate(Duration::from_secs(12)).is_some_and(|status| status.success()), "{}", apart.log());
+    apart.set("cluster.seeds", &seeds[0].to_string());
+    apart.launch();
+    apart.wait_ready();
+    let here = seeds[0].to_string();
+    say([
+        founder(&[
+            "refuses a link with node 3 at 127.",
+            "different clusters of the same name",
+            "set its data directory aside",
+        ]),
+        (&apart, &["this node is a cluster by itself", &here, "set its data directory", "aside"]),
+    ]);
+    apart.wait_ready();
+    assert_eq!(apart.metric("jindou_cluster_members"), Some(1));
+    drop(apart);
     version_is_checked(cluster.node(1), |seed| stranger(3, &[seed], "log.level", "info"));
 
     // The second node's directory, copied while it runs: the copy is another process under the same name.

@@ -133,6 +133,10 @@ impl Links {
             return Err(RefusedWhy::WrongTarget);
         }
         self.judge_process(facts)?;
+        // A seed that belongs to no cluster yet: it asks by itself whom it was told to ask, not whoever dials it.
+        if wanted.is_none() && self.cluster_id != 0 && facts.cluster_id == 0 {
+            return Err(RefusedWhy::Busy);
+        }
         let link = self.links.get(&facts.place);
         if wanted.is_none() && link.is_some_and(|link| link.state == LinkState::Up && link.boot == facts.boot) {
             return Err(RefusedWhy::Busy);

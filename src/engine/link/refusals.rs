@@ -46,6 +46,14 @@ impl Links {
                 let (there, theirs) = (facts.place.node.0, &facts.cluster_name);
                 format!("{why}: node {here} says {ours:?}, node {there} says {theirs:?}")
             }
+            (RefusedWhy::ClusterId, Some(facts)) => {
+                let (here, there) = (self.config.here.node.0, facts.place.node.0);
+                format!(
+                    "{why}, {:?}: if node {here} or node {there} was to join the other one's, stop it, set its data directory aside \
+                     and start it again",
+                    facts.cluster_name
+                )
+            }
             _ => why.to_string(),
         };
         self.refuse_saying(conn, facts.map(|facts| facts.place), why, text);

@@ -84,6 +84,16 @@ impl Meeting {
         usize::from(node) - 1
     }
 
+    /// One that has founded a cluster, as if it was started again with these seeds.
+    fn founder_with(&mut self, seeds: &[u16], name: &str) -> usize {
+        let party = self.comes(&[], name);
+        self.run(Duration::from_millis(500));
+        let shard = &mut self.parties[party].shard;
+        assert!(shard.is_cluster_by_itself());
+        shard.config.cluster.seeds = seeds.iter().map(|seed| address(*seed)).collect();
+        party
+    }
+
     fn run(&mut self, span: Duration) {
         let until = self.now.instant + span;
         while self.now.instant < until {
@@ -168,6 +178,83 @@ impl Meeting {
 
 fn seconds(count: u64) -> Duration {
     Duration::from_secs(count)
+}
+
+#[test]
+fn who_founded_its_own_cluster_and_has_seeds_of_another_says_so_and_so_do_they() {
+    let mut meeting = Meeting::new(1);
+    let first = meeting.comes(&[], "east");
+    let second = meeting.comes(&[1], "east");
+    // Until nothing moves any more.
+    meeting.run(seconds(20));
+    assert_eq!(meeting.parties[first].members(), [1, 2]);
+    let third = meeting.founder_with(&[1, 2], "east");
+    let table = |meeting: &Meeting, party: usize| meeting.parties[party].shard.cluster.clone();
+    let before = [first, second, third].map(|party| table(&meeting, party));
+    meeting.run(seconds(5));
+    let other =
+        "this node is a cluster by itself, and whoever is at 127.0.0.1:5300 belongs to another one named \"east\"";
+    let aside = "set its data directory aside";
+    assert_eq!(meeting.parties[third].lines(other), 1, "{:?}", meeting.parties[third].said);
+    for party in [first, second] {
+        let said = &meeting.parties[party];
+        let line = said.said.iter().find(|line| line.contains(aside)).expect("it says what to do");
+        assert!(line.starts_with("this node refuses a link with node 3 at 127.0.0.3: "), "{line}");
+        assert!(line.contains("different clusters of the same name, \"east\""), "{line}");
+        assert_eq!(said.lines(aside), 1, "{:?}", said.said);
+    }
+    assert_eq!([first, second, third].map(|party| table(&meeting, party)), before, "nothing has changed");
+    meeting.run(seconds(50));
+    assert_eq!(
+        [first, third].map(|party| meeting.parties[party].lines("cluster")),
+        [2, 3],
+        "it is not said again and again"
+    );
+    meeting.run(seconds(60));
+    assert_eq!(
+        (meeting.parties[third].lines(other), meeting.parties[first].lines(aside)),
+        (2, 2),
+        "but once in a while"
+    );
+    assert!((150..400).contains(&meeting.parties[third].dials), "{} dials", meeting.parties[third].dials);
+}
+
+#[test]
+fn a_founder_with_seeds_that_are_not_there_yet_is_silent_and_lets_them_in() {
+    for seed in 0..20 {
+        let mut meeting = Meeting::new(seed);
+        let first = meeting.founder_with(&[1, 2, 3], "east");
+        meeting.run(seconds(10));
+        assert_eq!(meeting.parties[first].said.len(), 1, "alone so far: {:?}", meeting.parties[first].said);
+        let late = Duration::from_millis(meeting.chance.between(0, 1000));
+        meeting.run(late);
+        // Each dials all others, and the founder dials them.
+        meeting.comes(&[1, 3], "east");
+        meeting.comes(&[1, 2], "east");
+        meeting.run(seconds(4));
+        for party in &meeting.parties {
+            assert_eq!(party.members(), [1, 2, 3], "{:?}", party.said);
+            assert_eq!(party.lines("refuse"), 0, "{:?}", party.said);
+        }
+        let dials = meeting.parties[first].dials;
+        meeting.run(seconds(10));
+        assert!(meeting.parties[first].dials <= dials + 2, "who is not alone does not look for others");
+    }
+}
+
+/// Somebody who was to join the others stands in the list of one who is a cluster by itself by mistake.
+#[test]
+fn a_newcomer_joins_whom_it_was_told_to_and_not_whoever_dials_it() {
+    let mut meeting = Meeting::new(5);
+    let astray = meeting.founder_with(&[2], "east");
+    let newcomer = meeting.comes(&[3], "east");
+    meeting.run(seconds(5));
+    assert!(meeting.parties[newcomer].members().is_empty(), "whom it is to ask is not there yet");
+    meeting.comes(&[], "east");
+    meeting.run(seconds(5));
+    assert_eq!(meeting.parties[newcomer].members(), [2, 3]);
+    assert_eq!(meeting.parties[astray].members(), [1]);
+    assert_eq!(meeting.parties[newcomer].lines("different clusters"), 1, "{:?}", meeting.parties[newcomer].said);
 }
 
 #[test]

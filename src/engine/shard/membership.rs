@@ -3,7 +3,7 @@
 //! [`super::metadata_disk`]'s affair.
 //!
 //! ```text
-//!  nothing on disk ──no seeds──► found ──(agreed)──► member
+//!  nothing on disk ──no seeds──► found ──(agreed)──► member ──alone, and with seeds──► dials them: another cluster there is told of
 //!                  └──seeds────► ask to join ──Accepted──► follows ──(state arrives)──► member
 //!                                  ▲    └──Refused──► said to the operator ──(join_every)──┐
 //!                                  └───────────────────────────────────────────────────────┘
@@ -280,26 +280,44 @@ impl Shard {
             self.ask_for_leader();
             self.say_where_we_are();
         }
-        let Some(office) = &mut self.office else { return };
-        if office.council.is_none() && now.instant >= office.ask_at {
-            office.ask_at = now.instant + self.config.limits.join_every;
-            let met = office.met.clone();
-            met.into_iter().for_each(|peer| self.ask_to_join(peer));
-            for seed in self.config.cluster.seeds.clone() {
-                self.links.dial_address(now.instant, seed);
-            }
-            let Some(office) = &mut self.office else { return };
-            if let Some(why) = office.refused.take()
-                && office.told.is_due(now.instant, why.clone())
-            {
-                effects.push(Effect::Report { warning: true, line: format!("not let into the cluster: {why}") });
-            }
-        }
+        self.dial_seeds(now, effects);
         let Some(office) = &mut self.office else { return };
         if now.instant >= office.decide_at {
             office.decide_at = now.instant + self.config.limits.chase_every;
             self.decide(now);
         }
+    }
+
+    /// A newcomer asks whom it was told to ask. So does a node that is a cluster by itself, though it wants nothing: should there be
+    /// another cluster, the handshake says so on both sides, and nobody believes that this node has joined.
+    fn dial_seeds(&mut self, now: Now, effects: &mut Effects) {
+        let alone = self.is_cluster_by_itself();
+        let Some(office) = &mut self.office else { return };
+        if (office.council.is_some() && !alone) || now.instant < office.ask_at {
+            return;
+        }
+        office.ask_at = now.instant + self.config.limits.join_every;
+        if office.council.is_none() {
+            let met = office.met.clone();
+            met.into_iter().for_each(|peer| self.ask_to_join(peer));
+        }
+        for seed in self.config.cluster.seeds.clone() {
+            if Some(seed) != self.config.cluster.address {
+                self.links.dial_address(now.instant, seed);
+            }
+        }
+        let Some(office) = &mut self.office else { return };
+        if let Some(why) = office.refused.take()
+            && office.told.is_due(now.instant, why.clone())
+        {
+            effects.push(Effect::Report { warning: true, line: format!("not let into the cluster: {why}") });
+        }
+    }
+
+    /// The table names this node only.
+    pub(super) fn is_cluster_by_itself(&self) -> bool {
+        let members = self.cluster.as_ref().map(|cluster| &cluster.members);
+        members.is_some_and(|members| members.len() == 1 && members.contains_key(&self.config.place.node))
     }
 
     /// What is to be decided is decided in this turn.
