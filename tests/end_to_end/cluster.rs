@@ -106,6 +106,82 @@ fn one_node_grows_to_three_and_the_first_may_go() {
     verdict.must_be_good(|| cluster.logs());
 }
 
+/// What `jindou cluster join` prints, and its exit code.
+fn ask_how_to_join(node: &Node) -> (Option<i32>, String) {
+    let api = format!("http://{}", node.http());
+    let output = crate::node::binary().args(["cluster", "join", "--api", &api]).output().expect("it starts");
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8_lossy(&said).into_owned())
+}
+
+/// As the README's first five minutes leave it: no `[cluster]` at all. Then it gets one, and two others join as `cluster join` says.
+#[test]
+fn a_node_without_a_cluster_gets_one_and_two_others_join_it() {
+    let _alone = alone();
+    let mut plain = Node::start("plain", &[]);
+    let mut ana = Client::connect(&plain, &Login::tcp("ana"));
+    let mut acks = Vec::new();
+    for number in 1..=100 {
+        let to = if number % 2 == 0 { "bo" } else { "cy" };
+        ana.send(to, &number.to_string(), format!("plain {number}").as_bytes(), HeaderFlags::RED_DOT)
+            .expect("the connection lives");
+        acks.push((to, number, ana.ack()));
+    }
+    drop(ana);
+    let (code, said) = ask_how_to_join(&plain);
+    assert!(code == Some(1) && said.contains("nobody can join yet"), "{said}");
+    assert!(plain.terminate(Duration::from_secs(12)).is_some_and(|status| status.success()), "{}", plain.log());
+
+    let mut cluster = Ensemble::around("plain", plain);
+    cluster.node_mut(1).set("cluster.name", "east");
+    cluster.node_mut(1).set("cluster.replicas", "2");
+    cluster.restart(1);
+    let renamed: &[&str] = &["the cluster is called \"east\" now, and was \"jindou\""];
+    say([
+        (cluster.node(1), &["the cluster keeps 3 replicas of each slot: cluster.replicas = 2 counts only"]),
+        (cluster.node(1), renamed),
+    ]);
+    let talk = Talk::begin("plain", cluster.addresses(), USERS, PACE);
+    talk.wait_answers(ANSWERED_WITHIN);
+    for id in 2..=3 {
+        let deadline = Instant::now() + ANSWERED_WITHIN;
+        let file = loop {
+            match ask_how_to_join(cluster.node(1)) {
+                (Some(0), file) => break file,
+                (_, said) => assert!(Instant::now() < deadline, "{said}"),
+            }
+        };
+        let value = |key: &str| {
+            let line = file.lines().find_map(|line| line.trim().strip_prefix(&format!("{key} = ")));
+            line.unwrap_or_else(|| panic!("no {key} in {file}")).trim_matches(['[', ']', '"']).replace('"', "")
+        };
+        assert_eq!(cluster.prepare(), id);
+        let node = cluster.node_mut(id);
+        for (key, setting) in [("id", "node.id"), ("name", "cluster.name"), ("seeds", "cluster.seeds")] {
+            node.set(setting, &value(key).replace(", ", ","));
+        }
+        node.launch();
+        node.wait_ready();
+        talk.add(cluster.node(id).tcp());
+    }
+    cluster.wait_whole();
+    talk.wait_answers(ANSWERED_WITHIN);
+    cluster.node_mut(1).kill();
+    talk.wait_answers(ANSWERED_WITHIN);
+    for (uid, node) in [("bo", 2), ("cy", 3)] {
+        let mut friend = Client::connect(cluster.node(node), &Login::tcp(uid));
+        for (_, number, ack) in acks.iter().filter(|(to, ..)| *to == uid) {
+            let received = friend.received();
+            assert_eq!(received.number, number.to_string(), "what was stored without a cluster comes from the others");
+            assert_eq!((received.message_id, received.message_seq), (ack.message_id, ack.message_seq));
+            assert_eq!(received.payload, format!("plain {number}").as_bytes());
+        }
+    }
+    let verdict = talk.end();
+    tell("a node without a cluster grows to three", &verdict);
+    verdict.must_be_good(|| cluster.logs());
+}
+
 #[test]
 fn nodes_are_killed_hung_and_restarted_in_turn() {
     let _alone = alone();

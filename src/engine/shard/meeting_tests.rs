@@ -258,6 +258,21 @@ fn a_newcomer_joins_whom_it_was_told_to_and_not_whoever_dials_it() {
 }
 
 #[test]
+fn a_node_alone_takes_the_name_that_its_configuration_gives_the_cluster() {
+    let mut meeting = Meeting::new(6);
+    let first = meeting.founder_with(&[], "jindou");
+    // As if it was started again with another configuration.
+    meeting.parties[first].shard.config.cluster.name = "east".into();
+    meeting.run(seconds(1));
+    let cluster = meeting.parties[first].shard.cluster.clone().expect("it has founded");
+    assert_eq!(&*cluster.name, "east");
+    assert_eq!(meeting.parties[first].lines("called \"east\" now, and was \"jindou\""), 1);
+    meeting.run(seconds(5));
+    let later = meeting.parties[first].shard.cluster.as_ref().map(|cluster| cluster.version);
+    assert_eq!(later, Some(cluster.version), "agreed on once");
+}
+
+#[test]
 fn a_newcomer_of_another_version_is_named() {
     let mut meeting = Meeting::new(10);
     let first = meeting.comes(&[], "east");

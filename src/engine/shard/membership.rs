@@ -64,6 +64,8 @@ pub(super) struct Office {
     /// First shards of other nodes that this newcomer has a link with: a further dial to them would be refused.
     met: BTreeSet<Place>,
     founded: bool,
+    /// Likewise: the configured name was proposed in this term.
+    renamed: bool,
     /// The state that was looked at last.
     decided_version: u64,
     pub(super) checkpoint_mark: u64,
@@ -119,6 +121,7 @@ impl Office {
             told: Tellings::default(),
             met: BTreeSet::new(),
             founded: false,
+            renamed: false,
             decided_version: 0,
             checkpoint_mark: 0,
         })
@@ -229,9 +232,10 @@ impl Shard {
         let published = council.take_published(self.journal.durable_flush());
         let (led, leader, term) = (council.led_term(), council.leader(), council.group().term());
         let unfounded = led.is_some() && council.cluster().members.is_empty();
+        let misnamed = led.is_some() && !unfounded && council.cluster().name != self.config.cluster.name;
         if led != before {
             office.steward = led.map(|_| Steward::new(self.config.cluster.steward, now.instant));
-            office.founded = false;
+            (office.founded, office.renamed) = (false, false);
         }
         if (term, leader) != self.metadata_leader {
             self.tell_metadata_leader(term, leader);
@@ -241,6 +245,11 @@ impl Shard {
         }
         if unfounded && self.office.as_mut().is_some_and(|office| !std::mem::replace(&mut office.founded, true)) {
             self.found();
+        }
+        if misnamed && self.office.as_mut().is_some_and(|office| !std::mem::replace(&mut office.renamed, true)) {
+            // Links are made under the configured name only. So who leads others has theirs, and what they call their cluster is agreed on.
+            let name = self.config.cluster.name.clone();
+            self.propose_metadata(&MetadataCommand::Rename { name }, None);
         }
     }
 
@@ -257,8 +266,11 @@ impl Shard {
         effects.push(Effect::Cluster(Arc::clone(&cluster)));
         // Whoever is alone has no news of others.
         if self.config.cluster.address.is_some() {
-            let lines = cluster_news::lines(self.config.place.node, self.cluster.as_deref(), &cluster);
+            let (here, known) = (self.config.place.node, self.cluster.as_deref());
+            let lines = cluster_news::lines(here, known, &cluster);
             lines.into_iter().for_each(|line| effects.push(Effect::Report { warning: false, line }));
+            let line = cluster_news::other_replicas(here, known, &cluster, self.config.cluster.replicas);
+            line.into_iter().for_each(|line| effects.push(Effect::Report { warning: true, line }));
         }
         let nodes: Vec<_> = cluster.members.iter().map(|(node, member)| (*node, member.addresses.cluster)).collect();
         if let Some(gossip) = self.office.as_mut().and_then(|office| office.gossip.as_mut()) {
