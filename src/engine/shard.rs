@@ -316,6 +316,7 @@ impl Shard {
         let settled = self.left && self.row_slots.is_empty() && self.journal.pending_bytes() == 0;
         if self.stopping && !self.stopped && self.session_count == 0 && settled {
             self.stopped = true;
+            self.take_leave(effects);
             effects.push(Effect::Stopped);
         }
     }

@@ -273,6 +273,36 @@ fn a_node_alone_takes_the_name_that_its_configuration_gives_the_cluster() {
 }
 
 #[test]
+fn a_node_that_stops_in_order_is_not_waited_for() {
+    let mut meeting = Meeting::new(9);
+    meeting.comes(&[], "east");
+    for _ in 0..2 {
+        meeting.comes(&[1], "east");
+    }
+    meeting.run(seconds(20));
+    assert_eq!(meeting.parties[0].members(), [1, 2, 3]);
+    meeting.parties[1].inbox.push(Event::Stop);
+    for _ in 0..1000 {
+        if meeting.parties[1].stopped {
+            break;
+        }
+        assert_eq!(meeting.parties[0].lines("node 2 is not there any more"), 0, "it is there until it has stopped");
+        meeting.run(STEP);
+    }
+    assert!(meeting.parties[1].stopped);
+    // Who does not answer is missed after more than a second.
+    meeting.run(Duration::from_millis(100));
+    for party in [0, 2] {
+        assert_eq!(
+            meeting.parties[party].lines("node 2 is not there any more"),
+            1,
+            "{:?}",
+            meeting.parties[party].said
+        );
+    }
+}
+
+#[test]
 fn a_newcomer_of_another_version_is_named() {
     let mut meeting = Meeting::new(10);
     let first = meeting.comes(&[], "east");

@@ -648,6 +648,19 @@ impl Shard {
         }
     }
 
+    /// The last that others hear of this process: nobody has to miss it first.
+    pub(super) fn take_leave(&mut self, effects: &mut Effects) {
+        let Some(office) = &mut self.office else { return };
+        let Some(gossip) = &mut office.gossip else { return };
+        gossip.leave();
+        gossip.drain(&mut office.wishes);
+        for wish in office.wishes.drain(..) {
+            if let GossipWish::Datagram { to, bytes } = wish {
+                effects.push(Effect::Datagram { to, bytes });
+            }
+        }
+    }
+
     fn hear_gossip(&mut self, news: GossipNews) {
         let (node, boot, up) = match news {
             GossipNews::Up { node, boot, .. } => (node, boot, true),
