@@ -45,7 +45,7 @@ impl Pair {
         pair.ends[1].set_nodes(&[(NodeId(1), 1, address, 1)]);
         pair.ends[0].dial_address(pair.now, address);
         pair.ends[0].handle_dialed(pair.now, conns[0], true);
-        pair.ends[1].handle_accepted(pair.now, conns[1]);
+        pair.ends[1].handle_accepted(pair.now, conns[1], None);
         for _ in 0..4 {
             pair.carry(0);
             pair.carry(1);

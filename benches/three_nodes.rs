@@ -214,7 +214,7 @@ impl ThreeNodes {
         self.nodes[to].accepted += 1;
         self.nodes[to].connections.insert(there, (number, conn));
         self.nodes[number].connections.insert(conn, (to, there));
-        self.nodes[to].inbox.push(Event::LinkAccepted { conn: there });
+        self.nodes[to].inbox.push(Event::LinkAccepted { conn: there, from: None });
         self.nodes[number].inbox.push(Event::LinkDialed { conn, made: true });
     }
 

@@ -8,13 +8,17 @@ use jindou::chat::ChatOptions;
 use jindou::operator::{OperatorOptions, Order};
 use jindou::profile::{ProfileOptions, Question};
 
+/// How a node ends, for whoever watches its process.
+const EXIT_CODES: &str = "Exit codes of a node: 0 it was told to stop and has stopped; 1 it cannot start, or it broke, or it did not stop within 10 s; \
+     2 the command line or the configuration is wrong; 101 it has found a fault in itself and ended at once; 130 a second signal ended it at once.";
+
 /// A clustered instant-messaging router. Without arguments it runs a node that keeps its data in ./data and listens on
 /// TCP 5100, WebSocket 5200 and HTTP 5001.
 ///
 /// Try it: start `jindou`, then in two other terminals `jindou chat --as alice --to bob` and `jindou chat --as bob --to
 /// alice`.
 #[derive(Parser)]
-#[command(name = "jindou", version, args_conflicts_with_subcommands = true)]
+#[command(name = "jindou", version, args_conflicts_with_subcommands = true, after_help = EXIT_CODES)]
 pub struct Arguments {
     #[command(subcommand)]
     pub command: Option<Command>,

@@ -244,13 +244,13 @@ settings! {
     node.data_dir, "a directory; made when missing", "Where everything is kept. One process per directory.", |v: &PathBuf| !v.as_os_str().is_empty();
     node.shards, "\"auto\" or 1 to 256", "Shards, one pinned thread each. `auto` is one per core.", |_| true;
     node.slots, "a power of two from 1 to 16384", "Slots of the key space. Fixed when the data directory is made.", |v| v.is_power_of_two() && *v as usize <= SLOT_COUNT_MAX;
-    cluster.name, "1 to 64 bytes", "Name of the cluster. Nodes of one with another name are not let in.", |v: &String| (1..=64).contains(&v.len());
+    cluster.name, "1 to 64 bytes", "Name of the cluster. Nodes of one with another name are not let in. It may be changed, on all nodes together.", |v: &String| (1..=64).contains(&v.len());
     cluster.listen, "ADDRESS:PORT or \"\"", "Where other nodes reach this one over TCP and UDP; shard n listens at PORT + n. Empty: this node is alone.", |v| v.is_none_or(|v: SocketAddr| v.port() != 0);
     cluster.advertise, "ADDRESS:PORT or \"\"", "Where other nodes dial that address. Empty: `cluster.listen`, which then must not be a wildcard.", |v| v.is_none_or(|v: SocketAddr| v.port() != 0 && !v.ip().is_unspecified());
     cluster.seeds, "a list of ADDRESS:PORT", "Members to ask to be let in, as they advertise themselves; this node's own address among them is left out. None: this node founds the cluster at its first start.", |v: &Vec<SocketAddr>| v.iter().all(|v| v.port() != 0 && !v.ip().is_unspecified());
     cluster.secret, "16 to 256 bytes, or \"\"", "What nodes prove to each other that they know; the same on all. Needed with `cluster.listen`.", |v: &String| v.is_empty() || value::is_secret(v);
     cluster.secret_file, "a file or \"\"", "Where the secret is read from instead; white space around it is left out.", |_| true;
-    cluster.replicas, "1 to 7", "Nodes that keep each slot, when there are as many.", |v| (1..=7).contains(v);
+    cluster.replicas, "1 to 7", "Nodes that keep each slot, when there are as many. It counts when the cluster is founded; later `jindou cluster replicas` changes it.", |v| (1..=7).contains(v);
     cluster.replace_after, "10s to 7d", "A node that is gone for so long is given up: its share is rebuilt on others.", |v| value::between(v, 10, 7 * 86_400);
     listen.tcp, "ADDRESS:PORT", "Where clients connect over TCP. Port 0 takes a free one.", |_| true;
     listen.ws, "ADDRESS:PORT", "Where clients connect over WebSocket. Port 0 takes a free one.", |_| true;

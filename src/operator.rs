@@ -177,7 +177,9 @@ pub fn run(options: &OperatorOptions, out: &mut impl Write) -> Result<(), Operat
             }
             write!(out, "{}", desk.shown(*json, *slots)?).map_err(OperatorError::of_output)
         }
-        Order::Join { node: None } => write!(out, "{}", how_to_join(&desk.status()?)).map_err(OperatorError::of_output),
+        Order::Join { node: None } => {
+            write!(out, "{}", how_to_join(&desk.status()?)?).map_err(OperatorError::of_output)
+        }
         Order::Join { .. } => {
             desk.wait(&options.order, None, options.wait.unwrap_or(Duration::MAX))?;
             say(out, "it serves, and everything that was to move has moved")
@@ -434,13 +436,23 @@ fn done(order: &Order) -> String {
 }
 
 /// A node joins when it is started with seeds: what to write for one.
-fn how_to_join(data: &Value) -> String {
+fn how_to_join(data: &Value) -> Result<String, OperatorError> {
     let members = data["members"].as_array().map_or(&[][..], Vec::as_slice);
     let alive = members.iter().filter(|member| member["alive"] != false);
-    let seeds: Vec<String> = alive.take(3).map(|member| member["cluster_addr"].to_string()).collect();
+    // Whoever runs without others has no address for them.
+    let dialable = |address: &&Value| address.as_str().is_some_and(|address| !address.ends_with(":0"));
+    let seeds = alive.map(|member| &member["cluster_addr"]).filter(dialable);
+    let seeds: Vec<String> = seeds.take(3).map(Value::to_string).collect();
+    if seeds.is_empty() {
+        return Err(OperatorError::Refused(
+            "nobody can join yet: no member has an address for others. Give one of them cluster.listen and a secret, with \
+             cluster.seeds = [], start it again, and ask once more"
+                .to_owned(),
+        ));
+    }
     let free = members.iter().filter_map(|member| member["node"].as_u64()).max().unwrap_or(0) + 1;
     let name = &data["name"];
-    format!(
+    Ok(format!(
         "A node joins by itself when it is started with a seed. On the new machine, with a number that no member has:
 
   # jindou.toml
@@ -458,5 +470,5 @@ fn how_to_join(data: &Value) -> String {
 `jindou cluster join --wait {free}` waits until it serves and everything that is to move has moved.
 ",
         seeds.join(", ")
-    )
+    ))
 }

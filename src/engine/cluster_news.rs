@@ -2,6 +2,8 @@
 //! from two states of the cluster that follow each other. It deliberately says nothing about slots, which move often, and
 //! remembers nothing. Who is not heard is no change of the cluster, but what an operator looks for first.
 
+use std::fmt;
+
 use crate::engine::metadata::{Cluster, Member, MemberState};
 use crate::ids::NodeId;
 
@@ -15,6 +17,28 @@ pub fn lines(here: NodeId, known: Option<&Cluster>, next: &Cluster) -> Vec<Strin
         // It hears of others before it is let in itself.
         None => Vec::new(),
     }
+}
+
+/// A node that founded its own cluster has met a seed of its that belongs to another one.
+#[must_use]
+pub fn two_clusters(seed: &impl fmt::Display, name: &str) -> String {
+    format!(
+        "this node is a cluster by itself, and {seed} belongs to another one named {name:?}: neither is changed. If this node was to join \
+         that one, stop it, set its data directory (node.data_dir) aside and start it again"
+    )
+}
+
+/// What the configuration asks for and nobody heeds any more, said once: when a node learns of the cluster that it is in.
+#[must_use]
+pub fn other_replicas(here: NodeId, known: Option<&Cluster>, next: &Cluster, configured: u8) -> Option<String> {
+    let is_in = |cluster: &Cluster| cluster.members.contains_key(&here);
+    let agreed = next.replicas_wanted;
+    (is_in(next) && !known.is_some_and(is_in) && agreed != configured).then(|| {
+        format!(
+            "the cluster keeps {agreed} replicas of each slot: cluster.replicas = {configured} counts only when one is founded, \
+             `jindou cluster replicas {configured}` asks for it now"
+        )
+    })
 }
 
 /// A member is there, or is not: gossip or a link that breaks says so before anything is agreed on.
@@ -37,6 +61,9 @@ fn belongs(here: NodeId, cluster: &Cluster) -> String {
 
 fn changes(known: &Cluster, next: &Cluster) -> Vec<String> {
     let mut lines = Vec::new();
+    if known.name != next.name {
+        lines.push(format!("the cluster is called {:?} now, and was {:?}", next.name, known.name));
+    }
     for (node, member) in &next.members {
         match known.members.get(node) {
             None => lines.push(format!("node {} has joined, at {}", node.0, member.addresses.cluster)),
@@ -109,7 +136,21 @@ mod tests {
         let line = after(&[one.clone(), changed]);
         assert_eq!(line, "node 2 comes with an empty disk, and is filled again from the others");
         assert_eq!(after(std::slice::from_ref(&one)), "node 2 is no member any more");
-        let line = lines(NodeId(1), None, &cluster(&[one, two])).join("; ");
+        let both = cluster(&[one, two]);
+        let line = lines(NodeId(1), None, &both).join("; ");
         assert_eq!(line, "this node is a member of cluster \"town\", with nodes 2");
+        let renamed = Cluster { name: "city".into(), ..both.clone() };
+        let line = lines(NodeId(1), Some(&both), &renamed).join("; ");
+        assert_eq!(line, "the cluster is called \"city\" now, and was \"town\"");
+    }
+
+    #[test]
+    fn replicas_that_are_not_heeded_are_told_of_once() {
+        let agreed = Cluster { replicas_wanted: 3, ..cluster(&[member(1, MemberState::Serving)]) };
+        let line = other_replicas(NodeId(1), None, &agreed, 5).unwrap_or_default();
+        assert!(line.contains("keeps 3 replicas") && line.contains("`jindou cluster replicas 5`"), "{line}");
+        assert_eq!(other_replicas(NodeId(1), None, &agreed, 3), None);
+        assert_eq!(other_replicas(NodeId(1), Some(&agreed), &agreed, 5), None, "it was told when it began");
+        assert_eq!(other_replicas(NodeId(2), None, &agreed, 5), None, "not let in yet");
     }
 }

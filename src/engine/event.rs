@@ -98,6 +98,8 @@ pub enum Event {
     LinkAccepted {
         /// Its number from now on.
         conn: LinkConn,
+        /// From where, if that is known: only to be told to people.
+        from: Option<SocketAddr>,
     },
     /// Bytes from the other end of a connection, in order, cut anywhere.
     LinkBytes {

@@ -26,6 +26,7 @@ mod gather;
 mod handshake;
 #[cfg(test)]
 mod network;
+mod refusals;
 #[cfg(test)]
 mod tests;
 mod traffic;
@@ -39,6 +40,8 @@ use bytes::Bytes;
 
 use self::entry::{Connection, Link, Stage};
 use self::gather::Gather;
+pub use self::refusals::LinkParty;
+use self::refusals::Refusals;
 pub use self::traffic::Rank;
 use super::chance::Chance;
 use crate::format::frame::Frame;
@@ -47,12 +50,6 @@ use crate::format::link_hello::LinkKey;
 pub use crate::format::link_hello::RefusedWhy;
 use crate::ids::{LinkConn, NodeId, Place};
 use crate::time::Instant;
-
-/// Different refusals that are remembered, so that each is told once a minute.
-const REFUSALS_MAX: usize = 64;
-
-/// Between two tellings of one refusal.
-const REFUSAL_TOLD_EVERY: Duration = Duration::from_secs(60);
 
 /// Dials to mere addresses at a time. At it: a further one is not made; whoever wants it asks again.
 const ADDRESS_DIALS_MAX: usize = 64;
@@ -179,26 +176,6 @@ pub enum LinkWish {
     },
 }
 
-/// Who is on the other side, as far as it is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct LinkParty {
-    /// Whom we dialed, or who it says it is.
-    pub place: Option<Place>,
-    /// What we dialed.
-    pub address: Option<SocketAddr>,
-}
-
-impl std::fmt::Display for LinkParty {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match (self.place, self.address) {
-            (Some(place), Some(address)) => write!(f, "node {} at {address}", place.node.0),
-            (Some(place), None) => write!(f, "node {}", place.node.0),
-            (None, Some(address)) => write!(f, "whoever is at {address}"),
-            (None, None) => f.write_str("somebody unknown"),
-        }
-    }
-}
-
 /// What the links have to tell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LinkNews {
@@ -242,7 +219,7 @@ pub enum LinkNews {
         why: RefusedWhy,
         /// We refused; else they did.
         ours: bool,
-        /// Their words, if they refused.
+        /// In the words of who refused.
         text: Box<str>,
     },
 }
@@ -359,7 +336,7 @@ pub struct Links {
     dirty: Vec<Place>,
     wishes: Vec<LinkWish>,
     news: Vec<LinkNews>,
-    refusals: BTreeMap<(LinkParty, RefusedWhy, bool), Instant>,
+    refusals: Refusals,
     counters: LinkCounters,
 }
 
@@ -386,7 +363,7 @@ impl Links {
             dirty: Vec::new(),
             wishes: Vec::new(),
             news: Vec::new(),
-            refusals: BTreeMap::new(),
+            refusals: Refusals::default(),
             counters: LinkCounters::default(),
         }
     }
@@ -437,7 +414,7 @@ impl Links {
     }
 
     /// Dials an address whose node is not known: a seed. The first frame can be sent after [`LinkNews::Up`]; if that does not
-    /// come, ask again.
+    /// come, ask again. Whoever belongs to a cluster itself gets no link so with somebody who belongs to none.
     pub fn dial_address(&mut self, now: Instant, to: SocketAddr) {
         self.step(now);
         let pending = self.connections.values().filter(|connection| connection.link.is_none());
@@ -484,8 +461,8 @@ impl Links {
         }
     }
 
-    /// Somebody dialed us.
-    pub fn handle_accepted(&mut self, now: Instant, conn: LinkConn) {
+    /// Somebody dialed us, from there if that is known.
+    pub fn handle_accepted(&mut self, now: Instant, conn: LinkConn, from: Option<SocketAddr>) {
         self.step(now);
         debug_assert!(conn.is_accepted(), "dialed ones come by handle_dialed");
         if self.handshakes >= self.config.limits.handshakes_max {
@@ -494,8 +471,8 @@ impl Links {
             return;
         }
         self.handshakes += 1;
-        let connection =
-            Connection { stage: Stage::Silent, link: None, address: None, deadline: None, gather: Gather::default() };
+        let (stage, gather) = (Stage::Silent, Gather::default());
+        let connection = Connection { stage, link: None, address: None, from, deadline: None, gather };
         self.connections.insert(conn, connection);
         self.restart_handshake(conn, Stage::Silent);
     }
@@ -589,7 +566,7 @@ impl Links {
     pub fn check_invariants(&self) {
         let limits = &self.config.limits;
         assert!(self.links.len() <= limits.links_max, "links are bounded");
-        assert!(self.refusals.len() <= REFUSALS_MAX, "remembered refusals are bounded");
+        self.refusals.check_invariants();
         for (place, link) in &self.links {
             link.window.check_invariants();
             assert_eq!(link.state == LinkState::Waiting, link.conn.is_none(), "{place}: a waiting link has no socket");
@@ -671,7 +648,7 @@ impl Links {
         let deadline = self.now + self.config.limits.dial_timeout;
         let gather = Gather::default();
         let connection =
-            Connection { stage: Stage::Dialing, link, address: Some(to), deadline: Some(deadline), gather };
+            Connection { stage: Stage::Dialing, link, address: Some(to), from: None, deadline: Some(deadline), gather };
         self.connections.insert(conn, connection);
         self.timers.insert((deadline, Timer::Connection(conn)));
         self.wishes.push(LinkWish::Dial { conn, to });
@@ -769,24 +746,5 @@ impl Links {
             self.timers.remove(&(timer, Timer::Link(place)));
         }
         self.dirty.retain(|dirty| *dirty != place);
-    }
-
-    fn tell_refused(&mut self, who: LinkParty, why: RefusedWhy, ours: bool, text: Box<str>) {
-        if why.is_usual() {
-            return;
-        }
-        if ours {
-            self.counters.refused += 1;
-        } else {
-            self.counters.refused_by_others += 1;
-        }
-        let now = self.now;
-        self.refusals.retain(|_, told| now.since(*told) < REFUSAL_TOLD_EVERY);
-        let key = (who, why, ours);
-        if self.refusals.len() >= REFUSALS_MAX || self.refusals.contains_key(&key) {
-            return;
-        }
-        self.refusals.insert(key, now);
-        self.news.push(LinkNews::Refused { who, why, ours, text });
     }
 }

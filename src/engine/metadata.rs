@@ -224,6 +224,11 @@ pub enum MetadataCommand {
         /// At least 1.
         replicas: u8,
     },
+    /// What the operator calls the cluster by now.
+    Rename {
+        /// 1 to [`NAME_BYTES_MAX`] bytes.
+        name: Box<str>,
+    },
     /// Plan splits. Rows that changed meanwhile are skipped, the others applied.
     Split {
         /// Slot and the row's epoch.
@@ -351,6 +356,7 @@ impl Cluster {
                 self.each(choices, |row| row.0, |cluster, (slot, replica)| cluster.prefer(*slot, *replica))?
             }
             MetadataCommand::SetReplicasWanted { replicas } => self.set_replicas_wanted(*replicas)?.into(),
+            MetadataCommand::Rename { name } => self.rename(name)?.into(),
             MetadataCommand::Split { slots } => {
                 self.each(slots, |row| row.0, |cluster, (slot, epoch)| cluster.plan_split(*slot, *epoch))?
             }
@@ -629,6 +635,15 @@ impl Cluster {
         check_replicas(replicas)?;
         let changed = self.replicas_wanted != replicas;
         self.replicas_wanted = replicas;
+        Ok(changed)
+    }
+
+    fn rename(&mut self, name: &str) -> Result<bool, Refusal> {
+        if name.is_empty() || name.len() > NAME_BYTES_MAX {
+            return refuse("the configuration is wrong: a cluster has a name of 1 to 64 bytes");
+        }
+        let changed = *self.name != *name;
+        self.name = name.into();
         Ok(changed)
     }
 

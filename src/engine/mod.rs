@@ -34,4 +34,5 @@ pub mod slot;
 pub mod steering;
 pub mod steward;
 pub mod submits;
+pub mod tellings;
 pub mod transfer;

@@ -316,6 +316,7 @@ impl Shard {
         let settled = self.left && self.row_slots.is_empty() && self.journal.pending_bytes() == 0;
         if self.stopping && !self.stopped && self.session_count == 0 && settled {
             self.stopped = true;
+            self.take_leave(effects);
             effects.push(Effect::Stopped);
         }
     }
@@ -342,7 +343,7 @@ impl Shard {
             Event::Api { ticket, request } => self.handle_api(now, ticket, request, effects),
             Event::Stop => self.handle_stop(),
             Event::LinkDialed { conn, made } => self.links.handle_dialed(now.instant, conn, made),
-            Event::LinkAccepted { conn } => self.links.handle_accepted(now.instant, conn),
+            Event::LinkAccepted { conn, from } => self.links.handle_accepted(now.instant, conn, from),
             Event::LinkBytes { conn, bytes } => self.links.handle_bytes(now.instant, conn, bytes),
             Event::LinkClosed { conn } => self.links.handle_closed(now.instant, conn),
             Event::Datagram { from, bytes } => self.handle_datagram(now, from, &bytes),
@@ -556,6 +557,8 @@ pub(super) fn chance_of(config: &ShardConfig, slot: SlotId) -> Chance {
     Chance::new(config.seed, 16 + u64::from(slot.0))
 }
 
+#[cfg(test)]
+mod meeting_tests;
 #[cfg(test)]
 mod operator_tests;
 #[cfg(test)]

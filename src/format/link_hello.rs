@@ -32,6 +32,12 @@ pub const LINK_MAGIC: u32 = u32::from_le_bytes(*b"Ljd\x01");
 /// Of this layout and, in the low byte, of the frames that follow it. Nodes of different versions do not link.
 pub const LINK_VERSION: u16 = (1 << 8) | FRAMES_VERSION;
 
+/// A version as people read it: of the handshake, of the frames.
+#[must_use]
+pub fn shown_version(version: u16) -> String {
+    format!("{}.{}", version >> 8, version & 0xff)
+}
+
 /// Bytes before the body.
 pub const LINK_HEADER_BYTES: usize = 16;
 
@@ -233,7 +239,10 @@ impl fmt::Display for BadHello {
         match self {
             BadHello::Cut { need } => write!(f, "a handshake is cut short, {need} bytes are needed"),
             BadHello::NotLink => f.write_str("peer does not begin as a link does"),
-            BadHello::Version(version) => write!(f, "peer speaks links of version {version}, not {LINK_VERSION}"),
+            BadHello::Version(version) => {
+                let (theirs, ours) = (shown_version(*version), shown_version(LINK_VERSION));
+                write!(f, "peer speaks links of version {theirs}, not {ours}")
+            }
             BadHello::TooLarge => f.write_str("peer sends a handshake over the limit"),
             BadHello::Layout => f.write_str("peer sends a handshake with an impossible layout"),
         }
@@ -291,11 +300,10 @@ pub fn verify_proof(key: &LinkKey, hello: &[u8], welcome: &[u8], proof: &[u8]) -
     key.mac(b"proof", &[hello, welcome, signed]).verify_slice(mac).is_ok()
 }
 
-/// A refusal, with its text for those who do not know the number.
+/// A refusal, with the words that the other end shows.
 #[must_use]
-pub fn encode_refuse(why: RefusedWhy) -> Vec<u8> {
+pub fn encode_refuse(why: RefusedWhy, text: &str) -> Vec<u8> {
     let mut out = begin(REFUSE);
-    let text = why.to_string();
     let text = &text.as_bytes()[..text.len().min(REFUSAL_TEXT_BYTES_MAX)];
     out.extend_from_slice(&why.code().to_le_bytes());
     out.extend_from_slice(&(text.len() as u16).to_le_bytes());
@@ -502,12 +510,12 @@ mod tests {
         let proof_bytes = encode_proof(&key, &hello, &welcome, proof);
         assert!(verify_welcome(&key, &hello, &welcome));
         assert!(verify_proof(&key, &hello, &welcome, &proof_bytes));
-        let text = RefusedWhy::DoubleId.to_string().into();
+        let text = "two".into();
         vec![
             (LinkMessage::Hello(facts("test")), hello),
             (LinkMessage::Welcome(facts("a longer name"), resume), welcome),
             (LinkMessage::Proof(proof), proof_bytes),
-            (LinkMessage::Refuse(RefusedWhy::DoubleId, text), encode_refuse(RefusedWhy::DoubleId)),
+            (LinkMessage::Refuse(RefusedWhy::DoubleId, text), encode_refuse(RefusedWhy::DoubleId, "two")),
         ]
     }
 
@@ -544,7 +552,7 @@ mod tests {
         let mut hello = encode_hello(&facts("test"));
         hello[5] = 2;
         assert!(matches!(decode(&hello), Err(BadHello::Version(version)) if version >> 8 == 2));
-        let mut refuse = encode_refuse(RefusedWhy::Unknown(900));
+        let mut refuse = encode_refuse(RefusedWhy::Unknown(900), "new");
         refuse[5] = 2;
         assert!(matches!(decode(&refuse), Ok((LinkMessage::Refuse(RefusedWhy::Unknown(900), _), _))));
         assert_eq!(decode(b"GET / HTTP/1.1\r\n\r\n"), Err(BadHello::NotLink));

@@ -68,9 +68,21 @@ fn times_are_said_as_people_say_them() {
 
 #[test]
 fn how_to_join_names_a_free_number_and_seeds() {
-    let text = how_to_join(&picture(false));
+    let text = how_to_join(&picture(false)).unwrap();
     assert!(text.contains("id = 4\n") && text.contains("name = \"east\""), "{text}");
     assert!(text.contains("seeds = [\"10.0.0.1:5300\", \"10.0.0.2:5300\", \"10.0.0.3:5300\"]"), "{text}");
+}
+
+#[test]
+fn nobody_is_told_to_join_a_node_that_has_no_address_for_others() {
+    let mut alone = picture(false);
+    for member in alone["members"].as_array_mut().unwrap() {
+        member["cluster_addr"] = "0.0.0.0:0".into();
+    }
+    let refused = how_to_join(&alone).unwrap_err();
+    assert!(refused.exit_code() == 1 && refused.to_string().contains("cluster.listen"), "{refused}");
+    alone["members"][1]["cluster_addr"] = "10.0.0.2:5300".into();
+    assert!(how_to_join(&alone).unwrap().contains("seeds = [\"10.0.0.2:5300\"]"));
 }
 
 /// Answers one connection after the other; gives what was asked.

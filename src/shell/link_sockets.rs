@@ -150,17 +150,23 @@ impl LinkSockets {
     }
 
     fn admit(&mut self, fd: OwnedFd, events: &mut Vec<Event>) {
-        if self.ring.len() >= CONNECTIONS_MAX || prepare(&SockRef::from(&fd)).is_err() {
+        let socket = SockRef::from(&fd);
+        if self.ring.len() >= CONNECTIONS_MAX || prepare(&socket).is_err() {
             self.refused += 1;
             return;
         }
+        let from = socket
+            .peer_addr()
+            .ok()
+            .and_then(|from| from.as_socket())
+            .map(|from| SocketAddr::new(from.ip().to_canonical(), from.port()));
         self.accepted_count += 1;
         let conn = LinkConn::accepted(self.accepted_count);
         let token = self.ring.adopt(fd);
         self.desk.place(token, conn, true);
         self.tokens.insert(conn, token);
         self.ring.read_on(token);
-        events.push(Event::LinkAccepted { conn });
+        events.push(Event::LinkAccepted { conn, from });
     }
 
     /// Carries out the engine's `Dial`.

@@ -2,11 +2,14 @@
 //! were promised is checked all the while. Each test has a cluster of its own; only one runs at a time, because on two cores
 //! one cluster is load enough. The table of faults with many repetitions is [`faults`], run only when asked for.
 
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use jindou::format::link_hello::{self, LinkFacts, LinkMessage, RefusedWhy};
 use jindou::format::packet::HeaderFlags;
+use jindou::ids::{NodeId, Place, ShardId};
 
 use crate::client::{Client, Login};
 use crate::node::Node;
@@ -103,6 +106,82 @@ fn one_node_grows_to_three_and_the_first_may_go() {
     verdict.must_be_good(|| cluster.logs());
 }
 
+/// What `jindou cluster join` prints, and its exit code.
+fn ask_how_to_join(node: &Node) -> (Option<i32>, String) {
+    let api = format!("http://{}", node.http());
+    let output = crate::node::binary().args(["cluster", "join", "--api", &api]).output().expect("it starts");
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8_lossy(&said).into_owned())
+}
+
+/// As the README's first five minutes leave it: no `[cluster]` at all. Then it gets one, and two others join as `cluster join` says.
+#[test]
+fn a_node_without_a_cluster_gets_one_and_two_others_join_it() {
+    let _alone = alone();
+    let mut plain = Node::start("plain", &[]);
+    let mut ana = Client::connect(&plain, &Login::tcp("ana"));
+    let mut acks = Vec::new();
+    for number in 1..=100 {
+        let to = if number % 2 == 0 { "bo" } else { "cy" };
+        ana.send(to, &number.to_string(), format!("plain {number}").as_bytes(), HeaderFlags::RED_DOT)
+            .expect("the connection lives");
+        acks.push((to, number, ana.ack()));
+    }
+    drop(ana);
+    let (code, said) = ask_how_to_join(&plain);
+    assert!(code == Some(1) && said.contains("nobody can join yet"), "{said}");
+    assert!(plain.terminate(Duration::from_secs(12)).is_some_and(|status| status.success()), "{}", plain.log());
+
+    let mut cluster = Ensemble::around("plain", plain);
+    cluster.node_mut(1).set("cluster.name", "east");
+    cluster.node_mut(1).set("cluster.replicas", "2");
+    cluster.restart(1);
+    let renamed: &[&str] = &["the cluster is called \"east\" now, and was \"jindou\""];
+    say([
+        (cluster.node(1), &["the cluster keeps 3 replicas of each slot: cluster.replicas = 2 counts only"]),
+        (cluster.node(1), renamed),
+    ]);
+    let talk = Talk::begin("plain", cluster.addresses(), USERS, PACE);
+    talk.wait_answers(ANSWERED_WITHIN);
+    for id in 2..=3 {
+        let deadline = Instant::now() + ANSWERED_WITHIN;
+        let file = loop {
+            match ask_how_to_join(cluster.node(1)) {
+                (Some(0), file) => break file,
+                (_, said) => assert!(Instant::now() < deadline, "{said}"),
+            }
+        };
+        let value = |key: &str| {
+            let line = file.lines().find_map(|line| line.trim().strip_prefix(&format!("{key} = ")));
+            line.unwrap_or_else(|| panic!("no {key} in {file}")).trim_matches(['[', ']', '"']).replace('"', "")
+        };
+        assert_eq!(cluster.prepare(), id);
+        let node = cluster.node_mut(id);
+        for (key, setting) in [("id", "node.id"), ("name", "cluster.name"), ("seeds", "cluster.seeds")] {
+            node.set(setting, &value(key).replace(", ", ","));
+        }
+        node.launch();
+        node.wait_ready();
+        talk.add(cluster.node(id).tcp());
+    }
+    cluster.wait_whole();
+    talk.wait_answers(ANSWERED_WITHIN);
+    cluster.node_mut(1).kill();
+    talk.wait_answers(ANSWERED_WITHIN);
+    for (uid, node) in [("bo", 2), ("cy", 3)] {
+        let mut friend = Client::connect(cluster.node(node), &Login::tcp(uid));
+        for (_, number, ack) in acks.iter().filter(|(to, ..)| *to == uid) {
+            let received = friend.received();
+            assert_eq!(received.number, number.to_string(), "what was stored without a cluster comes from the others");
+            assert_eq!((received.message_id, received.message_seq), (ack.message_id, ack.message_seq));
+            assert_eq!(received.payload, format!("plain {number}").as_bytes());
+        }
+    }
+    let verdict = talk.end();
+    tell("a node without a cluster grows to three", &verdict);
+    verdict.must_be_good(|| cluster.logs());
+}
+
 #[test]
 fn nodes_are_killed_hung_and_restarted_in_turn() {
     let _alone = alone();
@@ -175,6 +254,45 @@ fn say(nodes: [(&Node, &[&str]); 2]) {
     }
 }
 
+/// What another program of the same name would be told, and what this one says when it is refused by such a one.
+fn version_is_checked(member: &Node, newcomer: impl FnOnce(SocketAddr) -> Node) {
+    let other_version = |bytes: Vec<u8>| {
+        let mut bytes = bytes;
+        bytes[4..6].copy_from_slice(&0x0907_u16.to_le_bytes());
+        bytes
+    };
+    let place = |node: u16| Place { node: NodeId(node), shard: ShardId(0) };
+    let facts = LinkFacts {
+        cluster_name: "jindou".into(),
+        cluster_id: 0,
+        place: place(9),
+        identity: 9,
+        boot: 9,
+        wanted: None,
+        nonce: [0; 16],
+    };
+    let mut dialer = TcpStream::connect(member.cluster()).expect("a member listens");
+    dialer.set_read_timeout(Some(Duration::from_secs(10))).expect("a time above nothing");
+    dialer.write_all(&other_version(link_hello::encode_hello(&facts))).expect("it reads");
+    let mut said = Vec::new();
+    dialer.read_to_end(&mut said).expect("it hangs up");
+    let Ok((LinkMessage::Refuse(why, text), _)) = link_hello::decode(&said) else { panic!("no refusal: {said:?}") };
+    assert!(why == RefusedWhy::Version && text.contains("speaks") && text.contains("9.7"), "{text}");
+
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let seed = listener.local_addr().expect("it is bound");
+    let node = newcomer(seed);
+    let (mut link, _) = listener.accept().expect("it dials its seed");
+    let mut hello = [0u8; 16];
+    link.read_exact(&mut hello).expect("it says hello");
+    link.write_all(&other_version(link_hello::encode_refuse(why, &text))).expect("it reads");
+    let seed = seed.to_string();
+    say([
+        (member, &["refuses a link with whoever is at 127.0.0.1: ", "different versions of the link protocol", "9.7"]),
+        (&node, &[&seed, "refuses a link with this node", "different versions of the link protocol", "9.7"]),
+    ]);
+}
+
 #[test]
 fn who_does_not_belong_is_not_let_in_and_both_sides_say_why() {
     let _alone = alone();
@@ -199,6 +317,27 @@ fn who_does_not_belong_is_not_let_in_and_both_sides_say_why() {
     drop(node);
     let version = cluster.node(1).metric("jindou_cluster_members");
     assert!(version.is_none_or(|members| members == 2), "nobody was let in");
+
+    // One that has founded a cluster of its own, and then gets seeds.
+    let mut apart = stranger(3, &[], "log.level", "info");
+    apart.wait_ready();
+    assert!(apart.terminate(Duration::from_secs(12)).is_some_and(|status| status.success()), "{}", apart.log());
+    apart.set("cluster.seeds", &seeds[0].to_string());
+    apart.launch();
+    apart.wait_ready();
+    let here = seeds[0].to_string();
+    say([
+        founder(&[
+            "refuses a link with node 3 at 127.",
+            "different clusters of the same name",
+            "set its data directory aside",
+        ]),
+        (&apart, &["this node is a cluster by itself", &here, "set its data directory", "aside"]),
+    ]);
+    apart.wait_ready();
+    assert_eq!(apart.metric("jindou_cluster_members"), Some(1));
+    drop(apart);
+    version_is_checked(cluster.node(1), |seed| stranger(3, &[seed], "log.level", "info"));
 
     // The second node's directory, copied while it runs: the copy is another process under the same name.
     cluster.stop(2);

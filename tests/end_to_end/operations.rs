@@ -29,11 +29,15 @@ fn ends(command: &mut Command, within: Duration) -> Output {
     child.wait_with_output().expect("an ended child can be read")
 }
 
-/// Demands a refusal whose message has one line with all of `words`.
-fn is_refused(command: &mut Command, words: &[&str]) {
+/// Exit codes, as the README and `--help` say.
+const CANNOT_START: i32 = 1;
+const WRONG_CONFIGURATION: i32 = 2;
+
+/// Demands a refusal with this exit code whose message has one line with all of `words`.
+fn is_refused(command: &mut Command, code: i32, words: &[&str]) {
     let output = ends(command, SOON);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!output.status.success(), "it should have failed: {said}");
+    assert_eq!(output.status.code(), Some(code), "it should have failed: {said}");
     let told = said.lines().any(|line| words.iter().all(|word| line.contains(word)));
     assert!(told, "no line with {words:?} in:\n{said}");
     assert!(!said.contains("panicked"), "a refusal is not a panic:\n{said}");
@@ -51,11 +55,15 @@ fn bad_configuration_is_one_clear_line() {
         ("[node\n", ["line 1", "jindou.toml"]),
     ] {
         std::fs::write(&file, text).expect("the folder can be written");
-        is_refused(binary().arg("--config").arg(&file), &words);
-        is_refused(binary().arg("--check-config").arg("--config").arg(&file), &words);
+        is_refused(binary().arg("--config").arg(&file), WRONG_CONFIGURATION, &words);
+        is_refused(binary().arg("--check-config").arg("--config").arg(&file), WRONG_CONFIGURATION, &words);
     }
-    is_refused(binary().env("JINDOU_NODE_ID", "zero"), &["JINDOU_NODE_ID", "node.id"]);
-    is_refused(binary().args(["--set", "journal.durability=maybe"]), &["journal.durability", "maybe"]);
+    is_refused(binary().env("JINDOU_NODE_ID", "zero"), WRONG_CONFIGURATION, &["JINDOU_NODE_ID", "node.id"]);
+    is_refused(
+        binary().args(["--set", "journal.durability=maybe"]),
+        WRONG_CONFIGURATION,
+        &["journal.durability", "maybe"],
+    );
     std::fs::write(&file, "[node]\nid = 7\n").expect("the folder can be written");
     let good = ends(binary().arg("--check-config").arg("--config").arg(&file), SOON);
     assert!(good.status.success(), "{}", String::from_utf8_lossy(&good.stderr));
@@ -67,7 +75,7 @@ fn a_second_process_on_the_same_data_is_refused_and_the_first_unhurt() {
     let mut ana = Client::connect(&node, &Login::tcp("ana"));
     let other = Node::prepare("second_other", &[]);
     let data = format!("node.data_dir={}", node.folder().join("data").display());
-    is_refused(other.command().arg("--set").arg(data), &["data"]);
+    is_refused(other.command().arg("--set").arg(data), CANNOT_START, &["data"]);
     ana.lives();
 }
 
@@ -76,21 +84,25 @@ fn a_busy_port_and_a_foreign_directory_are_refused() {
     let node = Node::prepare("busy", &[]);
     let taken = TcpListener::bind(node.tcp()).expect("the address is ours");
     let port = node.tcp().to_string();
-    is_refused(&mut node.command(), &[&port]);
+    is_refused(&mut node.command(), CANNOT_START, &[&port]);
     drop(taken);
     let taken = TcpListener::bind(node.http()).expect("the address is ours");
     let port = node.http().to_string();
-    is_refused(&mut node.command(), &[&port]);
+    is_refused(&mut node.command(), CANNOT_START, &[&port]);
     drop(taken);
 
     let foreign = node.folder().join("foreign");
     std::fs::create_dir_all(&foreign).expect("the folder can be written");
     std::fs::write(foreign.join("holiday.jpg"), b"not ours").expect("the folder can be written");
     let setting = format!("node.data_dir={}", foreign.display());
-    is_refused(node.command().arg("--set").arg(setting), &["foreign"]);
+    is_refused(node.command().arg("--set").arg(setting), CANNOT_START, &["foreign"]);
     let file = node.folder().join("a-file");
     std::fs::write(&file, b"").expect("the folder can be written");
-    is_refused(node.command().arg("--set").arg(format!("node.data_dir={}/data", file.display())), &["a-file"]);
+    is_refused(
+        node.command().arg("--set").arg(format!("node.data_dir={}/data", file.display())),
+        CANNOT_START,
+        &["a-file"],
+    );
 }
 
 #[test]
@@ -198,6 +210,20 @@ fn the_chat_client_talks() {
     chat.stdout.take().expect("it was piped").read_to_string(&mut said).expect("it wrote text");
     chat.wait().expect("our own child can be waited for");
     assert!(said.contains("good evening"), "the chat printed {said:?}");
+}
+
+#[test]
+fn the_readme_and_the_help_say_how_a_node_ends() {
+    let output = ends(binary().arg("--help"), SOON);
+    let help = String::from_utf8(output.stdout).expect("it prints text");
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let said = words(&help);
+    let codes = said.find("Exit codes of a node:").map(|at| &said[at..]).expect("the help names the exit codes");
+    for code in [0, CANNOT_START, WRONG_CONFIGURATION, 101, 130] {
+        assert!(codes.contains(&format!(" {code} ")), "{code} is not in {codes}");
+    }
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).expect("there is a README");
+    assert!(words(&readme).contains(codes), "the README does not say: {codes}");
 }
 
 #[test]

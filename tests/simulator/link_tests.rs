@@ -91,7 +91,7 @@ impl Bench {
         let here = self.dial();
         self.run(10);
         let accepted = self.heard.iter().find_map(|(_, host, event)| match event {
-            Event::LinkAccepted { conn } if *host == OTHER => Some(*conn),
+            Event::LinkAccepted { conn, .. } if *host == OTHER => Some(*conn),
             _ => None,
         });
         assert_eq!(self.dialed(), Some(true));

@@ -419,7 +419,8 @@ impl Links {
         let conn = LinkConn::accepted(self.accepted);
         self.sockets[index].ends[1] = Some(End { host: target, life, conn, stage: Stage::Open });
         self.by_conn.insert((target, conn), (index, 1));
-        self.heard.push((target, Event::LinkAccepted { conn }));
+        let from = Some(self.address_of(dialer.host.node));
+        self.heard.push((target, Event::LinkAccepted { conn, from }));
         self.sockets[index].flows[1].last_ns = now_ns + latency_ns;
         self.due.push((now_ns + latency_ns, LinkStep::Answer(index, true)));
     }

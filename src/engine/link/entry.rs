@@ -36,6 +36,8 @@ pub(super) struct Connection {
     pub link: Option<Place>,
     /// What was dialed.
     pub address: Option<SocketAddr>,
+    /// From where it was accepted.
+    pub from: Option<SocketAddr>,
     /// The handshake's end, unless it has come to one.
     pub deadline: Option<Instant>,
     pub gather: Gather,

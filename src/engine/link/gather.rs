@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn any_cut_gives_the_same_messages() {
-        let mut bytes = encode_refuse(RefusedWhy::Busy);
+        let mut bytes = encode_refuse(RefusedWhy::Busy, "busy");
         let hello_bytes = bytes.len();
         for sequence in 1..4 {
             frame_codec::encode(&[], LinkNumbers { sequence, acknowledged: 9 }, &mut bytes);

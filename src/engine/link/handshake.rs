@@ -14,10 +14,10 @@
 use bytes::Bytes;
 
 use super::entry::{AckDue, Connection, Link, Lossy, Stage};
-use super::{LinkNews, LinkParty, LinkState, LinkWish, Links};
+use super::{LinkNews, LinkState, Links};
 use crate::format::link_hello::{
     self, BadHello, LinkFacts, LinkMessage, LinkProof, LinkResume, Nonce, RefusedWhy, encode_hello, encode_proof,
-    encode_refuse, encode_welcome, verify_proof, verify_welcome,
+    encode_welcome, verify_proof, verify_welcome,
 };
 use crate::ids::{LinkConn, Place};
 
@@ -67,7 +67,7 @@ impl Links {
             match connection.gather.next_message() {
                 Ok(None) => return,
                 Ok(Some((message, raw))) => self.take_message(conn, message, &raw),
-                Err(BadHello::Version(_)) => self.refuse(conn, None, RefusedWhy::Version),
+                Err(BadHello::Version(version)) => self.refuse_version(conn, version),
                 Err(_) => self.refuse(conn, None, RefusedWhy::NotLink),
             }
         }
@@ -84,19 +84,19 @@ impl Links {
             (Stage::Silent, LinkMessage::Hello(facts)) if conn.is_accepted() => self.take_hello(conn, facts, raw),
             (Stage::Hello { hello }, LinkMessage::Welcome(facts, resume)) => {
                 let settled = self.judge_welcome(conn, &hello, &facts, resume, raw);
-                self.unless_refused(conn, facts.place, settled);
+                self.unless_refused(conn, &facts, settled);
             }
             (Stage::Welcomed { hello, welcome, facts, offered }, LinkMessage::Proof(proof)) => {
                 let known = verify_proof(&self.key, &hello, &welcome, raw);
                 let settled =
                     if known { self.judge_proof(conn, &facts, offered, proof) } else { Err(RefusedWhy::Secret) };
-                self.unless_refused(conn, facts.place, settled);
+                self.unless_refused(conn, &facts, settled);
             }
             _ => self.refuse(conn, None, RefusedWhy::NotLink),
         }
     }
 
-    fn unless_refused(&mut self, conn: LinkConn, from: Place, outcome: Result<(), RefusedWhy>) {
+    fn unless_refused(&mut self, conn: LinkConn, from: &LinkFacts, outcome: Result<(), RefusedWhy>) {
         if let Err(why) = outcome {
             self.refuse(conn, Some(from), why);
         }
@@ -105,7 +105,7 @@ impl Links {
     /// A stranger still: nothing of ours changes by it.
     fn take_hello(&mut self, conn: LinkConn, facts: LinkFacts, raw: &Bytes) {
         if let Err(why) = self.judge_names(&facts) {
-            return self.refuse(conn, Some(facts.place), why);
+            return self.refuse(conn, Some(&facts), why);
         }
         let offered = self.resume_with(&facts);
         let ours = self.facts(Some(facts.place));
@@ -133,6 +133,10 @@ impl Links {
             return Err(RefusedWhy::WrongTarget);
         }
         self.judge_process(facts)?;
+        // A seed that belongs to no cluster yet: it asks by itself whom it was told to ask, not whoever dials it.
+        if wanted.is_none() && self.cluster_id != 0 && facts.cluster_id == 0 {
+            return Err(RefusedWhy::Busy);
+        }
         let link = self.links.get(&facts.place);
         if wanted.is_none() && link.is_some_and(|link| link.state == LinkState::Up && link.boot == facts.boot) {
             return Err(RefusedWhy::Busy);
@@ -216,7 +220,7 @@ impl Links {
                     .and_then(|()| self.settle(conn, &Settled { facts: &facts, proof, received }));
                 match settled {
                     Ok(()) => self.take_batch(place, batch),
-                    Err(why) => self.refuse(conn, Some(place), why),
+                    Err(why) => self.refuse(conn, Some(&facts), why),
                 }
             }
         }
@@ -330,34 +334,5 @@ impl Links {
             self.news.push(LinkNews::Down { peer: place });
         }
         link.conn = None;
-    }
-
-    /// We do not want this socket, and say why.
-    pub(super) fn refuse(&mut self, conn: LinkConn, from: Option<Place>, why: RefusedWhy) {
-        let Some(connection) = self.connections.get(&conn) else { return };
-        let who = LinkParty { place: from.or(connection.link), address: connection.address };
-        if why != RefusedWhy::NotLink {
-            self.write(conn, encode_refuse(why));
-        }
-        self.tell_refused(who, why, true, Box::default());
-        self.give_up(conn, why);
-    }
-
-    /// They do not want us.
-    fn refused(&mut self, conn: LinkConn, from: Option<Place>, why: RefusedWhy, text: Box<str>) {
-        let Some(connection) = self.connections.get(&conn) else { return };
-        let who = LinkParty { place: from.or(connection.link), address: connection.address };
-        self.tell_refused(who, why, false, text);
-        self.give_up(conn, why);
-    }
-
-    /// Hangs up; a dial that was refused for good is tried again as late as any.
-    fn give_up(&mut self, conn: LinkConn, why: RefusedWhy) {
-        let place = self.connections.get(&conn).and_then(|connection| connection.link);
-        if let Some(link) = place.and_then(|place| self.links.get_mut(&place)).filter(|_| !why.is_usual()) {
-            link.attempts = u32::MAX / 2;
-        }
-        self.wishes.push(LinkWish::Hangup { conn });
-        self.lost(conn);
     }
 }

@@ -270,7 +270,8 @@ impl Network {
             let accepted = LinkConn::accepted(self.wires.len() as u64);
             let ends = [(end, incarnation, conn), (other, self.ends[other].incarnation, accepted)];
             self.wires.push(Wire { ends, closed: [false; 2], cut: false, held: [self.now; 2] });
-            self.ends[other].links.handle_accepted(self.now, accepted);
+            let from = Some(self.ends[end].address);
+            self.ends[other].links.handle_accepted(self.now, accepted, from);
             self.step(other);
         }
         self.step(end);

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::network::{Network, config, frame, place};
 use super::{LinkFault, LinkLimits, LinkNews, LinkState, LinkWish, Links, RefusedWhy};
 use crate::engine::chance::Chance;
-use crate::format::link_hello::{LinkFacts, encode_hello};
+use crate::format::link_hello::{LINK_VERSION, LinkFacts, encode_hello, shown_version};
 use crate::ids::LinkConn;
 use crate::time::Instant;
 
@@ -251,6 +251,75 @@ fn wrong_ones_are_refused_and_both_ends_say_so() {
     assert_eq!(refused(|second| second.here = place(1)), both(RefusedWhy::DoubleId, true));
 }
 
+/// What an end has told of refusals, as people read it.
+fn told(news: &[LinkNews]) -> Vec<String> {
+    let lines = news.iter().filter_map(|news| match news {
+        LinkNews::Refused { who, ours, text, .. } => {
+            Some(format!("{who}, {}: {text}", if *ours { "we" } else { "they" }))
+        }
+        _ => None,
+    });
+    lines.collect()
+}
+
+#[test]
+fn a_refusal_names_who_is_refused_and_from_where() {
+    let mut second = config(2, TINY);
+    second.cluster_name = "other".into();
+    let mut network = Network::new(9, vec![config(1, TINY), second]);
+    let (now, to) = (network.now, network.ends[0].address);
+    network.ends[1].links.dial_address(now, to);
+    network.step(1);
+    network.run(millis(100));
+    let names = "the two nodes are configured for clusters of different names: \
+                 node 1 says \"test\", node 2 says \"other\"";
+    let from = network.ends[1].address.ip();
+    assert_eq!(told(&network.ends[0].news), [format!("node 2 at {from}, we: {names}")]);
+    assert_eq!(told(&network.ends[1].news), [format!("whoever is at {to}, they: {names}")]);
+}
+
+/// The version in the header of a message.
+fn of_version(mut message: Vec<u8>, version: u16) -> Bytes {
+    message[4..6].copy_from_slice(&version.to_le_bytes());
+    Bytes::from(message)
+}
+
+/// What a step of one end has written.
+fn written(links: &mut Links) -> Vec<u8> {
+    let mut wishes = Vec::new();
+    links.flush(Instant(9), &mut wishes);
+    links.check_invariants();
+    let mut writes = wishes.into_iter().filter_map(|wish| match wish {
+        LinkWish::Write { bytes, .. } => Some(bytes),
+        _ => None,
+    });
+    writes.next().expect("it has something to say")
+}
+
+#[test]
+fn another_version_is_refused_and_both_ends_name_both_versions() {
+    let [mut older, mut newer] = [1, 2].map(|node| Links::new(config(node, TINY), Chance::new([node as u8; 32], 0)));
+    let (dialed, accepted) = (LinkConn::dialed(1), LinkConn::accepted(1));
+    let address: SocketAddr = "192.0.2.2:5300".parse().unwrap();
+    older.dial_address(Instant(9), address);
+    older.handle_dialed(Instant(9), dialed, true);
+    let hello = of_version(written(&mut older), (3 << 8) | 7);
+    newer.handle_accepted(Instant(9), accepted, "192.0.2.1:4711".parse().ok());
+    newer.handle_bytes(Instant(9), accepted, hello);
+    let refusal = of_version(written(&mut newer), (9 << 8) | 9);
+    older.handle_bytes(Instant(9), dialed, refusal);
+    let ours = shown_version(LINK_VERSION);
+    let words = format!(
+        "the two nodes speak different versions of the link protocol: \
+         node 2 (jindou {}) speaks {ours}, the other one 3.7",
+        env!("CARGO_PKG_VERSION")
+    );
+    assert_eq!(told(&newer.take_news()), [format!("whoever is at 192.0.2.1, we: {words}")]);
+    assert_eq!(told(&older.take_news()), [format!("whoever is at {address}, they: {words}")]);
+    assert!(newer.rows().is_empty() && older.rows().is_empty(), "nothing is kept of it");
+    assert_eq!((newer.counters().refused, older.counters().refused_by_others), (1, 1));
+}
+
 #[test]
 fn another_cluster_id_and_another_place_are_refused() {
     let mut network = Network::members(10, 2, TINY);
@@ -357,7 +426,7 @@ fn strangers_are_bounded_and_change_nothing() {
         nonce: [0; 16],
     };
     for count in 0..6 {
-        links.handle_accepted(Instant(5), LinkConn::accepted(count));
+        links.handle_accepted(Instant(5), LinkConn::accepted(count), None);
         links.handle_bytes(Instant(5), LinkConn::accepted(count), Bytes::from(encode_hello(&facts)));
         links.check_invariants();
     }
@@ -372,7 +441,7 @@ fn strangers_are_bounded_and_change_nothing() {
     let mut chance = Chance::new([4; 32], 0);
     for count in 10..2000 {
         let conn = LinkConn::accepted(count);
-        links.handle_accepted(Instant(9), conn);
+        links.handle_accepted(Instant(9), conn, None);
         let mut bytes = encode_hello(&facts);
         for _ in 0..chance.between(1, 9) {
             let at = chance.between(0, bytes.len() as u64) as usize;

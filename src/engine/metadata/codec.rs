@@ -62,6 +62,9 @@ impl MetadataCommand {
             MetadataCommand::SetReplicasWanted { replicas } => {
                 out.tag(9).number(*replicas);
             }
+            MetadataCommand::Rename { name } => {
+                out.tag(16).text(name);
+            }
             reshaping => reshaping.encode_reshaping(&mut out),
         }
         out.0
@@ -134,6 +137,7 @@ impl MetadataCommand {
             15 => {
                 MetadataCommand::MergeDigested { slot: input.slot()?, plan: input.number()?, replica: input.replica()? }
             }
+            16 => MetadataCommand::Rename { name: input.text(NAME_BYTES_MAX)? },
             _ => return Err(TAG),
         };
         input.end()?;

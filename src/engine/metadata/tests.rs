@@ -74,6 +74,22 @@ fn a_founder_holds_everything() {
 }
 
 #[test]
+fn a_cluster_may_get_another_name_and_stays_the_same() {
+    let mut cluster = founded(2);
+    let before = cluster.clone();
+    let rename = |name: &str| MetadataCommand::Rename { name: name.into() };
+    assert_eq!(MetadataCommand::decode(&rename("east").encode()), Ok(rename("east")));
+    for name in ["", &"e".repeat(NAME_BYTES_MAX + 1)] {
+        assert!(cluster.apply(&rename(name)).unwrap_err().0.contains("1 to 64 bytes"));
+    }
+    cluster.apply(&rename("test")).unwrap();
+    assert_eq!(cluster, before, "it is called so already");
+    cluster.apply(&rename("east")).unwrap();
+    assert_eq!(cluster, Cluster { name: "east".into(), version: before.version + 1, ..before });
+    assert!(Cluster::default().apply(&rename("east")).is_err(), "nothing is founded yet");
+}
+
+#[test]
 fn a_member_may_move_but_not_change_its_shards() {
     let mut cluster = founded(2);
     let before = cluster.clone();

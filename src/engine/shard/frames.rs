@@ -52,7 +52,7 @@ impl Shard {
             Frame::Join(join) => self.handle_join(now, from, *join),
             Frame::Joined(joined) => self.handle_joined(now, *joined),
             Frame::Propose(propose) => self.handle_propose(propose),
-            Frame::Proposed(proposed) => self.handle_proposed(proposed),
+            Frame::Proposed(proposed) => self.handle_proposed(now, proposed),
             Frame::SlotReports(reports) => self.handle_slot_reports(reports),
             Frame::Alive(alive) => self.handle_alive(now, alive),
             Frame::Rumour(rumour) => self.hear_of_node(rumour.node, rumour.up),

@@ -1,9 +1,10 @@
 //! The shard's side of links: frames for other nodes leave through them, their news become frames and words about nodes. What a link is, and how
 //! nothing is lost on it, is [`crate::engine::link`]'s.
 
+use crate::engine::cluster_news;
 use crate::engine::effect::{Effect, Effects};
 use crate::engine::journal::entry_data_bytes_max;
-use crate::engine::link::{LinkNews, LinkWish, Rank};
+use crate::engine::link::{LinkNews, LinkParty, LinkWish, Rank, RefusedWhy};
 use crate::engine::metadata::Cluster;
 use crate::engine::raft_group;
 use crate::format::frame::Frame;
@@ -46,8 +47,10 @@ impl Shard {
                 LinkNews::Down { peer } => self.handle_link_down(peer),
                 LinkNews::Reset { peer } => self.handle_link_reset(now, peer, effects),
                 LinkNews::Refused { who, why, ours, text } => {
-                    let line = if ours {
-                        format!("this node refuses a link with {who}: {why}")
+                    let line = if why == RefusedWhy::ClusterId && self.is_seed_of_one_alone(who) {
+                        cluster_news::two_clusters(&who, &self.config.cluster.name)
+                    } else if ours {
+                        format!("this node refuses a link with {who}: {text}")
                     } else {
                         format!("{who} refuses a link with this node: {text}")
                     };
@@ -55,6 +58,11 @@ impl Shard {
                 }
             }
         }
+    }
+
+    /// This node was perhaps meant to join them.
+    fn is_seed_of_one_alone(&self, who: LinkParty) -> bool {
+        self.is_cluster_by_itself() && who.address.is_some_and(|address| self.config.cluster.seeds.contains(&address))
     }
 
     fn take_frames(&mut self, from: Place, member: bool, frames: Vec<Frame>) {

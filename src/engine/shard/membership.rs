@@ -3,7 +3,7 @@
 //! [`super::metadata_disk`]'s affair.
 //!
 //! ```text
-//!  nothing on disk ──no seeds──► found ──(agreed)──► member
+//!  nothing on disk ──no seeds──► found ──(agreed)──► member ──alone, and with seeds──► dials them: another cluster there is told of
 //!                  └──seeds────► ask to join ──Accepted──► follows ──(state arrives)──► member
 //!                                  ▲    └──Refused──► said to the operator ──(join_every)──┐
 //!                                  └───────────────────────────────────────────────────────┘
@@ -11,6 +11,7 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::engine::chance::Chance;
@@ -21,6 +22,7 @@ use crate::engine::gossip::{Gossip, GossipConfig, GossipNews, GossipWish};
 use crate::engine::metadata::{Cluster, MetadataCommand, NewMember};
 use crate::engine::raft_group::GroupState;
 use crate::engine::steward::Steward;
+use crate::engine::tellings::Tellings;
 use crate::format::frame::{
     Alive, Frame, Join, Joined, LeaderOf, Leaders, Propose, ProposeOutcome, Proposed, Rumour, SlotReports,
 };
@@ -37,7 +39,7 @@ pub(super) struct Office {
     pub(super) steward: Option<Steward>,
     wishes: Vec<GossipWish>,
     /// Newcomers whose wish is in the log, by the number of the proposal.
-    joins: BTreeMap<u64, (Place, NodeId)>,
+    joins: BTreeMap<u64, (Place, NodeId, SocketAddr)>,
     /// Requests of operators, likewise, by who has asked and their number there. No more than the council lets wait.
     operators: BTreeMap<u64, (Place, u64)>,
     /// What each member has said last.
@@ -57,9 +59,13 @@ pub(super) struct Office {
     ask_at: Instant,
     decide_at: Instant,
     refused: Option<Box<str>>,
+    /// Of those who were not let in, and why this node was not.
+    told: Tellings<Box<str>>,
     /// First shards of other nodes that this newcomer has a link with: a further dial to them would be refused.
     met: BTreeSet<Place>,
     founded: bool,
+    /// Likewise: the configured name was proposed in this term.
+    renamed: bool,
     /// The state that was looked at last.
     decided_version: u64,
     pub(super) checkpoint_mark: u64,
@@ -112,8 +118,10 @@ impl Office {
             ask_at: Instant(0),
             decide_at: Instant(0),
             refused: None,
+            told: Tellings::default(),
             met: BTreeSet::new(),
             founded: false,
+            renamed: false,
             decided_version: 0,
             checkpoint_mark: 0,
         })
@@ -139,6 +147,7 @@ impl Shard {
             return;
         };
         council.check_invariants();
+        office.told.check_invariants();
         assert!(office.steward.is_none() || council.led_term().is_some(), "only the leader looks after others");
         assert!(office.joins.keys().all(|ticket| *ticket <= office.last_ticket), "tickets rise");
         assert!(office.operators.keys().all(|ticket| *ticket <= office.last_ticket), "tickets rise");
@@ -223,9 +232,10 @@ impl Shard {
         let published = council.take_published(self.journal.durable_flush());
         let (led, leader, term) = (council.led_term(), council.leader(), council.group().term());
         let unfounded = led.is_some() && council.cluster().members.is_empty();
+        let misnamed = led.is_some() && !unfounded && council.cluster().name != self.config.cluster.name;
         if led != before {
             office.steward = led.map(|_| Steward::new(self.config.cluster.steward, now.instant));
-            office.founded = false;
+            (office.founded, office.renamed) = (false, false);
         }
         if (term, leader) != self.metadata_leader {
             self.tell_metadata_leader(term, leader);
@@ -235,6 +245,11 @@ impl Shard {
         }
         if unfounded && self.office.as_mut().is_some_and(|office| !std::mem::replace(&mut office.founded, true)) {
             self.found();
+        }
+        if misnamed && self.office.as_mut().is_some_and(|office| !std::mem::replace(&mut office.renamed, true)) {
+            // Links are made under the configured name only. So who leads others has theirs, and what they call their cluster is agreed on.
+            let name = self.config.cluster.name.clone();
+            self.propose_metadata(&MetadataCommand::Rename { name }, None);
         }
     }
 
@@ -251,8 +266,11 @@ impl Shard {
         effects.push(Effect::Cluster(Arc::clone(&cluster)));
         // Whoever is alone has no news of others.
         if self.config.cluster.address.is_some() {
-            let lines = cluster_news::lines(self.config.place.node, self.cluster.as_deref(), &cluster);
+            let (here, known) = (self.config.place.node, self.cluster.as_deref());
+            let lines = cluster_news::lines(here, known, &cluster);
             lines.into_iter().for_each(|line| effects.push(Effect::Report { warning: false, line }));
+            let line = cluster_news::other_replicas(here, known, &cluster, self.config.cluster.replicas);
+            line.into_iter().for_each(|line| effects.push(Effect::Report { warning: true, line }));
         }
         let nodes: Vec<_> = cluster.members.iter().map(|(node, member)| (*node, member.addresses.cluster)).collect();
         if let Some(gossip) = self.office.as_mut().and_then(|office| office.gossip.as_mut()) {
@@ -274,24 +292,44 @@ impl Shard {
             self.ask_for_leader();
             self.say_where_we_are();
         }
-        let Some(office) = &mut self.office else { return };
-        if office.council.is_none() && now.instant >= office.ask_at {
-            office.ask_at = now.instant + self.config.limits.join_every;
-            let met = office.met.clone();
-            met.into_iter().for_each(|peer| self.ask_to_join(peer));
-            for seed in self.config.cluster.seeds.clone() {
-                self.links.dial_address(now.instant, seed);
-            }
-            let refused = self.office.as_mut().and_then(|office| office.refused.take());
-            if let Some(why) = refused {
-                effects.push(Effect::Report { warning: true, line: format!("not let into the cluster: {why}") });
-            }
-        }
+        self.dial_seeds(now, effects);
         let Some(office) = &mut self.office else { return };
         if now.instant >= office.decide_at {
             office.decide_at = now.instant + self.config.limits.chase_every;
             self.decide(now);
         }
+    }
+
+    /// A newcomer asks whom it was told to ask. So does a node that is a cluster by itself, though it wants nothing: should there be
+    /// another cluster, the handshake says so on both sides, and nobody believes that this node has joined.
+    fn dial_seeds(&mut self, now: Now, effects: &mut Effects) {
+        let alone = self.is_cluster_by_itself();
+        let Some(office) = &mut self.office else { return };
+        if (office.council.is_some() && !alone) || now.instant < office.ask_at {
+            return;
+        }
+        office.ask_at = now.instant + self.config.limits.join_every;
+        if office.council.is_none() {
+            let met = office.met.clone();
+            met.into_iter().for_each(|peer| self.ask_to_join(peer));
+        }
+        for seed in self.config.cluster.seeds.clone() {
+            if Some(seed) != self.config.cluster.address {
+                self.links.dial_address(now.instant, seed);
+            }
+        }
+        let Some(office) = &mut self.office else { return };
+        if let Some(why) = office.refused.take()
+            && office.told.is_due(now.instant, why.clone())
+        {
+            effects.push(Effect::Report { warning: true, line: format!("not let into the cluster: {why}") });
+        }
+    }
+
+    /// The table names this node only.
+    pub(super) fn is_cluster_by_itself(&self) -> bool {
+        let members = self.cluster.as_ref().map(|cluster| &cluster.members);
+        members.is_some_and(|members| members.len() == 1 && members.contains_key(&self.config.place.node))
     }
 
     /// What is to be decided is decided in this turn.
@@ -449,6 +487,14 @@ impl Shard {
             return;
         }
         let node = NodeId(join.node);
+        let ours = env!("CARGO_PKG_VERSION");
+        if *join.version != *ours {
+            let line =
+                format!("node {} asks to be let in and runs jindou {:?}, this one {ours:?}", node.0, join.version);
+            if office.told.is_due(now.instant, line.as_str().into()) {
+                self.out.report(true, line);
+            }
+        }
         let cluster = council.cluster();
         if let Some(known) = cluster.members.get(&node) {
             let alive = office.steward.as_ref().is_some_and(|steward| steward.hears(node, now.instant));
@@ -457,7 +503,8 @@ impl Shard {
                     "node id {node} belongs to a node that is alive, at {}; give this one another id",
                     known.addresses.cluster
                 );
-                answer(self, Joined::Refused { why: why.into() });
+                self.tell_not_let_in(now, node, join.addresses.cluster, &why);
+                self.out.frame(from, Frame::Joined(Box::new(Joined::Refused { why: why.into() })));
                 return;
             }
             if known.identity == join.identity {
@@ -468,10 +515,19 @@ impl Shard {
         }
         office.last_ticket += 1;
         let ticket = office.last_ticket;
-        office.joins.insert(ticket, (from, node));
+        office.joins.insert(ticket, (from, node, join.addresses.cluster));
         let (identity, shards, addresses) = (join.identity, join.shards, join.addresses);
         let command = MetadataCommand::AddMember(NewMember { node, identity, shards, addresses });
         self.propose_metadata(&command, Some(ticket));
+    }
+
+    /// One line on this side too, once in a while.
+    fn tell_not_let_in(&mut self, now: Now, node: NodeId, at: SocketAddr, why: &str) {
+        let line = format!("node {} at {at} is not let into the cluster: {why}", node.0);
+        let Some(office) = &mut self.office else { return };
+        if office.told.is_due(now.instant, line.as_str().into()) {
+            self.out.report(true, line);
+        }
     }
 
     /// A member has answered our wish.
@@ -515,9 +571,9 @@ impl Shard {
     }
 
     /// What became of something that this shard wanted.
-    pub(super) fn handle_proposed(&mut self, proposed: Proposed) {
+    pub(super) fn handle_proposed(&mut self, now: Now, proposed: Proposed) {
         let Some(office) = &mut self.office else { return };
-        if let Some((to, node)) = office.joins.remove(&proposed.ticket) {
+        if let Some((to, node, address)) = office.joins.remove(&proposed.ticket) {
             let member = office.council.as_ref().and_then(|council| council.cluster().members.get(&node).cloned());
             let joined = match (proposed.outcome, member) {
                 (ProposeOutcome::Applied(_), Some(member)) => {
@@ -527,6 +583,9 @@ impl Shard {
                 (ProposeOutcome::Refused(why), _) => Joined::Refused { why },
                 _ => Joined::Elsewhere { leader: None },
             };
+            if let Joined::Refused { why } = &joined {
+                self.tell_not_let_in(now, node, address, why);
+            }
             self.out.frame(to, Frame::Joined(Box::new(joined)));
             return;
         }
@@ -586,6 +645,19 @@ impl Shard {
         office.wishes = wishes;
         for one in news {
             self.hear_gossip(one);
+        }
+    }
+
+    /// The last that others hear of this process: nobody has to miss it first.
+    pub(super) fn take_leave(&mut self, effects: &mut Effects) {
+        let Some(office) = &mut self.office else { return };
+        let Some(gossip) = &mut office.gossip else { return };
+        gossip.leave();
+        gossip.drain(&mut office.wishes);
+        for wish in office.wishes.drain(..) {
+            if let GossipWish::Datagram { to, bytes } = wish {
+                effects.push(Effect::Datagram { to, bytes });
+            }
         }
     }
 

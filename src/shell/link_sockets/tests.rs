@@ -51,7 +51,10 @@ impl End {
     fn accepted(&mut self) -> LinkConn {
         until(&mut [self], "a connection", |ends| {
             ends[0].events.drain(..).find_map(|event| match event {
-                Event::LinkAccepted { conn } => Some(conn),
+                Event::LinkAccepted { conn, from } => {
+                    assert!(from.is_some_and(|from| from.ip().is_loopback()), "who connects is seen");
+                    Some(conn)
+                }
                 _ => None,
             })
         })

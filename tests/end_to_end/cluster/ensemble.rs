@@ -38,6 +38,12 @@ impl Ensemble {
         ensemble
     }
 
+    /// A node that ran without others is the first of a cluster from its next start on.
+    pub fn around(test: &str, first: Node) -> Ensemble {
+        let first = Ensemble::told(first, 1, &[]);
+        Ensemble { test: test.to_owned(), nodes: vec![first], depth: SLOTS.trailing_zeros() }
+    }
+
     /// `count` nodes, whole.
     pub fn form(test: &str, count: usize) -> Ensemble {
         Ensemble::found(test).grow_to(count)

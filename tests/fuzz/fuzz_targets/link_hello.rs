@@ -22,7 +22,7 @@ fn check(bytes: &[u8]) {
                 LinkMessage::Proof(_) => assert!(!verify_proof(&LinkKey::new("secret"), b"", b"", &bytes[..taken])),
                 LinkMessage::Refuse(why, text) => {
                     assert!(!text.contains(char::is_control));
-                    assert!(decode(&encode_refuse(why)).is_ok());
+                    assert!(decode(&encode_refuse(why, &why.to_string())).is_ok());
                 }
             }
         }
