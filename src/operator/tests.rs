@@ -155,6 +155,39 @@ fn a_split_of_all_names_the_bits_that_are_wanted() {
     assert_eq!(asked[2], r#"POST /cluster/split {"depth":3,"slots":[]}"#);
 }
 
+/// Slot 7, as the cluster at rest shows it.
+fn slot_7(preferred: &str, leader: &str) -> (u16, Value) {
+    let mut picture = picture(false);
+    picture["rows"] = json!([{"slot": 6, "preferred": "n2/s0", "leader": "n2/s0"},
+        {"slot": 7, "preferred": preferred, "leader": leader}]);
+    data(picture)
+}
+
+#[test]
+fn a_transfer_waits_until_the_slot_is_led_by_whom_it_was_given_to() {
+    let order = Order::Transfer { slot: 7, node: 2 };
+    let agreed = || (200, json!({"status": 200}));
+    // A node whose name begins likewise is another one.
+    let before = || slot_7("n2/s1", "n21/s0");
+    let after = || slot_7("n2/s1", "n2/s1");
+    let answers = vec![agreed(), before(), after(), after(), after()];
+    let (outcome, said, asked) = run_against(answers, order.clone(), true);
+    assert_eq!(outcome, Ok(()));
+    assert!(said.contains("n2 is to lead slot 7; everything is at rest"), "{said}");
+    assert_eq!(asked[0], r#"POST /cluster/transfer {"node":2,"slot":7}"#);
+    assert_eq!(asked[1], "GET /cluster/status?from=0&max=1024 ");
+
+    // Evened out again: it is not waited for what will not come.
+    let back = || slot_7("n1/s0", "n1/s0");
+    let (outcome, said, _) = run_against(vec![agreed(), back(), back(), back()], order.clone(), true);
+    let error = outcome.unwrap_err();
+    let why = "slot 7 is to be led by n1/s0, not by n2: leaders are kept evenly spread";
+    assert_eq!((error.to_string().as_str(), error.exit_code(), said.as_str()), (why, 1, ""));
+    let gone = || data(picture(false));
+    let (outcome, ..) = run_against(vec![agreed(), gone(), gone(), gone()], order, true);
+    assert_eq!(outcome.unwrap_err().exit_code(), 1);
+}
+
 #[test]
 fn exit_codes_tell_scripts_what_happened() {
     let refused = (409, json!({"msg": "n9 is no member of this cluster", "status": 409}));

@@ -2,6 +2,7 @@
 //! were promised is checked all the while. Each test has a cluster of its own; only one runs at a time, because on two cores
 //! one cluster is load enough. The table of faults with many repetitions is [`faults`], run only when asked for.
 
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -35,8 +36,14 @@ fn alone() -> MutexGuard<'static, ()> {
     ONE_AT_A_TIME.lock().unwrap_or_else(|failed| failed.into_inner())
 }
 
-fn tell(what: &str, verdict: &Verdict) {
-    println!("{what}: {:?}", verdict.counts);
+/// Says it in the ordinary test command too, which shows only of tests that fail what they print.
+fn tell(what: &str) {
+    // Whoever reads along may be gone; that fails no test.
+    let _ = writeln!(io::stderr(), "{what}");
+}
+
+fn tell_counts(what: &str, verdict: &Verdict) {
+    tell(&format!("{what}: {:?}", verdict.counts));
 }
 
 #[test]
@@ -64,7 +71,7 @@ fn three_nodes_form_and_any_user_talks_to_any_other() {
         }
     }
     let verdict = talk.end();
-    tell("three nodes", &verdict);
+    tell_counts("three nodes", &verdict);
     verdict.must_be_good(|| cluster.logs());
 }
 
@@ -99,7 +106,7 @@ fn one_node_grows_to_three_and_the_first_may_go() {
         assert_eq!(received.payload, format!("before {number}").as_bytes());
     }
     let verdict = talk.end();
-    tell("one node grows to three", &verdict);
+    tell_counts("one node grows to three", &verdict);
     verdict.must_be_good(|| cluster.logs());
 }
 
@@ -129,7 +136,7 @@ fn nodes_are_killed_hung_and_restarted_in_turn() {
     talk.wait_answers(ANSWERED_WITHIN);
     cluster.wait_whole();
     let verdict = talk.end();
-    tell("killed, restarted, hung", &verdict);
+    tell_counts("killed, restarted, hung", &verdict);
     verdict.must_be_good(|| cluster.logs());
 }
 
@@ -159,7 +166,7 @@ fn a_fourth_node_joins_a_lost_disk_is_filled_again_slots_split_and_merge_and_a_n
     cluster.wait_whole();
     talk.wait_answers(ANSWERED_WITHIN);
     let verdict = talk.end();
-    tell("a fourth node, a lost disk, splits, merges, a drain", &verdict);
+    tell_counts("a fourth node, a lost disk, splits, merges, a drain", &verdict);
     verdict.must_be_good(|| cluster.logs());
 }
 
