@@ -371,7 +371,8 @@ impl Desk {
                 said = line;
             }
             if began.elapsed() + LOOK_EVERY > within {
-                return Err(OperatorError::NotYet(format!("not done after {} s: {said}", within.as_secs())));
+                let seconds = within.as_secs_f64().ceil();
+                return Err(OperatorError::NotYet(format!("not done after {seconds} s: {said}")));
             }
             std::thread::sleep(LOOK_EVERY);
         }
@@ -412,9 +413,10 @@ fn standing(order: &Order, wish: Option<&Wish>, data: &Value) -> Standing {
     let of = |row: &&Value, slot: &Option<u16>| slot.is_none_or(|slot| row["slot"] == slot);
     let is_so = match order {
         Order::Transfer { slot, node } => return transferred(*slot, *node, data),
+        Order::Drain { node } => return emptied(*node, data),
+        Order::Replace { node, by } if serves(data, *by) => return emptied(*node, data),
+        Order::Replace { .. } => false,
         Order::Join { node: Some(node) } | Order::Serve { node } => serves(data, *node),
-        Order::Drain { node } => holds_nothing(data, *node),
-        Order::Replace { node, by } => holds_nothing(data, *node) && serves(data, *by),
         Order::Remove { node } => member(data, *node).is_none(),
         Order::Replicas { replicas } => data["replicas_wanted"] == *replicas,
         Order::Split { slot, .. } => {
@@ -428,10 +430,23 @@ fn standing(order: &Order, wish: Option<&Wish>, data: &Value) -> Standing {
     if is_so { Standing::So } else { Standing::NotYet(String::new()) }
 }
 
-fn holds_nothing(data: &Value, node: u16) -> bool {
-    let votes = data["metadata"]["voters"].as_array().is_some_and(|voters| voters.iter().any(|voter| *voter == node));
-    let empty = |member: &Value| member["slots"] == 0 && member["leads"] == 0;
-    !votes && member(data, node).is_none_or(empty)
+/// Whether a node can be stopped and nobody notices: it has no slots, no vote and no sessions.
+fn emptied(node: u16, data: &Value) -> Standing {
+    let Some(member) = member(data, node) else { return Standing::So };
+    let count = |key: &str| member[key].as_u64().unwrap_or(0);
+    let (slots, leads) = (count("slots"), count("leads"));
+    if slots + leads > 0 {
+        return Standing::NotYet(format!("n{node} holds {slots} slots and leads {leads}"));
+    }
+    if data["metadata"]["voters"].as_array().is_some_and(|voters| voters.iter().any(|voter| *voter == node)) {
+        return Standing::NotYet(format!("n{node} still votes on the metadata"));
+    }
+    // A node that is not heard serves nobody.
+    match (member["alive"] == true, member["sessions"].as_u64()) {
+        (false, _) | (true, Some(0)) => Standing::So,
+        (true, Some(sessions)) => Standing::NotYet(format!("n{node} has {sessions} sessions left")),
+        (true, None) => Standing::NotYet(format!("n{node} has not said how many sessions it has")),
+    }
 }
 
 /// Whether a slot is led by whom it was given to. Leaders are evened out after every change, and that may take it back.
