@@ -14,6 +14,8 @@ use crate::node::Node;
 use ensemble::Ensemble;
 use talkers::{Talk, Verdict};
 
+#[path = "cluster/commands.rs"]
+mod commands;
 #[path = "cluster/ensemble.rs"]
 mod ensemble;
 #[path = "cluster/faults.rs"]

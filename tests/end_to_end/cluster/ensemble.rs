@@ -30,14 +30,21 @@ pub struct Ensemble {
     nodes: Vec<Node>,
     /// Bits of a slot's name.
     depth: u32,
+    /// Of each node, beside what every node of a test is told.
+    settings: Vec<(&'static str, String)>,
 }
 
 impl Ensemble {
     /// One node that has founded a cluster.
     pub fn found(test: &str) -> Ensemble {
-        let mut ensemble = Ensemble { test: test.to_owned(), nodes: Vec::new(), depth: SLOTS.trailing_zeros() };
+        let mut ensemble = Ensemble::empty(test);
         ensemble.join();
         ensemble
+    }
+
+    fn empty(test: &str) -> Ensemble {
+        let depth = SLOTS.trailing_zeros();
+        Ensemble { test: test.to_owned(), nodes: Vec::new(), depth, settings: Vec::new() }
     }
 
     /// `count` nodes, whole.
@@ -45,9 +52,18 @@ impl Ensemble {
         Ensemble::found(test).grow_to(count)
     }
 
+    /// The same, with so many shards each and so many slots.
+    pub fn form_of(test: &str, count: usize, shards: u16, slots: u64) -> Ensemble {
+        let mut ensemble = Ensemble::empty(test);
+        ensemble.depth = slots.trailing_zeros();
+        ensemble.settings = vec![("node.shards", shards.to_string()), ("node.slots", slots.to_string())];
+        ensemble.join();
+        ensemble.grow_to(count)
+    }
+
     /// The same, each node in a network of its own.
     pub fn form_in(network: &Separate, count: usize) -> Ensemble {
-        let mut ensemble = Ensemble { test: "separate".to_owned(), nodes: Vec::new(), depth: SLOTS.trailing_zeros() };
+        let mut ensemble = Ensemble::empty("separate");
         for id in 1..=count {
             let node = Node::prepare_at("separate", network.address(id), network.wrapper(id), &[]);
             let node = Ensemble::told(node, id, &ensemble.cluster_addresses());
@@ -74,7 +90,8 @@ impl Ensemble {
     /// A node with the next number, not started.
     pub fn prepare(&mut self) -> usize {
         let id = self.nodes.len() + 1;
-        let node = Ensemble::node_with(&self.test, id, &self.cluster_addresses());
+        let mut node = Ensemble::node_with(&self.test, id, &self.cluster_addresses());
+        self.settings.iter().for_each(|(key, value)| node.set(key, value));
         self.nodes.push(node);
         id
     }
