@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use jindou::engine::event::{ApiAnswer, ApiRequest, Event};
 use jindou::engine::shard::shard_of;
+use jindou::format::cluster_status::ClusterRequest;
 use jindou::format::frame::SendBody;
 use jindou::format::message::StoredMessage;
 use jindou::format::packet::{HeaderFlags, Setting};
@@ -34,6 +35,8 @@ pub enum Purpose {
     History(LogKey),
     /// Only that it is answered.
     Idle,
+    /// An operator's wish. It may be refused.
+    Wish,
     /// A script or the last checks wait for it.
     Awaited,
 }
@@ -208,6 +211,12 @@ impl World {
         self.quit_at(home, family);
     }
 
+    /// Asks whoever is there, as an operator does.
+    pub fn ask_as_operator(&mut self, request: ClusterRequest) {
+        let host = self.desk(HostRef { node: 0, shard: 0 });
+        self.ask_at(host, Purpose::Wish, ApiRequest::Cluster(request));
+    }
+
     /// A family's devices are to go: asked of a shard.
     pub fn quit_at(&mut self, host: HostRef, family: Family) {
         let request = ApiRequest::QuitDevice { uid: uid(&self.uids[family.user]), flag: Some(DeviceFlag(family.flag)) };
@@ -294,6 +303,8 @@ impl World {
             (Purpose::History(log), ApiAnswer::Messages { messages, .. }) => {
                 let _ = self.judge_page(log, &messages);
             }
+            (Purpose::Wish, ApiAnswer::Done) => self.coverage.add("seen wishes agreed on", 1),
+            (Purpose::Wish, ApiAnswer::Refused { .. }) => self.coverage.add("seen wishes refused", 1),
             (Purpose::Awaited, answer) => self.backend.awaited = Some(answer),
             _ => {}
         }
