@@ -311,6 +311,10 @@ impl World {
     }
 
     fn api_accepted(&mut self, number: Number, message_id: i64, seq: u32) {
+        let Some(sent) = self.ledger.sent.get(&number) else { return };
+        if self.names_no_more_than_a_position(sent, message_id, seq) {
+            return;
+        }
         let Some(sent) = self.ledger.sent.get_mut(&number) else { return };
         let (log, kind) = (sent.log(), sent.kind);
         sent.accepted.get_or_insert(Accepted { message_id, seq, at_ns: self.now_ns });

@@ -141,6 +141,7 @@ const REGRESSION_SEEDS: &[(u64, u16, &str)] = &[
     (60262, 3, "who was told later that it is let in was taken for the one that came later"),
     (43926, 3, "a master that was told to go, and is not named to the next leader, was still expected to end others"),
     (60206, 3, "a node was wiped and then drained, and what it had lost was a voter of its slots for ever"),
+    (102273, 3, "what a backend was told of a repeat whose first body was gone was taken for another message"),
 ];
 
 /// What the command line asks for.
