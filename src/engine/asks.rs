@@ -41,6 +41,12 @@ pub struct Asks {
 }
 
 impl Asks {
+    /// None under way; they are numbered from here, which no earlier process of this place did.
+    #[must_use]
+    pub fn new(first_number: u64) -> Asks {
+        Asks { last: first_number, ..Asks::default() }
+    }
+
     /// Begins a request of `ticket`: one part a slot.
     pub fn begin(&mut self, now: Instant, ticket: u64, parts: Vec<(SlotId, ApiRequest)>) -> Vec<u64> {
         self.open.insert(ticket, Open { since: now, parts: parts.len(), online: Vec::new() });

@@ -4,6 +4,7 @@
 //! ```text
 //!  begin ──► open ──(every gateway has answered or is down)──► complete
 //!              └──(rollcall_patience)───────────────────────────►┘
+//!   complete ──(a gateway begins to say all once more, or its link was reset)──► open
 //! ```
 
 use std::collections::BTreeSet;
@@ -23,6 +24,12 @@ impl Rollcall {
     pub fn begin(&mut self, gateways: impl Iterator<Item = Place>, until: Instant) {
         self.missing = gateways.collect();
         assert!(!self.missing.is_empty(), "the leader's own shard is a gateway too");
+        self.until = Some(until);
+    }
+
+    /// A gateway begins to say everything once more, or is to: what it had said is forgotten.
+    pub fn begins_again(&mut self, gateway: Place, until: Instant) {
+        self.missing.insert(gateway);
         self.until = Some(until);
     }
 
@@ -64,5 +71,9 @@ mod tests {
         assert!(!rollcall.is_complete(Instant(99)) && rollcall.is_complete(Instant(100)));
         rollcall.down(NodeId(2));
         assert!(rollcall.is_complete(Instant(1)) && rollcall.missing() == 0);
+        rollcall.begins_again(place(1, 0), Instant(200));
+        assert!(!rollcall.is_complete(Instant(199)) && rollcall.is_complete(Instant(200)));
+        rollcall.answered(place(1, 0));
+        assert!(rollcall.is_complete(Instant(1)));
     }
 }

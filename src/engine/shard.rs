@@ -286,8 +286,8 @@ impl Shard {
             segment_wanted: 0,
             journal,
             routes: Routes::new(Arc::new(Table::new(&Cluster::default()))),
-            submits: Submits::default(),
-            asks: Asks::default(),
+            submits: Submits::new(config.first_number()),
+            asks: Asks::new(config.first_number()),
             config,
         };
         shard.count_replay_from_here();

@@ -104,6 +104,13 @@ pub enum Answer {
 }
 
 impl Submits {
+    /// None under way; tickets are numbered from here, which no earlier process of this place did.
+    #[must_use]
+    pub fn new(first_number: u64) -> Submits {
+        assert!(first_number <= TICKET_MASK / 2, "there is room for as many again");
+        Submits { last: first_number, ..Submits::default() }
+    }
+
     /// A number for the next message of a slot. Rises within the slot.
     pub fn ticket(&mut self, slot: SlotId) -> u64 {
         self.last += 1;

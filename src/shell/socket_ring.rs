@@ -211,12 +211,12 @@ impl SocketRing {
     /// Takes a connected socket in. Nothing is read until it is asked for.
     pub fn adopt(&mut self, fd: OwnedFd) -> Token {
         let index = self.free.pop().unwrap_or_else(|| {
-            self.sockets.push(Socket::vacant());
+            self.sockets.push(Socket::vacant(self.config.first_generation & GENERATION_MASK));
             (self.sockets.len() - 1) as u32
         });
         let socket = &mut self.sockets[index as usize];
         let generation = socket.generation;
-        *socket = Socket { fd: Some(fd), generation, phase: Phase::Open, ..Socket::vacant() };
+        *socket = Socket { fd: Some(fd), phase: Phase::Open, ..Socket::vacant(generation) };
         Token { index, generation }
     }
 

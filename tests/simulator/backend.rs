@@ -37,6 +37,8 @@ pub enum Purpose {
     Idle,
     /// An operator's wish. It may be refused.
     Wish,
+    /// That this user, whose connection stands all the time, is not said to be away.
+    StaysOnline(usize),
     /// A script or the last checks wait for it.
     Awaited,
 }
@@ -59,6 +61,8 @@ pub struct Backend {
     awaited: Option<ApiAnswer>,
     /// Answers by kind: done, refused or busy.
     pub answers: (u64, u64),
+    /// How often users whose connections stand were said to be online or not.
+    pub said_online: u64,
 }
 
 impl Backend {
@@ -306,8 +310,21 @@ impl World {
             (Purpose::Wish, ApiAnswer::Done) => self.coverage.add("seen wishes agreed on", 1),
             (Purpose::Wish, ApiAnswer::Refused { .. }) => self.coverage.add("seen wishes refused", 1),
             (Purpose::Awaited, answer) => self.backend.awaited = Some(answer),
+            (Purpose::StaysOnline(user), ApiAnswer::Online(entries)) => {
+                self.backend.said_online += 1;
+                if entries.is_empty() {
+                    let text = format!("{host} says that nobody of user {user} is online, whose connection stands");
+                    self.judge(Promise::Presence, Err(text));
+                }
+            }
             _ => {}
         }
+    }
+
+    /// Asks a node whether a user is online whose connections are not touched.
+    pub fn ask_whether_online(&mut self, host: HostRef, user: usize) {
+        let uids = vec![uid(&self.uids[user])];
+        self.ask_at(host, Purpose::StaysOnline(user), ApiRequest::OnlineStatus { uids });
     }
 
     fn api_accepted(&mut self, number: Number, message_id: i64, seq: u32) {

@@ -132,6 +132,12 @@ impl Disk {
         Disk { segments, checkpoints, durable: self.durable.clone(), ..Disk::new(self.geometry) }
     }
 
+    /// Another one, empty, is in its place. What was on it was there when it counted: an acknowledgement may be on its way, and whoever leads may have
+    /// been told already.
+    pub fn lose(&mut self, geometry: JournalGeometry) {
+        *self = Disk { durable: std::mem::take(&mut self.durable), ..Disk::new(geometry) };
+    }
+
     /// Takes a request; it is under way until [`Disk::complete`].
     ///
     /// # Panics
@@ -382,7 +388,7 @@ impl Disk {
         self.checkpointing.remove(&slot);
     }
 
-    /// Whether a write that is on the disk whole held this message.
+    /// Whether a write that is on the disk whole, or was until the disk was lost, held this message.
     pub fn holds(&self, number: Number) -> bool {
         self.durable.contains(&number)
     }

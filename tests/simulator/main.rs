@@ -39,6 +39,7 @@ mod outages;
 mod people;
 mod planned;
 mod presence;
+mod processes;
 mod replica_scenarios;
 mod rest;
 mod sabotage;
@@ -140,6 +141,12 @@ const REGRESSION_SEEDS: &[(u64, u16, &str)] = &[
     (33186, 3, "a connection that never said CONNECT stayed open at a node that stood still for eleven seconds"),
     (60262, 3, "who was told later that it is let in was taken for the one that came later"),
     (43926, 3, "a master that was told to go, and is not named to the next leader, was still expected to end others"),
+    (54157, 3, "an acknowledgement on its way was judged by a disk that had been lost meanwhile"),
+    (
+        57136,
+        3,
+        "an answer to what an earlier process of the node had asked was taken by the next one for an answer to its own",
+    ),
     (60206, 3, "a node was wiped and then drained, and what it had lost was a voter of its slots for ever"),
     (102273, 3, "what a backend was told of a repeat whose first body was gone was taken for another message"),
 ];
@@ -424,6 +431,7 @@ fn all_scenarios() -> impl Iterator<Item = (&'static str, stage::Script)> {
         .chain(merges::ALL)
         .chain(straight::ALL)
         .chain(planned::ALL)
-        .chain(presence::ALL);
+        .chain(presence::ALL)
+        .chain(processes::ALL);
     scenarios::ALL.into_iter().chain(several)
 }

@@ -152,7 +152,7 @@ impl Node {
         self.damages.clear();
         for disk in &mut self.disks {
             let (recycles, read_error_permille, full) = (disk.recycles, disk.read_error_permille, disk.full);
-            *disk = Disk::new(JournalGeometry { identity: self.identity, ..plan.geometry });
+            disk.lose(JournalGeometry { identity: self.identity, ..plan.geometry });
             (disk.recycles, disk.read_error_permille, disk.full) = (recycles, read_error_permille, full);
         }
     }

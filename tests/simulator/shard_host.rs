@@ -116,23 +116,28 @@ impl GateSession {
 }
 
 /// Sessions of a shard by index; an index is used again with the next generation.
-#[derive(Default)]
 pub struct Gate {
     sessions: Vec<(u32, Option<GateSession>)>,
     free: Vec<u32>,
+    first_generation: u32,
 }
 
 impl Gate {
+    /// Of a process that names its sessions from this generation on.
+    fn new(first_generation: u32) -> Gate {
+        Gate { sessions: Vec::new(), free: Vec::new(), first_generation }
+    }
+
     /// Takes a session in and names it.
     pub fn insert(&mut self, session: GateSession) -> SessionId {
         if let Some(index) = self.free.pop() {
             let place = &mut self.sessions[index as usize];
-            place.0 += 1;
+            place.0 = place.0.wrapping_add(1);
             place.1 = Some(session);
             return SessionId { index, generation: place.0 };
         }
-        self.sessions.push((1, Some(session)));
-        SessionId { index: self.sessions.len() as u32 - 1, generation: 1 }
+        self.sessions.push((self.first_generation, Some(session)));
+        SessionId { index: self.sessions.len() as u32 - 1, generation: self.first_generation }
     }
 
     /// The session, if it still is.
@@ -196,8 +201,8 @@ impl ShardHost {
     /// Around a shard that has just begun.
     pub fn new(shard: Shard) -> ShardHost {
         ShardHost {
+            gate: Gate::new(shard.first_number() as u32),
             shard,
-            gate: Gate::default(),
             inbox: VecDeque::new(),
             waits_since_ns: 0,
             turn_ns: None,

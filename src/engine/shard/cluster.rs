@@ -303,7 +303,7 @@ impl Shard {
     // ---- the new leader's part ----
 
     /// A gateway names its sessions of slots that are led here.
-    pub(super) fn handle_present(&mut self, present: &Present) {
+    pub(super) fn handle_present(&mut self, now: Now, present: &Present) {
         let mut led = BTreeMap::new();
         for (slot, term) in &present.slots {
             if let Some(place) = self.leading(*slot).filter(|place| self.hosted[*place].slot.led_term() == Some(*term))
@@ -314,6 +314,9 @@ impl Shard {
         if present.first {
             for place in led.values() {
                 self.hosted[*place].slot.forget_gateway(present.place);
+                // Until it has named the last one, nobody is said to be away.
+                let until = now.instant + self.config.limits.rollcall_patience;
+                self.hosted[*place].rollcall.begins_again(present.place, until);
                 self.hosted[*place].endings.gateway_begins(present.place);
             }
         }
@@ -382,8 +385,12 @@ impl Shard {
     // ---- links ----
 
     /// What was on its way to and from a shard of another node is lost.
-    pub(super) fn handle_link_reset(&mut self, peer: Place, effects: &mut Effects) {
+    pub(super) fn handle_link_reset(&mut self, now: Now, peer: Place, effects: &mut Effects) {
         self.forget_gateway(peer);
+        let until = now.instant + self.config.limits.rollcall_patience;
+        for hosted in self.hosted.iter_mut().filter(|hosted| hosted.slot.leads()) {
+            hosted.rollcall.begins_again(peer, until);
+        }
         self.reset_transfers(peer);
         let led_there: Vec<SlotId> = self.routes.led_at(peer);
         for slot in led_there {

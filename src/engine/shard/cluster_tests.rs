@@ -150,3 +150,19 @@ fn a_leader_whose_move_was_given_up_is_known_until_the_row_names_it_again() {
     let told = Frame::Leaders(Leaders { known: vec![leader], relay: false, announced: false });
     assert_eq!(said(&mut bench), [(place(2), told)]);
 }
+
+#[test]
+fn who_is_online_is_not_said_before_a_gateway_whose_link_was_reset_has_spoken() {
+    let mut bench = Bench::new();
+    adopt(&mut bench, &[1], false);
+    let complete = |bench: &Bench| {
+        let led = bench.shard.hosted.iter().filter(|hosted| hosted.slot.leads());
+        let complete: Vec<bool> = led.map(|hosted| hosted.rollcall.is_complete(bench.now.instant)).collect();
+        complete.iter().all(|one| *one) && !complete.is_empty()
+    };
+    assert!(complete(&bench));
+    bench.shard.handle_link_reset(bench.now, place(2), &mut Effects::default());
+    assert!(!complete(&bench));
+    bench.now.instant = bench.now.instant + bench.shard.config.limits.rollcall_patience;
+    assert!(complete(&bench), "nor waited for for ever");
+}

@@ -45,7 +45,7 @@ impl Shard {
             Frame::Answered(answered) => self.handle_answered(*answered),
             Frame::Leaders(leaders) => self.handle_leaders(leaders, effects),
             Frame::WhoLeads(asked) => self.handle_who_leads(asked),
-            Frame::Present(present) => self.handle_present(&present),
+            Frame::Present(present) => self.handle_present(now, &present),
             Frame::Raft(message) if !self.left => self.handle_raft(now, *message, effects),
             // This node is as good as stopped.
             Frame::Raft(_) => {}

@@ -60,6 +60,12 @@ impl Shard {
         session.identity.as_ref().map(|identity| identity.order)
     }
 
+    /// Where whoever names its sessions begins to number them.
+    #[must_use]
+    pub fn first_number(&self) -> u64 {
+        self.config.first_number()
+    }
+
     /// Its links with shards of other nodes.
     #[must_use]
     pub fn link_rows(&self) -> Vec<LinkRow> {

@@ -44,7 +44,7 @@ impl Shard {
                 LinkNews::Frames { from, member, frames } => self.take_frames(from, member, frames),
                 LinkNews::Up { peer, fresh, .. } => self.handle_link_up(now, peer, fresh),
                 LinkNews::Down { peer } => self.handle_link_down(peer),
-                LinkNews::Reset { peer } => self.handle_link_reset(peer, effects),
+                LinkNews::Reset { peer } => self.handle_link_reset(now, peer, effects),
                 LinkNews::Refused { who, why, ours, text } => {
                     let line = if ours {
                         format!("this node refuses a link with {who}: {why}")

@@ -52,6 +52,13 @@ impl ShardConfig {
         Ok(())
     }
 
+    /// Numbers that others echo, and those of sessions, begin here: what is said to an earlier process of this place, late, must not be taken by
+    /// this one for an answer to what it has asked, nor by somebody else's session. 47 bits, another place for each process; the lower ones will do.
+    #[must_use]
+    pub fn first_number(&self) -> u64 {
+        xxhash_rust::xxh3::xxh3_64(&self.boot.to_le_bytes()) >> 17
+    }
+
     /// What its links are told.
     #[must_use]
     pub fn links(&self) -> LinksConfig {

@@ -149,10 +149,14 @@ impl Slot {
 
     /// A connection that may be waiting for its flag is gone.
     pub fn cancel_register(&mut self, address: SessionAddress) {
+        self.cancel_registers(|register| register.address == address);
+    }
+
+    pub(super) fn cancel_registers(&mut self, ended: impl Fn(&Register) -> bool) {
         let pending = self.pending.iter_mut().map(|pending| &mut pending.waiters);
         let in_flight = self.in_flight.iter_mut().map(|(_, waiters)| waiters);
         for waiter in pending.chain(in_flight).flatten() {
-            if matches!(waiter, Waiter::Register(register) if register.address == address) {
+            if matches!(waiter, Waiter::Register(register) if ended(register)) {
                 *waiter = Waiter::Nobody;
             }
         }

@@ -112,8 +112,10 @@ impl Slot {
         }
     }
 
-    /// Forgets the connections on one gateway shard.
+    /// Forgets the connections on one gateway shard. Those that wait to be let in there ask again when it names the others, if it is still the same
+    /// process: of one that is gone nobody would ever say that they have ended.
     pub fn forget_gateway(&mut self, gateway: Place) {
+        self.cancel_registers(|register| register.address.place == gateway);
         self.homes.change_all(|home| home.forget_gateway(gateway));
     }
 

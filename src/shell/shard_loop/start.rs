@@ -107,7 +107,10 @@ pub(super) fn gateway(config: &ShardRuntimeConfig, mesh: &MeshEndpoint, knock: R
         events_max: config.engine.limits.events_per_step_max,
         shard_count: config.engine.shard_count,
     };
-    let mut gateway = patiently(|| Gateway::new(limits, RingConfig::PRODUCTION, knock))?;
+    // They name sessions.
+    let first_generation = config.engine.first_number() as u32;
+    let ring = RingConfig { first_generation, ..RingConfig::PRODUCTION };
+    let mut gateway = patiently(|| Gateway::new(limits, ring, knock))?;
     // SAFETY: the endpoint holds the descriptor open for longer than this call.
     let doorbell = unsafe { BorrowedFd::borrow_raw(mesh.doorbell.raw()) };
     let own = doorbell.try_clone_to_owned().map_err(|error| format!("no descriptor for the doorbell: {error}"))?;

@@ -31,6 +31,8 @@ pub struct RingConfig {
     pub outbound_high_bytes: usize,
     /// And down to which it is reported as drained.
     pub outbound_low_bytes: usize,
+    /// Sockets' generations begin here; the lower 28 bits count.
+    pub first_generation: u32,
 }
 
 impl RingConfig {
@@ -44,6 +46,7 @@ impl RingConfig {
         outbound_bytes_max: 1 << 20,
         outbound_high_bytes: 256 * 1024,
         outbound_low_bytes: 64 * 1024,
+        first_generation: 0,
     };
 
     /// What a shard's links run with: few sockets that carry much. 64 read buffers of 32 KiB (2 MiB) bound what one turn
@@ -58,6 +61,7 @@ impl RingConfig {
         outbound_bytes_max: 32 << 20,
         outbound_high_bytes: 32 << 20,
         outbound_low_bytes: 16 << 20,
+        first_generation: 0,
     };
 }
 

@@ -49,10 +49,10 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    pub(super) fn vacant() -> Socket {
+    pub(super) fn vacant(generation: u32) -> Socket {
         Socket {
             fd: None,
-            generation: 0,
+            generation,
             phase: Phase::Draining,
             wanted: Reading::Nothing,
             in_flight: Reading::Nothing,

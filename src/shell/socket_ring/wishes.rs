@@ -129,7 +129,7 @@ impl SocketRing {
         let socket = &mut self.sockets[index];
         let fd = socket.fd.take();
         let generation = (socket.generation + 1) & GENERATION_MASK;
-        *socket = Socket { generation, ..Socket::vacant() };
+        *socket = Socket::vacant(generation);
         self.free.push(index as u32);
         fd
     }
