@@ -179,7 +179,7 @@ pub enum ClusterOrder {
         #[arg(long, value_name = "SECONDS", default_value_t = WITHIN_DEFAULT)]
         within: u64,
     },
-    /// Moves everything away from a node.
+    /// Moves everything away from a node, its sessions last; with --wait, until it has none.
     #[command(after_help = "Example: jindou cluster drain 3 --wait && jindou cluster remove 3")]
     Drain {
         #[command(flatten)]
@@ -245,7 +245,7 @@ pub enum ClusterOrder {
         #[command(flatten)]
         wait: WaitArguments,
     },
-    /// Lets another replica of a slot lead, as long as leaders stay evenly spread.
+    /// Lets another replica of a slot lead, as long as leaders stay evenly spread; with --wait, says whether it does.
     #[command(after_help = "Example: jindou cluster transfer --slot 5 --to 2")]
     Transfer {
         /// Which.

@@ -4,7 +4,8 @@
 //! ```text
 //!  status ─► shown
 //!  a wish ─► POST ──200──► done ──--wait──► asks for the status every second until what was wished for stands and nothing moves: 0
-//!               ├──4xx──► refused: 1                                   └──--within is over: 4
+//!               ├──4xx──► refused: 1                                   ├──taken back, for good reason: 1
+//!               │                                                      └──--within is over: 4
 //!               └──503, nobody there──► 3
 //! ```
 
@@ -313,14 +314,14 @@ impl Desk {
     /// Until what was wished for stands and nothing moves. A split or merge that met a slot at work is wished for again.
     fn wait(&self, order: &Order, wish: Option<&Wish>, within: Duration) -> Result<(), OperatorError> {
         let reshapes = matches!(order, Order::Split { .. } | Order::Merge { .. });
-        let mut looks = 0;
+        let (mut looks, mut looks_undone) = (0, 0);
         self.look(
             within,
             |data| {
                 let rests = data["at_rest"] == true;
-                let stands = stands(order, wish, data);
+                let standing = standing(order, wish, data);
                 if rests
-                    && !stands
+                    && standing != Standing::So
                     && reshapes
                     && let Some((path, body)) = wish
                 {
@@ -329,22 +330,29 @@ impl Desk {
                         Err(other) => return Err(other),
                     }
                 }
-                looks = if rests && stands { looks + 1 } else { 0 };
-                Ok(looks >= LOOKS_AT_REST)
+                looks = if rests && standing == Standing::So { looks + 1 } else { 0 };
+                looks_undone = if matches!(standing, Standing::Undone(_)) { looks_undone + 1 } else { 0 };
+                match standing {
+                    Standing::So if looks >= LOOKS_AT_REST => Ok(None),
+                    Standing::Undone(why) if looks_undone >= LOOKS_AT_REST => Err(OperatorError::Refused(why)),
+                    Standing::So => Ok(Some(String::new())),
+                    Standing::NotYet(why) | Standing::Undone(why) => Ok(Some(why)),
+                }
             },
-            reshapes,
+            reshapes || matches!(order, Order::Transfer { .. }),
         )
     }
 
     fn wait_until_serving(&self, node: u16, within: Duration) -> Result<(), OperatorError> {
-        self.look(within, |data| Ok(serves(data, node)), false)
+        let missing = || Some(format!("n{node} does not serve yet"));
+        self.look(within, |data| Ok(if serves(data, node) { None } else { missing() }), false)
     }
 
-    /// Looks every second, and says what has changed, until it is as it should be. A node that does not answer may be the next one to.
+    /// Looks every second, and says what has changed, until nothing is `missing`. A node that does not answer may be the next one to.
     fn look(
         &self,
         within: Duration,
-        mut is_done: impl FnMut(&Value) -> Result<bool, OperatorError>,
+        mut missing: impl FnMut(&Value) -> Result<Option<String>, OperatorError>,
         with_slots: bool,
     ) -> Result<(), OperatorError> {
         let began = Instant::now();
@@ -352,8 +360,11 @@ impl Desk {
         loop {
             let data = if with_slots { self.status_with_slots() } else { self.status() };
             let line = match data {
-                Ok(data) if is_done(&data)? => return Ok(()),
-                Ok(data) => picture::progress(&data),
+                Ok(data) => match missing(&data)? {
+                    None => return Ok(()),
+                    Some(what) if what.is_empty() => picture::progress(&data),
+                    Some(what) => format!("{what}; {}", picture::progress(&data)),
+                },
                 Err(OperatorError::Unreachable(why)) => why,
                 Err(other) => return Err(other),
             };
@@ -362,7 +373,8 @@ impl Desk {
                 said = line;
             }
             if began.elapsed() + LOOK_EVERY > within {
-                return Err(OperatorError::NotYet(format!("not done after {} s: {said}", within.as_secs())));
+                let seconds = within.as_secs_f64().ceil();
+                return Err(OperatorError::NotYet(format!("not done after {seconds} s: {said}")));
             }
             std::thread::sleep(LOOK_EVERY);
         }
@@ -386,21 +398,27 @@ fn serves(data: &Value, node: u16) -> bool {
     member(data, node).is_some_and(|member| member["state"] == "serving" && member["alive"] == true)
 }
 
-/// Whether what was ordered is so, moves aside.
-fn stands(order: &Order, wish: Option<&Wish>, data: &Value) -> bool {
-    let holds_nothing = |node: u16| {
-        let votes =
-            data["metadata"]["voters"].as_array().is_some_and(|voters| voters.iter().any(|voter| *voter == node));
-        let empty = |member: &Value| member["slots"] == 0 && member["leads"] == 0;
-        !votes && member(data, node).is_none_or(empty)
-    };
+/// How an order stands.
+#[derive(Debug, PartialEq, Eq)]
+enum Standing {
+    /// As it was ordered, moves aside.
+    So,
+    /// Not yet; what is missing, if there are words for it.
+    NotYet(String),
+    /// Agreed on, and taken back since: it will not come by waiting.
+    Undone(String),
+}
+
+fn standing(order: &Order, wish: Option<&Wish>, data: &Value) -> Standing {
     let rows = data["rows"].as_array().map_or(&[][..], Vec::as_slice);
     let depth = wish.and_then(|(_, body)| body["depth"].as_u64()).unwrap_or(0);
     let of = |row: &&Value, slot: &Option<u16>| slot.is_none_or(|slot| row["slot"] == slot);
-    match order {
+    let is_so = match order {
+        Order::Transfer { slot, node } => return transferred(*slot, *node, data),
+        Order::Drain { node } => return emptied(*node, data),
+        Order::Replace { node, by } if serves(data, *by) => return emptied(*node, data),
+        Order::Replace { .. } => false,
         Order::Join { node: Some(node) } | Order::Serve { node } => serves(data, *node),
-        Order::Drain { node } => holds_nothing(*node),
-        Order::Replace { node, by } => holds_nothing(*node) && serves(data, *by),
         Order::Remove { node } => member(data, *node).is_none(),
         Order::Replicas { replicas } => data["replicas_wanted"] == *replicas,
         Order::Split { slot, .. } => {
@@ -409,8 +427,51 @@ fn stands(order: &Order, wish: Option<&Wish>, data: &Value) -> bool {
         Order::Merge { slot, .. } => {
             rows.iter().filter(|row| of(row, slot)).all(|row| row["depth"].as_u64() <= Some(depth))
         }
-        Order::Status { .. } | Order::Join { node: None } | Order::Rebalance | Order::Transfer { .. } => true,
+        Order::Status { .. } | Order::Join { node: None } | Order::Rebalance => true,
+    };
+    if is_so { Standing::So } else { Standing::NotYet(String::new()) }
+}
+
+/// Whether a node can be stopped and nobody notices: it has no slots, no vote and no sessions.
+fn emptied(node: u16, data: &Value) -> Standing {
+    let Some(member) = member(data, node) else { return Standing::So };
+    let count = |key: &str| member[key].as_u64().unwrap_or(0);
+    let (slots, leads) = (count("slots"), count("leads"));
+    if slots + leads > 0 {
+        return Standing::NotYet(format!("n{node} holds {slots} slots and leads {leads}"));
     }
+    if data["metadata"]["voters"].as_array().is_some_and(|voters| voters.iter().any(|voter| *voter == node)) {
+        return Standing::NotYet(format!("n{node} still votes on the metadata"));
+    }
+    // A node that is not heard serves nobody.
+    match (member["alive"] == true, member["sessions"].as_u64()) {
+        (false, _) | (true, Some(0)) => Standing::So,
+        (true, Some(sessions)) => Standing::NotYet(format!("n{node} has {sessions} sessions left")),
+        (true, None) => Standing::NotYet(format!("n{node} has not said how many sessions it has")),
+    }
+}
+
+/// Whether a slot is led by whom it was given to. Leaders are evened out after every change, and that may take it back.
+fn transferred(slot: u16, node: u16, data: &Value) -> Standing {
+    let row = data["rows"].as_array().and_then(|rows| rows.iter().find(|row| row["slot"] == slot));
+    let Some(row) = row else {
+        return Standing::Undone(format!("slot {slot} is no more: it was merged with its sibling"));
+    };
+    let is_on = |place: &Value| {
+        let place = place.as_str().and_then(|place| place.split_once('/'));
+        place.is_some_and(|(of, _)| of == format!("n{node}"))
+    };
+    let named = |place: &Value| place.as_str().unwrap_or("nobody").to_owned();
+    if !is_on(&row["preferred"]) {
+        let preferred = named(&row["preferred"]);
+        let why = format!("slot {slot} is to be led by {preferred}, not by n{node}: leaders are kept evenly spread");
+        // Who does not lead the metadata group may have an older table.
+        return if data["complete"] == true { Standing::Undone(why) } else { Standing::NotYet(why) };
+    }
+    if is_on(&row["leader"]) {
+        return Standing::So;
+    }
+    Standing::NotYet(format!("slot {slot} is still led by {}", named(&row["leader"])))
 }
 
 /// What has been agreed on, for people.

@@ -204,6 +204,8 @@ pub struct Shard {
     chase_at: Instant,
     /// When every slot led here is reported again.
     report_at: Instant,
+    /// Of a shard that is not the first: slots led and sessions, as the first was told last.
+    said_part: (u32, u32),
     /// While this node is to be emptied: sessions that are to go.
     leaving: Option<Leaving>,
     /// Not everything was done in the last step.
@@ -224,11 +226,10 @@ impl Shard {
     /// Everything recovered; see [`Recovery::finish`].
     pub(super) fn assemble(
         config: ShardConfig,
-        recovered: Recovered,
+        Recovered { slots, metadata, journal }: Recovered,
         map_state: MapState,
         now: Now,
     ) -> Result<Shard, String> {
-        let Recovered { slots, metadata, journal } = recovered;
         let (hosted, places) = host(slots);
         let mut shard = Shard {
             places,
@@ -274,6 +275,7 @@ impl Shard {
             retry_at: now.instant + config.limits.announce_retry_after,
             chase_at: now.instant + config.limits.chase_every,
             report_at: now.instant,
+            said_part: (0, 0),
             leaving: None,
             restless: true,
             stopping: false,

@@ -183,6 +183,8 @@ pub struct MemberStatus {
     pub leads: u32,
     /// The table's version that it had when it was heard last; 0 where that is not known.
     pub table_version: u64,
+    /// Clients connected to it, as it said last; `None` where that is not known.
+    pub sessions: Option<u32>,
 }
 
 /// A move under way.

@@ -70,7 +70,8 @@ pub enum Frame {
     Proposed(Proposed),
     /// Slot's leader → leader of the metadata group: how the slot's group stands.
     SlotReports(SlotReports),
-    /// Node's first shard → leader of the metadata group, again and again: alive.
+    /// Node's first shard → leader of the metadata group, again and again: alive. Also another shard → its node's first, when its part of
+    /// that has changed.
     Alive(Alive),
     /// Node's first shard → its other shards: a node is said to be up or down.
     Rumour(Rumour),
@@ -661,7 +662,7 @@ pub struct Alive {
     pub table_version: u64,
     /// Slots it leads.
     pub slots_led: u32,
-    /// Clients connected.
+    /// Clients connected, those that are still on their way in left out.
     pub sessions: u32,
     /// It is about to stop: its leaderships go elsewhere.
     pub stopping: bool,

@@ -106,8 +106,10 @@ fn head(data: &Value) -> String {
 }
 
 fn members(data: &Value) -> String {
-    let mut rows =
-        vec![["NODE", "STATE", "HEARD", "SLOTS", "LEADS", "SHOULD", "TABLE", "HTTP", "CLUSTER"].map(str::to_owned)];
+    let mut rows = vec![
+        ["NODE", "STATE", "HEARD", "SLOTS", "LEADS", "SHOULD", "SESSIONS", "TABLE", "HTTP", "CLUSTER"]
+            .map(str::to_owned),
+    ];
     for member in list(&data["members"]) {
         let heard = match member["alive"].as_bool() {
             None => "?".to_owned(),
@@ -122,12 +124,13 @@ fn members(data: &Value) -> String {
             count("slots"),
             count("leads"),
             count("preferred"),
+            member["sessions"].as_u64().map_or("?".to_owned(), |sessions| sessions.to_string()),
             count("table_version"),
             word(&member["http_addr"]),
             word(&member["cluster_addr"]),
         ]);
     }
-    table(&rows, &[3, 4, 5, 6])
+    table(&rows, &[3, 4, 5, 6, 7])
 }
 
 fn moves_table(moves: &[Value], total: u64) -> String {

@@ -10,7 +10,7 @@ fn picture(moving: bool) -> Value {
     let member = |node: u16, state: &str, slots: u32| {
         json!({"node": node, "state": state, "alive": true, "silent_ms": 120, "shards": 2,
             "cluster_addr": format!("10.0.0.{node}:5300"), "http_addr": format!("10.0.0.{node}:5001"),
-            "tcp_addr": "", "slots": slots, "preferred": slots / 2, "leads": slots / 2, "table_version": 41})
+            "tcp_addr": "", "slots": slots, "preferred": slots / 2, "leads": slots / 2, "sessions": slots * 100, "table_version": 41})
     };
     let step = json!({"slot": 1, "from": ["n1/s0", "n3/s0"], "to": ["n1/s0", "n2/s0"], "percent": 40,
         "under_way_ms": 900, "remaining_ms": 1300, "stage": "n2/s0 is catching up"});
@@ -29,6 +29,7 @@ fn picture(moving: bool) -> Value {
 #[test]
 fn the_picture_reads_well_in_a_hundred_columns() {
     let mut data = picture(true);
+    data["members"][1]["sessions"] = Value::Null;
     data["waits"] = json!([{"slot": 2, "node": null, "why": "n2 receives 2 slots already"},
         {"slot": null, "node": 3, "why": "x".repeat(200)}]);
     data["rows"] = json!([{"slot": 1, "depth": 2, "epoch": 3, "replicas": ["n1/s0", "n3/s0"], "target": ["n1/s0", "n2/s0"],
@@ -40,10 +41,10 @@ metadata: led by n1 in term 4, voters n1 n2
 slots: 4, 3 replicas each; 1 led elsewhere than preferred
 now: 1 moves under way, 1 slots led elsewhere than preferred, about 1.3 s left, n2 receives 2 slots…
 
-NODE  STATE     HEARD  SLOTS  LEADS  SHOULD  TABLE  HTTP           CLUSTER
-n1    serving   yes        4      2       2     41  10.0.0.1:5001  10.0.0.1:5300
-n2    serving   yes        4      2       2     41  10.0.0.2:5001  10.0.0.2:5300
-n3    draining  yes        2      1       1     41  10.0.0.3:5001  10.0.0.3:5300
+NODE  STATE     HEARD  SLOTS  LEADS  SHOULD  SESSIONS  TABLE  HTTP           CLUSTER
+n1    serving   yes        4      2       2       400     41  10.0.0.1:5001  10.0.0.1:5300
+n2    serving   yes        4      2       2         ?     41  10.0.0.2:5001  10.0.0.2:5300
+n3    draining  yes        2      1       1       200     41  10.0.0.3:5001  10.0.0.3:5300
 
 SLOT  FROM         TO           READ    FOR   LEFT  STAGE
    1  n1/s0 n3/s0  n1/s0 n2/s0   40%  0.9 s  1.3 s  n2/s0 is catching up
@@ -165,6 +166,68 @@ fn a_split_of_all_names_the_bits_that_are_wanted() {
     assert_eq!(outcome, Ok(()));
     assert_eq!(asked[1], "GET /cluster/status?from=2&max=1024 ");
     assert_eq!(asked[2], r#"POST /cluster/split {"depth":3,"slots":[]}"#);
+}
+
+#[test]
+fn a_drain_waits_for_sessions_too_and_says_what_is_left() {
+    let agreed = || (200, json!({"status": 200}));
+    let look = |sessions: Value| {
+        let mut picture = picture(false);
+        picture["members"][2]["sessions"] = sessions;
+        data(picture)
+    };
+    let drain = Order::Drain { node: 3 };
+    // An unknown number is not none.
+    let answers = vec![agreed(), look(json!(7)), look(json!(null)), look(json!(0)), look(json!(0)), look(json!(0))];
+    assert_eq!(run_against(answers, drain.clone(), true).0, Ok(()));
+    let replace = Order::Replace { node: 3, by: 2 };
+    let answers = vec![look(json!(7)), agreed(), look(json!(7)), look(json!(0)), look(json!(0)), look(json!(0))];
+    assert_eq!(run_against(answers, replace, true).0, Ok(()));
+    // Nobody is served by a node that is not heard.
+    let mut gone = picture(false);
+    gone["members"][2]["alive"] = json!(false);
+    gone["members"][2]["sessions"] = json!(null);
+    let gone = || data(gone.clone());
+    assert_eq!(run_against(vec![agreed(), gone(), gone(), gone()], drain.clone(), true).0, Ok(()));
+    let (api, served) = node(vec![agreed(), look(json!(7))]);
+    let options = OperatorOptions { api, token: String::new(), wait: Some(Duration::ZERO), order: drain };
+    let error = run(&options, &mut Vec::new()).unwrap_err();
+    let why = "not done after 0 s: n3 has 7 sessions left; at rest";
+    assert_eq!((error.to_string().as_str(), error.exit_code()), (why, 4));
+    served.join().unwrap();
+}
+
+/// Slot 7, as the cluster at rest shows it.
+fn slot_7(preferred: &str, leader: &str) -> (u16, Value) {
+    let mut picture = picture(false);
+    picture["rows"] = json!([{"slot": 6, "preferred": "n2/s0", "leader": "n2/s0"},
+        {"slot": 7, "preferred": preferred, "leader": leader}]);
+    data(picture)
+}
+
+#[test]
+fn a_transfer_waits_until_the_slot_is_led_by_whom_it_was_given_to() {
+    let order = Order::Transfer { slot: 7, node: 2 };
+    let agreed = || (200, json!({"status": 200}));
+    // A node whose name begins likewise is another one.
+    let before = || slot_7("n2/s1", "n21/s0");
+    let after = || slot_7("n2/s1", "n2/s1");
+    let answers = vec![agreed(), before(), after(), after(), after()];
+    let (outcome, said, asked) = run_against(answers, order.clone(), true);
+    assert_eq!(outcome, Ok(()));
+    assert!(said.contains("n2 is to lead slot 7; everything is at rest"), "{said}");
+    assert_eq!(asked[0], r#"POST /cluster/transfer {"node":2,"slot":7}"#);
+    assert_eq!(asked[1], "GET /cluster/status?from=0&max=1024 ");
+
+    // Evened out again: it is not waited for what will not come.
+    let back = || slot_7("n1/s0", "n1/s0");
+    let (outcome, said, _) = run_against(vec![agreed(), back(), back(), back()], order.clone(), true);
+    let error = outcome.unwrap_err();
+    let why = "slot 7 is to be led by n1/s0, not by n2: leaders are kept evenly spread";
+    assert_eq!((error.to_string().as_str(), error.exit_code(), said.as_str()), (why, 1, ""));
+    let gone = || data(picture(false));
+    let (outcome, ..) = run_against(vec![agreed(), gone(), gone(), gone()], order, true);
+    assert_eq!(outcome.unwrap_err().exit_code(), 1);
 }
 
 #[test]

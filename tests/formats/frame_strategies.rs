@@ -324,8 +324,9 @@ fn member_status() -> Any<MemberStatus> {
     let standing =
         prop_oneof![Just(MemberStanding::Serving), Just(MemberStanding::Draining), Just(MemberStanding::Dead)];
     let numbers = any::<(u64, u64, u16, u32, u32, u32)>();
-    (node(), standing, option::of(any::<bool>()), (socket(), text(), text()), numbers)
-        .prop_map(|(node, standing, alive, (cluster, http, tcp), numbers)| {
+    let known = (option::of(any::<bool>()), option::of(any::<u32>()));
+    (node(), standing, known, (socket(), text(), text()), numbers)
+        .prop_map(|(node, standing, (alive, sessions), (cluster, http, tcp), numbers)| {
             let (silent_ms, table_version, shards, slots, preferred, leads) = numbers;
             MemberStatus {
                 node,
@@ -340,6 +341,7 @@ fn member_status() -> Any<MemberStatus> {
                 preferred,
                 leads,
                 table_version,
+                sessions,
             }
         })
         .boxed()

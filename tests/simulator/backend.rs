@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use jindou::engine::event::{ApiAnswer, ApiRequest, Event};
 use jindou::engine::shard::shard_of;
+use jindou::format::cluster_status::ClusterRequest;
 use jindou::format::frame::SendBody;
 use jindou::format::message::StoredMessage;
 use jindou::format::packet::{HeaderFlags, Setting};
@@ -34,6 +35,8 @@ pub enum Purpose {
     History(LogKey),
     /// Only that it is answered.
     Idle,
+    /// An operator's wish. It may be refused.
+    Wish,
     /// That this user, whose connection stands all the time, is not said to be away.
     StaysOnline(usize),
     /// A script or the last checks wait for it.
@@ -212,6 +215,12 @@ impl World {
         self.quit_at(home, family);
     }
 
+    /// Asks whoever is there, as an operator does.
+    pub fn ask_as_operator(&mut self, request: ClusterRequest) {
+        let host = self.desk(HostRef { node: 0, shard: 0 });
+        self.ask_at(host, Purpose::Wish, ApiRequest::Cluster(request));
+    }
+
     /// A family's devices are to go: asked of a shard.
     pub fn quit_at(&mut self, host: HostRef, family: Family) {
         let request = ApiRequest::QuitDevice { uid: uid(&self.uids[family.user]), flag: Some(DeviceFlag(family.flag)) };
@@ -298,6 +307,8 @@ impl World {
             (Purpose::History(log), ApiAnswer::Messages { messages, .. }) => {
                 let _ = self.judge_page(log, &messages);
             }
+            (Purpose::Wish, ApiAnswer::Done) => self.coverage.add("seen wishes agreed on", 1),
+            (Purpose::Wish, ApiAnswer::Refused { .. }) => self.coverage.add("seen wishes refused", 1),
             (Purpose::Awaited, answer) => self.backend.awaited = Some(answer),
             (Purpose::StaysOnline(user), ApiAnswer::Online(entries)) => {
                 self.backend.said_online += 1;
@@ -317,6 +328,10 @@ impl World {
     }
 
     fn api_accepted(&mut self, number: Number, message_id: i64, seq: u32) {
+        let Some(sent) = self.ledger.sent.get(&number) else { return };
+        if self.names_no_more_than_a_position(sent, message_id, seq) {
+            return;
+        }
         let Some(sent) = self.ledger.sent.get_mut(&number) else { return };
         let (log, kind) = (sent.log(), sent.kind);
         sent.accepted.get_or_insert(Accepted { message_id, seq, at_ns: self.now_ns });

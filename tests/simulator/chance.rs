@@ -99,6 +99,8 @@ pub struct Chances {
     pub links: Chance,
     /// When what goes wrong between nodes.
     pub outages: Chance,
+    /// What an operator asks over the HTTP API.
+    pub operator: Chance,
 }
 
 impl Chances {
@@ -112,6 +114,7 @@ impl Chances {
             engine: Chance::new(seed, "engine"),
             links: Chance::new(seed, "links"),
             outages: Chance::new(seed, "outages"),
+            operator: Chance::new(seed, "operator"),
         }
     }
 }

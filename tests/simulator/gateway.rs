@@ -405,6 +405,14 @@ impl World {
         Some(ServerPacket::Sendack { flags, message_id, client_seq, message_seq, reason })
     }
 
+    /// Whether a repeat's answer is what may be said when the first body is gone: its position is still known, id and payload are not.
+    pub fn names_no_more_than_a_position(&self, sent: &ledger::Sent, message_id: i64, seq: u32) -> bool {
+        let gone = (self.plan.forgets() || self.damaged) && message_id == 0 && seq > 0;
+        let window = self.plan.limits.dedupe_window;
+        let known = |first: Accepted| first.seq == seq || first.seq.abs_diff(seq) as usize >= window;
+        gone && sent.accepted.is_none_or(known)
+    }
+
     fn judge_success(&mut self, pending: PendingSend, message_id: i64, seq: u32) {
         let Some(number) = pending.number else {
             return self.judge(Promise::Endings, Err("a SEND that must be refused was taken".to_owned()));
@@ -413,11 +421,7 @@ impl World {
             let text = format!("message {number}, which must be refused, was taken");
             return self.judge(Promise::Endings, Err(text));
         };
-        // The first body is gone: the position is still known, the id and the payload are not.
-        let gone = (self.plan.forgets() || self.damaged) && message_id == 0 && seq > 0;
-        let window = self.plan.limits.dedupe_window;
-        let known = |first: Accepted| first.seq == seq || first.seq.abs_diff(seq) as usize >= window;
-        if gone && sent.accepted.is_none_or(known) {
+        if self.names_no_more_than_a_position(sent, message_id, seq) {
             return;
         }
         if pending.conflict {

@@ -153,6 +153,7 @@ const REGRESSION_SEEDS: &[(u64, u16, &str)] = &[
         "what a node said before another knew that it was a member was lost: nobody told its sessions who leads their home",
     ),
     (60206, 3, "a node was wiped and then drained, and what it had lost was a voter of its slots for ever"),
+    (102273, 3, "what a backend was told of a repeat whose first body was gone was taken for another message"),
 ];
 
 /// What the command line asks for.

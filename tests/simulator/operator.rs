@@ -1,8 +1,10 @@
-//! What an operator does while everything runs: lets a node join, drains one, replaces one, asks for splits and merges. Joining is starting a node
-//! that has nothing and knows another's address; the rest is a command to whoever leads the metadata group.
+//! What an operator does while everything runs: lets a node join, drains one, asks for splits and merges, replaces one, lets another replica lead,
+//! asks for more or fewer replicas. Joining is starting a node that has nothing and knows another's address; the last three are asked
+//! of any node over its HTTP API, as the command line does, and may be refused; the rest is a command to whoever leads the metadata group.
 
 use jindou::engine::event::Event;
 use jindou::engine::metadata::{MemberState, MetadataCommand};
+use jindou::format::cluster_status::ClusterRequest;
 use jindou::format::frame::{Frame, Propose};
 use jindou::ids::{Place, ShardId};
 
@@ -27,6 +29,12 @@ pub enum Order {
     Merge,
     /// The siblings of this number, modulo all, become one.
     MergeOne(usize),
+    /// The first node's share is the second's.
+    Replace(usize, usize),
+    /// The slot of this number, modulo all, is led by this node.
+    Transfer(usize, usize),
+    /// So many replicas a slot.
+    Replicas(u8),
 }
 
 impl World {
@@ -50,7 +58,40 @@ impl World {
             (_, 6) => Order::MergeOne(chance.below(64) as usize),
             _ => Order::Undrain(some),
         };
+        let order = if self.plan.cluster.orders_by_api { self.order_by_api().unwrap_or(order) } else { order };
         self.after(span, Action::Operate(order));
+    }
+
+    /// In half of the cases one that is asked over the HTTP API.
+    fn order_by_api(&mut self) -> Option<Order> {
+        let (nodes, has_wipes) = (self.nodes.len() as u64, self.plan.cluster.wipes > 0);
+        let chance = &mut self.chances.operator;
+        let (node, other) = (chance.below(nodes) as usize, chance.below(nodes) as usize);
+        let number = chance.below(64) as usize;
+        match chance.below(6) {
+            0 => Some(Order::Replace(node, other)),
+            1 => Some(Order::Transfer(number, node)),
+            // Of two replicas one must not lose its disk: the other is no majority.
+            2 => Some(Order::Replicas(if has_wipes { 3 + number as u8 % 3 } else { 2 + number as u8 % 4 })),
+            _ => None,
+        }
+    }
+
+    /// What such an order is to the API, and how it is counted.
+    fn request_of(&self, order: Order) -> Option<(ClusterRequest, &'static str)> {
+        let id = |node: usize| self.nodes[node].id;
+        Some(match order {
+            Order::Replace(node, by) => {
+                (ClusterRequest::Replace { node: id(node), by: id(by) }, "seen orders to replace")
+            }
+            Order::Transfer(number, node) => {
+                let cluster = self.newest_cluster()?;
+                let slot = *cluster.rows.keys().nth(number % cluster.rows.len().max(1))?;
+                (ClusterRequest::Transfer { slot, node: id(node) }, "seen orders to transfer")
+            }
+            Order::Replicas(replicas) => (ClusterRequest::SetReplicas { replicas }, "seen orders of replicas"),
+            _ => return None,
+        })
     }
 
     /// Does it.
@@ -74,6 +115,11 @@ impl World {
             let which = if let Order::MergeOne(pair) = order { Some(pair) } else { None };
             self.merge(which);
             return self.coverage.add("seen orders to merge", 1);
+        }
+        if let Some((request, counted)) = self.request_of(order) {
+            self.trouble_strikes();
+            self.ask_as_operator(request);
+            return self.coverage.add(counted, 1);
         }
         match self.command_of(order) {
             Some(command) => {
@@ -103,6 +149,7 @@ impl World {
             Order::Undrain(node) => Some(state(node, MemberState::Serving)),
             Order::Forget(node) => Some(MetadataCommand::RemoveMember { node: self.nodes[node].id }),
             Order::Join(_) | Order::Split | Order::SplitOne(_) | Order::Merge | Order::MergeOne(_) => None,
+            Order::Replace(..) | Order::Transfer(..) | Order::Replicas(_) => None,
         }
     }
 }

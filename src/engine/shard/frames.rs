@@ -54,7 +54,7 @@ impl Shard {
             Frame::Propose(propose) => self.handle_propose(propose),
             Frame::Proposed(proposed) => self.handle_proposed(now, proposed),
             Frame::SlotReports(reports) => self.handle_slot_reports(reports),
-            Frame::Alive(alive) => self.handle_alive(now, alive),
+            Frame::Alive(alive) => self.handle_alive(now, from, alive),
             Frame::Rumour(rumour) => self.hear_of_node(rumour.node, rumour.up),
             Frame::SnapshotOffer(offer) => self.handle_snapshot_offer(now, from, *offer),
             Frame::SnapshotWant(want) => self.handle_snapshot_want(now, from, want),

@@ -44,6 +44,8 @@ pub(super) struct Office {
     operators: BTreeMap<u64, (Place, u64)>,
     /// What each member has said last.
     pub(super) heard: BTreeMap<NodeId, Alive>,
+    /// What each other shard of this node has said last: its part of what this node says.
+    siblings: BTreeMap<ShardId, Alive>,
     last_ticket: u64,
     /// Snapshots of the metadata that were sent and not confirmed.
     snapshots: BTreeMap<ReplicaId, Instant>,
@@ -107,6 +109,7 @@ impl Office {
             joins: BTreeMap::new(),
             operators: BTreeMap::new(),
             heard: BTreeMap::new(),
+            siblings: BTreeMap::new(),
             last_ticket: 0,
             snapshots: BTreeMap::new(),
             installing: None,
@@ -371,18 +374,43 @@ impl Shard {
         }
     }
 
-    fn say_alive(&mut self) {
-        let Some(leader) = self.metadata_leader.1.filter(|leader| *leader != self.config.place) else { return };
-        let view = self.view();
-        let alive = Alive {
+    /// What this shard can say of its node by itself.
+    fn own_alive(&self) -> Alive {
+        Alive {
             node: self.config.place.node.0,
             boot: self.config.boot,
             table_version: self.cluster.as_ref().map_or(0, |cluster| cluster.version),
-            slots_led: view.slots_led as u32,
-            sessions: view.sessions_live as u32,
+            slots_led: self.hosted.iter().filter(|hosted| hosted.slot.leads()).count() as u32,
+            sessions: self.live_count as u32,
             stopping: self.stopping,
-        };
-        self.out.frame(leader, Frame::Alive(alive));
+        }
+    }
+
+    /// Of the whole node: the other shards' parts are as old as their last word.
+    pub(super) fn node_alive(&self) -> Alive {
+        let mut alive = self.own_alive();
+        for part in self.office.iter().flat_map(|office| office.siblings.values()) {
+            alive.slots_led = alive.slots_led.saturating_add(part.slots_led);
+            alive.sessions = alive.sessions.saturating_add(part.sessions);
+        }
+        alive
+    }
+
+    fn say_alive(&mut self) {
+        let Some(leader) = self.metadata_leader.1.filter(|leader| *leader != self.config.place) else { return };
+        self.out.frame(leader, Frame::Alive(self.node_alive()));
+    }
+
+    /// A shard that is not the first tells the first its part, when that has changed.
+    pub(super) fn say_part(&mut self) {
+        if self.office.is_some() {
+            return;
+        }
+        let alive = self.own_alive();
+        let part = (alive.slots_led, alive.sessions);
+        if std::mem::replace(&mut self.said_part, part) != part {
+            self.out.frame(Place { shard: ShardId(0), ..self.config.place }, Frame::Alive(alive));
+        }
     }
 
     /// A member that was started at other addresses than the others know has them agreed on.
@@ -605,7 +633,14 @@ impl Shard {
 
     // ---- who is alive ----
 
-    pub(super) fn handle_alive(&mut self, now: Now, alive: Alive) {
+    pub(super) fn handle_alive(&mut self, now: Now, from: Place, alive: Alive) {
+        if from.node == self.config.place.node {
+            if let Some(office) = &mut self.office {
+                office.siblings.insert(from.shard, alive);
+                assert!(office.siblings.len() < usize::from(self.config.shard_count), "one part of each other shard");
+            }
+            return;
+        }
         if let Some(steward) = self.office.as_mut().and_then(|office| office.steward.as_mut()) {
             steward.alive(NodeId(alive.node), alive.boot, now.instant);
         }

@@ -9,7 +9,7 @@ use crate::engine::effect::Effect;
 use crate::engine::event::{ApiAnswer, ApiRequest, Event};
 use crate::engine::metadata::{Cluster, MemberState, MetadataCommand, NewMember, Reshape};
 use crate::format::cluster_status::{ClusterRequest, ClusterStatus, MemberStanding};
-use crate::format::frame::Addresses;
+use crate::format::frame::{Addresses, Alive, Frame};
 use crate::ids::{NodeId, Place, ShardId, SlotId, Uid};
 use crate::limits::Limits;
 
@@ -211,6 +211,33 @@ fn users_are_grouped_by_the_node_that_leads_their_home() {
     assert!(!led.is_empty() && led.len() < 9, "the names are well chosen");
     assert_eq!((routes.len(), &routes[1].users, &*routes[1].tcp), (2, &led, "n2:5100"));
     assert_eq!(routes[0].users.len() + led.len(), 9);
+}
+
+#[test]
+fn sessions_are_counted_over_all_shards_of_a_node_and_not_of_one_that_is_silent() {
+    let mut bench = Bench::new();
+    bench.shard.config.shard_count = 2;
+    for index in 0..5 {
+        bench.connect(index, &format!("u{index}"), "d");
+    }
+    let here = Place { node: n(1), shard: ShardId(0) };
+    bench.shard.propose_for_operator((here, 0), &MetadataCommand::AddMember(member(2)));
+    bench.run();
+    let sessions = |bench: &mut Bench, here| -> Vec<Option<u32>> {
+        status(bench, 0, 0, here).members.iter().map(|member| member.sessions).collect()
+    };
+    assert_eq!(sessions(&mut bench, false), [Some(5), None], "nothing was heard of the second node");
+    for (from, sessions) in [(Place { shard: ShardId(1), ..here }, 7), (Place { node: n(2), ..here }, 3)] {
+        let alive = Alive { node: from.node.0, boot: 1, table_version: 1, slots_led: 2, sessions, stopping: false };
+        bench.events.push(Event::Frames { from, frames: vec![Frame::Alive(alive)] });
+        bench.run();
+    }
+    assert_eq!(sessions(&mut bench, false), [Some(12), Some(3)]);
+    assert_eq!(sessions(&mut bench, true), [Some(12), None], "who does not lead knows of nobody else");
+    let said = bench.shard.node_alive();
+    assert_eq!((said.sessions, said.slots_led), (12, 6), "that is what the others are told");
+    bench.wait(Duration::from_secs(6));
+    assert_eq!(sessions(&mut bench, false), [Some(12), None], "the second node is silent");
 }
 
 #[test]

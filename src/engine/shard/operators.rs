@@ -188,7 +188,9 @@ impl Shard {
         let status = |(node, member): (&NodeId, &crate::engine::metadata::Member)| {
             let known = progress.and_then(|progress| progress.members.iter().find(|known| known.node == *node));
             let own = *node == self.config.place.node;
-            let said = heard.and_then(|heard| heard.get(node)).map_or(0, |alive| alive.table_version);
+            let said = heard.and_then(|heard| heard.get(node));
+            // Of who is silent nobody knows; and what was said to this node while it led before is old.
+            let now_known = said.filter(|_| known.is_some_and(|known| known.alive)).map(|alive| alive.sessions);
             MemberStatus {
                 node: *node,
                 standing: match member.state {
@@ -205,7 +207,8 @@ impl Shard {
                 slots: count(&holds, *node),
                 preferred: count(&preferred, *node),
                 leads: count(&leads, *node),
-                table_version: if own { cluster.version } else { said },
+                table_version: if own { cluster.version } else { said.map_or(0, |alive| alive.table_version) },
+                sessions: if own && heard.is_some() { Some(self.node_alive().sessions) } else { now_known },
             }
         };
         cluster.members.iter().map(status).collect()

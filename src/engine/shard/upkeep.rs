@@ -38,6 +38,7 @@ impl Shard {
             }
             self.report_slots(everything && self.node_shards.len() > 1);
             self.report_digested(now);
+            self.say_part();
         }
         if now.instant >= self.retry_at {
             self.retry_at = now.instant + self.config.limits.announce_retry_after;

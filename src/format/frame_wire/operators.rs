@@ -239,6 +239,7 @@ pub(super) struct WireMember<'a> {
     shards: u16,
     standing: u8,
     alive: Option<bool>,
+    sessions: Option<u32>,
 }
 
 impl<'a> From<&'a MemberStatus> for WireMember<'a> {
@@ -260,6 +261,7 @@ impl<'a> From<&'a MemberStatus> for WireMember<'a> {
                 MemberStanding::Dead => 2,
             },
             alive: member.alive,
+            sessions: member.sessions,
         }
     }
 }
@@ -284,6 +286,7 @@ impl ArchivedWireMember<'_> {
             preferred: self.preferred.to_native(),
             leads: self.leads.to_native(),
             table_version: self.table_version.to_native(),
+            sessions: self.sessions.as_ref().map(|count| count.to_native()),
         })
     }
 }

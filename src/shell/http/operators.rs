@@ -218,6 +218,7 @@ struct MemberShape {
     slots: u32,
     preferred: u32,
     leads: u32,
+    sessions: Option<u32>,
     table_version: u64,
 }
 
@@ -337,6 +338,7 @@ impl MemberShape {
             slots: member.slots,
             preferred: member.preferred,
             leads: member.leads,
+            sessions: member.sessions,
             table_version: member.table_version,
         }
     }
@@ -415,6 +417,7 @@ mod tests {
             preferred: 1,
             leads: 1,
             table_version: 41,
+            sessions: (node != 3).then_some(9),
         };
         let serving = MemberStanding::Serving;
         ClusterStatus {
@@ -489,6 +492,7 @@ mod tests {
             (&data["members"][2]["state"], &data["members"][0]["http_addr"]),
             (&json!("draining"), &json!("10.0.0.1:5001"))
         );
+        assert_eq!((&data["members"][1]["sessions"], &data["members"][2]["sessions"]), (&json!(9), &json!(null)));
         assert_eq!(data["moves"]["list"][0]["to"], json!(["n1/s0", "n2/s0"]));
         assert_eq!((&data["rows"][0]["leader"], &data["rows"][0]["depth"]), (&json!("n3/s0"), &json!(1)));
         assert_eq!(asked(&fake), [ClusterRequest::Status { from: SlotId(1), max: 2, here: false }]);

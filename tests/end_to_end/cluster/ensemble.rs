@@ -1,12 +1,14 @@
 //! Several nodes as one cluster: forming, losing and getting back nodes, and knowing when the cluster is whole again. Nothing
 //! here knows what a message is.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use super::separate::Separate;
+use super::tell;
 use crate::http;
 use crate::node::Node;
 
@@ -28,20 +30,27 @@ pub struct Ensemble {
     nodes: Vec<Node>,
     /// Bits of a slot's name.
     depth: u32,
+    /// Of each node, beside what every node of a test is told.
+    settings: Vec<(&'static str, String)>,
 }
 
 impl Ensemble {
     /// One node that has founded a cluster.
     pub fn found(test: &str) -> Ensemble {
-        let mut ensemble = Ensemble { test: test.to_owned(), nodes: Vec::new(), depth: SLOTS.trailing_zeros() };
+        let mut ensemble = Ensemble::empty(test);
         ensemble.join();
         ensemble
     }
 
+    fn empty(test: &str) -> Ensemble {
+        let depth = SLOTS.trailing_zeros();
+        Ensemble { test: test.to_owned(), nodes: Vec::new(), depth, settings: Vec::new() }
+    }
+
     /// A node that ran without others is the first of a cluster from its next start on.
     pub fn around(test: &str, first: Node) -> Ensemble {
-        let first = Ensemble::told(first, 1, &[]);
-        Ensemble { test: test.to_owned(), nodes: vec![first], depth: SLOTS.trailing_zeros() }
+        let nodes = vec![Ensemble::told(first, 1, &[])];
+        Ensemble { nodes, ..Ensemble::empty(test) }
     }
 
     /// `count` nodes, whole.
@@ -49,9 +58,18 @@ impl Ensemble {
         Ensemble::found(test).grow_to(count)
     }
 
+    /// The same, with so many shards each and so many slots.
+    pub fn form_of(test: &str, count: usize, shards: u16, slots: u64) -> Ensemble {
+        let mut ensemble = Ensemble::empty(test);
+        ensemble.depth = slots.trailing_zeros();
+        ensemble.settings = vec![("node.shards", shards.to_string()), ("node.slots", slots.to_string())];
+        ensemble.join();
+        ensemble.grow_to(count)
+    }
+
     /// The same, each node in a network of its own.
     pub fn form_in(network: &Separate, count: usize) -> Ensemble {
-        let mut ensemble = Ensemble { test: "separate".to_owned(), nodes: Vec::new(), depth: SLOTS.trailing_zeros() };
+        let mut ensemble = Ensemble::empty("separate");
         for id in 1..=count {
             let node = Node::prepare_at("separate", network.address(id), network.wrapper(id), &[]);
             let node = Ensemble::told(node, id, &ensemble.cluster_addresses());
@@ -78,7 +96,8 @@ impl Ensemble {
     /// A node with the next number, not started.
     pub fn prepare(&mut self) -> usize {
         let id = self.nodes.len() + 1;
-        let node = Ensemble::node_with(&self.test, id, &self.cluster_addresses());
+        let mut node = Ensemble::node_with(&self.test, id, &self.cluster_addresses());
+        self.settings.iter().for_each(|(key, value)| node.set(key, value));
         self.nodes.push(node);
         id
     }
@@ -258,28 +277,43 @@ impl Ensemble {
         self.wait_whole();
     }
 
-    /// Lets every slot be led by the replica that comes after its leader, and waits until it is so.
-    pub fn transfer_all(&mut self) {
-        let answer = http::get(self.node(1).http(), "/cluster/status?from=0&max=4096").expect("the first node answers");
-        let data = &answer.json()["data"];
-        let node_of = |place: &str| {
-            let (node, _) = place[1..].split_once('/').expect("a place is a node and a shard");
-            node.parse::<u64>().expect("a node is a number")
-        };
-        let next_of = |row: &Value| {
-            let replicas: Vec<&str> =
-                row["replicas"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-            let leads =
-                replicas.iter().position(|replica| *replica == row["preferred"]).expect("a replica is preferred");
-            node_of(replicas[(leads + 1) % replicas.len()])
-        };
+    /// Every slot's row, by its number, as the leader of the metadata group shows it.
+    pub fn rows(&self) -> BTreeMap<u64, Value> {
+        let answer = http::get(self.node(1).http(), "/cluster/status?from=0&max=1024").expect("the first node answers");
+        let data = answer.json()["data"].take();
         let rows = data["rows"].as_array().into_iter().flatten();
-        let wanted: Vec<(Value, u64)> = rows.map(|row| (row["slot"].clone(), next_of(row))).collect();
-        assert!(!wanted.is_empty(), "there are slots: {data}");
+        let rows: BTreeMap<u64, Value> = rows.filter_map(|row| Some((row["slot"].as_u64()?, row.clone()))).collect();
+        assert_eq!(data["slots"]["total"], rows.len(), "every slot is on the page: {data}");
+        rows
+    }
+
+    /// Asks that every slot be led by the replica that comes after its leader, and waits until the cluster rests. Leaders are kept evenly
+    /// spread meanwhile, which takes some back: demands that at least half of the slots are led by the node that they were given to, and
+    /// that those who lead them now are others than before.
+    pub fn transfer_all(&mut self) {
+        let before = self.rows();
+        let mut wanted = BTreeMap::new();
+        for (slot, row) in &before {
+            let replicas: Vec<u64> = row["replicas"].as_array().into_iter().flatten().map(node_of).collect();
+            let leads = replicas.iter().position(|replica| *replica == node_of(&row["leader"]));
+            let leads = leads.unwrap_or_else(|| panic!("a replica leads: {row}"));
+            wanted.insert(*slot, replicas[(leads + 1) % replicas.len()]);
+        }
         for (slot, node) in &wanted {
             self.ask("/cluster/transfer", &json!({ "slot": slot, "node": node }));
         }
         self.wait_whole();
+        let after = self.rows();
+        let obeyed = wanted.iter().filter(|(slot, node)| node_of(&after[*slot]["leader"]) == **node).count();
+        let changed = before.iter().filter(|(slot, row)| after[*slot]["leader"] != row["leader"]).count();
+        let least = before.len() / 2;
+        assert!(
+            obeyed >= least && changed >= least,
+            "of {} transfers {obeyed} stand, {changed} slots are led by others than before\n{}",
+            before.len(),
+            self.logs()
+        );
+        tell(&format!("transfers: of {}, {obeyed} stand, {changed} slots have another leader", before.len()));
     }
 
     /// What one of them has said so far.
@@ -287,6 +321,12 @@ impl Ensemble {
         let logs: Vec<String> = self.ids().map(|id| format!("node {id}: {}", self.node(id).log())).collect();
         logs.join("\n")
     }
+}
+
+/// The node of a place, which is written `n2/s0`.
+pub fn node_of(place: &Value) -> u64 {
+    let node = place.as_str().and_then(|place| place.strip_prefix('n')?.split_once('/')?.0.parse().ok());
+    node.unwrap_or_else(|| panic!("no place: {place}"))
 }
 
 fn listed(addresses: &[SocketAddr]) -> String {

@@ -292,7 +292,7 @@ fn a_node_cut_off_by_the_network_comes_back() {
     let network = match Separate::make(3) {
         Ok(network) => network,
         Err(why) => {
-            println!("skipped: {why}");
+            super::tell(&format!("a_node_cut_off_by_the_network_comes_back: skipped: {why}"));
             return;
         }
     };
@@ -307,6 +307,6 @@ fn a_node_cut_off_by_the_network_comes_back() {
         cluster.wait_whole();
     }
     let verdict = talk.end();
-    super::tell("cut one way and both ways", &verdict);
+    super::tell_counts("cut one way and both ways", &verdict);
     verdict.must_be_good(|| cluster.logs());
 }
