@@ -232,7 +232,7 @@ fn a_node_without_a_cluster_gets_one_and_two_others_join_it() {
         }
     }
     let verdict = talk.end();
-    tell("a node without a cluster grows to three", &verdict);
+    tell_counts("a node without a cluster grows to three", &verdict);
     verdict.must_be_good(|| cluster.logs());
 }
 

@@ -332,7 +332,7 @@ fn a_number_that_is_taken_is_refused_and_both_sides_hear_of_it() {
     let (now, from) = (meeting.now, Place { node: NodeId(2), shard: ShardId(0) });
     let shard = &mut meeting.parties[first].shard;
     let alive = Alive { node: 2, boot: 52, table_version: 1, slots_led: 0, sessions: 0, stopping: false };
-    shard.handle_alive(now, alive);
+    shard.handle_alive(now, from, alive);
     let mut addresses = known.addresses.clone();
     addresses.cluster = address(9);
     for _ in 0..3 {
