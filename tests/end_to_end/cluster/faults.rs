@@ -62,7 +62,7 @@ enum Fault {
 
 const ALL: [(Fault, &str, &str); 11] = [
     (Fault::Killed, "killed", "node killed (SIGKILL), restarted"),
-    (Fault::Hung, "hung", "node hung for 3 s (SIGSTOP); its users wait 1 s, then go elsewhere"),
+    (Fault::Hung, "hung", "node hung for 3 s (SIGSTOP)"),
     (Fault::Restarted, "restarted", "node restarted in order (SIGTERM), as in a rolling restart"),
     (Fault::Wiped, "wiped", "node killed, its disk lost, rebuilt from the others"),
     (Fault::Joined, "joined", "fourth node joins and takes its share"),
@@ -70,12 +70,8 @@ const ALL: [(Fault, &str, &str); 11] = [
     (Fault::Split, "split", "every slot split in two"),
     (Fault::Merged, "merged", "every slot merged with its sibling"),
     (Fault::Transferred, "transferred", "every slot transferred to another leader"),
-    (
-        Fault::CutOneWay,
-        "cut_one_way",
-        "node cut off from the others one way for 3 s; its users wait 1 s, then go elsewhere",
-    ),
-    (Fault::CutBothWays, "cut_both_ways", "node cut off from the others both ways for 3 s; likewise"),
+    (Fault::CutOneWay, "cut_one_way", "node cut off from the others one way for 3 s"),
+    (Fault::CutBothWays, "cut_both_ways", "node cut off from the others both ways for 3 s"),
 ];
 
 impl Fault {
@@ -103,6 +99,12 @@ impl Fault {
         if self == Fault::Split {
             cluster.merge_all();
         }
+    }
+
+    /// The struck node keeps its users' connections and serves them badly or not at all: how long these take is up to their patience, so they have
+    /// a row of their own.
+    fn keeps_users(self) -> bool {
+        matches!(self, Fault::Hung | Fault::CutOneWay | Fault::CutBothWays)
     }
 
     fn needs_network(self) -> bool {
@@ -156,27 +158,33 @@ fn strike(fault: Fault, cluster: &mut Ensemble, talk: &Talk, id: usize, network:
     cluster.wait_whole();
 }
 
+#[derive(Default)]
 struct Measured {
     times: usize,
+    /// Of those who saw one: of all, or of those at other nodes than the struck one.
     outages: Vec<Duration>,
-    seen_by: usize,
     users: usize,
+    /// Of those at the struck node, where it keeps them.
+    outages_there: Vec<Duration>,
+    users_there: usize,
     counts: Counts,
 }
 
 /// The same fault again and again; the nodes in turn.
 fn measure(fault: Fault, times: usize, network: Option<&Separate>) -> Measured {
     let deadline = Instant::now() + GIVES_UP_AFTER;
-    let mut all = Measured { times: 0, outages: Vec::new(), seen_by: 0, users: 0, counts: Counts::default() };
+    let mut all = Measured::default();
     while all.times < times && Instant::now() < deadline {
         let one = measure_one(fault, times - all.times, network, deadline);
         all.times += one.times;
-        all.seen_by += one.seen_by;
         all.users += one.users;
+        all.users_there += one.users_there;
         all.outages.extend(one.outages);
+        all.outages_there.extend(one.outages_there);
         all.counts.add(&one.counts);
     }
     all.outages.sort_unstable();
+    all.outages_there.sort_unstable();
     all
 }
 
@@ -207,30 +215,47 @@ fn measure_one(fault: Fault, times: usize, network: Option<&Separate>, deadline:
     if !verdict.sentences.is_empty() {
         println!("{}\n{}", verdict.sentences.join("\n"), cluster.logs());
     }
-    let seen: Vec<Vec<Duration>> = moments.iter().map(|(from, until)| verdict.outages(*from, *until)).collect();
-    let outages = seen.concat();
-    let users = verdict.users() * moments.len();
-    Measured { times: moments.len(), seen_by: outages.len(), users, outages, counts: verdict.counts }
+    let mut measured = Measured { times: moments.len(), counts: verdict.counts, ..Measured::default() };
+    for (turn, (from, until)) in moments.into_iter().enumerate() {
+        let is_there = |user: usize| fault.keeps_users() && user % 3 == turn % 3;
+        measured.outages.extend(verdict.outages(from, until, |user| !is_there(user)));
+        measured.outages_there.extend(verdict.outages(from, until, is_there));
+        let there = (0..verdict.users()).filter(|user| is_there(*user)).count();
+        measured.users_there += there;
+        measured.users += verdict.users() - there;
+    }
+    measured
+}
+
+/// Of those who saw an outage, sorted.
+fn at(outages: &[Duration], share: f64) -> String {
+    let rank = (outages.len() as f64 * share).ceil() as usize;
+    let found = outages.get(rank.max(1) - 1);
+    found.map_or("none".to_owned(), |outage| format!("{} ms", outage.as_millis()))
 }
 
 impl Measured {
-    /// Of those who saw an outage.
-    fn at(&self, share: f64) -> String {
-        let rank = (self.outages.len() as f64 * share).ceil() as usize;
-        let found = self.outages.get(rank.max(1) - 1);
-        found.map_or("none".to_owned(), |outage| format!("{} ms", outage.as_millis()))
+    fn row(&self, what: &str) -> String {
+        if self.users_there == 0 {
+            return self.row_of(what, &self.outages, self.users);
+        }
+        let there = format!("{what}: users at that node, who wait 1 s and go elsewhere");
+        let others = format!("{what}: users at the other nodes");
+        let there = self.row_of(&there, &self.outages_there, self.users_there);
+        format!("{there}\n{}", self.row_of(&others, &self.outages, self.users))
     }
 
-    fn row(&self, what: &str) -> String {
+    fn row_of(&self, what: &str, outages: &[Duration], users: usize) -> String {
+        let at = |share| at(outages, share);
         let Counts { lost, doubled, reordered, damaged, holes, unknown, refusals, acknowledged, .. } = self.counts;
         format!(
             "| {what} | {} | {} of {} | {} | {} | {} | {lost} | {doubled} | {reordered} | {} | {unknown} | {refusals} | {acknowledged} |",
             self.times,
-            self.seen_by,
-            self.users,
-            self.at(0.5),
-            self.at(0.99),
-            self.at(1.0),
+            outages.len(),
+            users,
+            at(0.5),
+            at(0.99),
+            at(1.0),
             damaged + holes,
         )
     }
@@ -271,7 +296,9 @@ fn fault_table() {
         let measured = measure(fault, times, network.as_ref());
         let row = measured.row(what);
         println!("{row}\n({name}: {:.0} s; {:?})", began.elapsed().as_secs_f64(), measured.counts);
-        println!("{:?}", measured.outages.iter().map(Duration::as_millis).collect::<Vec<u128>>());
+        for outages in [&measured.outages_there, &measured.outages] {
+            println!("{:?}", outages.iter().map(Duration::as_millis).collect::<Vec<u128>>());
+        }
         fs::write(folder().join(name), row).expect("the target's temporary folder can be written");
         if !measured.counts.is_good() {
             bad.push((name, measured.counts));

@@ -520,14 +520,15 @@ impl Verdict {
         assert!(good, "{:?}\n{}\n{}", self.counts, self.sentences.join("\n"), logs());
     }
 
-    /// What each user saw of a fault at `from`, if anything: the longest wait for an answer that came before `until`.
-    pub fn outages(&self, from: Duration, until: Duration) -> Vec<Duration> {
+    /// What each user of some saw of a fault at `from`, if anything: the longest wait for an answer that came before `until`. A user of number n was
+    /// last spread to node n, modulo all.
+    pub fn outages(&self, from: Duration, until: Duration, of: impl Fn(usize) -> bool) -> Vec<Duration> {
         let of_one = |talker: &Talker| {
             let answered = talker.wanted.iter().filter_map(|wanted| Some((wanted.at, wanted.answered?.0)));
             let in_time = answered.filter(|(at, answered)| *answered >= from && *at < until);
             in_time.map(|(at, answered)| answered.saturating_sub(at)).filter(|wait| *wait > LATE).max()
         };
-        self.talkers.iter().filter_map(of_one).collect()
+        self.talkers.iter().filter(|talker| of(talker.number)).filter_map(of_one).collect()
     }
 
     /// How many users there were.
