@@ -152,7 +152,7 @@ impl Recovery {
     pub fn checkpoint(&mut self, slot: SlotId, bytes: &[u8]) -> Result<(), String> {
         assert!(!self.started, "checkpoints come before segments");
         let checkpoint = checkpoint::decode(slot, bytes, self.map_state)
-            .map_err(|what| format!("checkpoint of slot {slot}: {what}"))?;
+            .map_err(|what| format!("checkpoint of slot {slot}: {what}{}", self.way_on()))?;
         let segment = checkpoint.cover.replay_segment;
         self.first_segment = Some(self.first_segment.map_or(segment, |first| first.min(segment)));
         let current = Some(Life::of(checkpoint, true));
@@ -176,14 +176,16 @@ impl Recovery {
         let replayed = self.replay.segment(segment, bytes, &mut |record, position| {
             take_record(slots, orphans, record, position);
         });
-        let alone = self.config.cluster.address.is_none();
-        let way_on = if alone {
-            ""
-        } else {
-            ". Nothing was changed. If other nodes hold replicas of its slots: move the data directory away and start the node anew with a \
-             member as seed; it is rebuilt from them as after the loss of a disk"
-        };
-        replayed.map_err(|damage| format!("{damage}{way_on}"))
+        replayed.map_err(|damage| format!("{damage}{}", self.way_on()))
+    }
+
+    /// What the operator of a node whose disk is damaged can do, beside mending it.
+    fn way_on(&self) -> &'static str {
+        if self.config.cluster.address.is_none() {
+            return "";
+        }
+        ". Nothing was changed. If other nodes hold replicas of its slots: move the data directory away and start the node anew with a member as \
+         seed; it is rebuilt from them as after the loss of a disk"
     }
 
     /// Everything is read: the shard begins. `first_segment` is the oldest that exists, if any.

@@ -61,7 +61,7 @@ use sabotage::Sabotage;
 use trial::{Verdict, run_seed};
 
 /// Seeds of an ordinary run.
-const SEEDS: u64 = 600;
+const SEEDS: u64 = 900;
 
 /// Every so many of them runs twice, to compare histories.
 const TWICE_EVERY: u64 = 20;

@@ -8,7 +8,7 @@ use jindou::engine::metadata::{Cluster, MemberState};
 use jindou::engine::shard::Durability;
 use jindou::ids::{Place, ReplicaId, SlotId};
 
-use crate::ledger::{Kind, Number};
+use crate::ledger::{Kind, Number, pair_log};
 use crate::links::Machine;
 use crate::operator::Order;
 use crate::outages::Outage;
@@ -22,7 +22,7 @@ const BO: usize = 1;
 const FOR_EVER_MS: u64 = 3_600_000;
 
 /// All of them by name.
-pub const ALL: [(&str, Script); 25] = [
+pub const ALL: [(&str, Script); 26] = [
     ("a-join-moves-its-share", a_join_moves_its_share),
     ("a-drained-node-is-forgotten", a_drained_node_is_forgotten),
     ("the-dead-are-replaced-and-return", the_dead_are_replaced_and_return),
@@ -41,6 +41,7 @@ pub const ALL: [(&str, Script); 25] = [
     ("strangers-are-refused", strangers_are_refused),
     ("a-member-changes-its-address", a_member_changes_its_address),
     ("a-damaged-node-is-rebuilt", a_damaged_node_is_rebuilt),
+    ("damaged-bodies-are-fetched-from-others", damaged_bodies_are_fetched_from_others),
     ("stops-cost-little", stops_cost_little),
     ("leaders-come-back", leaders_come_back),
     ("voters-come-with-members", voters_come_with_members),
@@ -510,6 +511,26 @@ fn a_damaged_node_is_rebuilt(stage: &mut Stage) -> Done {
     let sent = stage.chat(ana, bo, 5, 50)?;
     stage.all_arrive(&sent)?;
     stage.conclude()
+}
+
+/// Bits flip under a leader that runs. Whoever reads its history gets every message whole, from another replica where its own copy is bad.
+fn damaged_bodies_are_fetched_from_others(stage: &mut Stage) -> Done {
+    stage.found(3, 0)?;
+    let (ana, _, _) = stage.pair_away_from_leader()?;
+    stage.much(ana, 60)?;
+    let Some(host) = stage.world.leader_of(stage.world.slot_of_log(pair_log(ANA, BO))) else {
+        return stage.fail("somebody leads");
+    };
+    let mut chance = crate::chance::Chance::new(7, "damage");
+    let disk = &mut stage.world.nodes[host.node].disks[host.shard];
+    let flipped = (0..40).filter_map(|_| disk.damage(&mut chance)).count();
+    if flipped < 40 {
+        return stage.fail("there is something to damage");
+    }
+    // Everything is read again at the end.
+    stage.conclude()?;
+    let repaired = stage.world.nodes[host.node].hosts[host.shard].shard.counters().messages_repaired;
+    if repaired == 0 { stage.fail("copies of others were used") } else { Ok(()) }
 }
 
 /// One message each few milliseconds while nodes stop in order, one after the other: how long the slowest waited.
