@@ -9,7 +9,6 @@ use bytes::Bytes;
 use super::*;
 use crate::format::frame::{Alive, Frame, Join, Joined};
 use crate::ids::LinkConn;
-use crate::limits::Limits;
 use crate::time::UnixMillis;
 
 /// One step of everybody.
@@ -66,17 +65,10 @@ impl Meeting {
         dice[1] = self.chance.number() as u8;
         let config = ShardConfig {
             place: Place { node: NodeId(node), shard: ShardId(0) },
-            shard_count: 1,
-            slot_depth: 2,
-            limits: Limits::PRODUCTION,
-            token_auth: false,
-            offline: OfflineMode::Push,
-            durability: Durability::Fsync,
-            geometry: JournalGeometry { identity: 7, block_bytes: 512, segment_bytes: 1 << 20 },
-            retention: Retention { bytes: 0, age_ms: 0 },
             seed: dice,
             boot: u64::from(node) + 50,
             cluster,
+            ..super::tests::config()
         };
         let shard = Recovery::new(config).finish(self.now, None).expect("nothing on disk is nothing wrong");
         let (inbox, wires, said) = (Vec::new(), BTreeMap::new(), Vec::new());

@@ -20,7 +20,7 @@ pub(super) struct Bench {
     pub(super) others: Vec<Effect>,
 }
 
-fn config() -> ShardConfig {
+pub(super) fn config() -> ShardConfig {
     ShardConfig {
         place: Place { node: NodeId(1), shard: ShardId(0) },
         shard_count: 1,
