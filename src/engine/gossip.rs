@@ -98,7 +98,7 @@ pub struct GossipLimits {
     pub seeds_max: usize,
     /// Datagrams waiting to be drained. Over it: dropped and counted, as if the network had lost them.
     pub datagrams_max: usize,
-    /// News waiting to be drained. Over it: the oldest is dropped and counted; `view` has the truth.
+    /// News waiting to be drained. Over it: the oldest, a load if there is one, is dropped and counted; `view` has the truth.
     pub news_max: usize,
     /// Timers under way. Over it: the last due is given up, which only keeps a node remembered as down.
     pub timers_max: usize,
@@ -195,6 +195,14 @@ pub struct GossipMember {
     pub load: Option<Rumour>,
     /// When it last became up, down or left.
     pub since: Instant,
+}
+
+impl GossipMember {
+    /// It answers, or has not failed to for long enough.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        matches!(self.state, MemberState::Up | MemberState::Suspect)
+    }
 }
 
 /// What was done and what was refused, by reason.
@@ -721,8 +729,10 @@ impl Gossip {
 
     fn tell(&mut self, news: GossipNews) {
         if self.wishes.len() - self.datagrams_waiting >= self.config.limits.news_max {
+            // What a node says of itself it says again; who is there is said once.
+            let load = self.wishes.iter().position(|wish| matches!(wish, GossipWish::News(GossipNews::Load { .. })));
             let oldest = self.wishes.iter().position(|wish| matches!(wish, GossipWish::News(_)));
-            oldest.map(|index| self.wishes.remove(index));
+            load.or(oldest).map(|index| self.wishes.remove(index));
             self.counters.news_lost += 1;
         }
         self.wishes.push_back(GossipWish::News(news));

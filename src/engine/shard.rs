@@ -17,6 +17,7 @@ mod deliveries;
 mod endings;
 mod frames;
 mod greetings;
+mod hints;
 mod hosting;
 mod inspect;
 mod invariants;

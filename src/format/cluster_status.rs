@@ -88,7 +88,7 @@ pub struct ClusterStatus {
     pub version: u64,
     /// Who says this.
     pub told_by: Place,
-    /// Whether that one leads the metadata group. If not, only what the table says is here, and nothing of who is alive.
+    /// Whether that one leads the metadata group. If not, what the table says is here, and of who is alive what that one's gossip has.
     pub complete: bool,
     /// Replicas a slot is to have.
     pub replicas_wanted: u8,

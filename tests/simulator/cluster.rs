@@ -288,6 +288,10 @@ impl World {
                 return Some(format!("node {index} is no member"));
             }
         }
+        let mut first_shards = self.nodes.iter().filter_map(|node| node.hosts.first());
+        if let Some((node, why)) = first_shards.find_map(|host| host.shard.metadata_unrest()) {
+            return Some(format!("node {node}: {why}"));
+        }
         self.unrest_of_rows(newest)
     }
 

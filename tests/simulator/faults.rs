@@ -197,7 +197,7 @@ impl Plan {
     pub fn draw(seed: u64, nodes: Option<u16>) -> Plan {
         let mut plan = Plan::draw_node(seed);
         let chance = &mut Chance::new(seed, "cluster plan");
-        let drawn = *chance.pick(&[1, 1, 1, 1, 3, 3, 3, 3, 3, 5]);
+        let drawn = *chance.pick(&[1, 1, 3, 3, 3, 3, 3, 3, 5, 5]);
         plan.nodes = nodes.unwrap_or(drawn);
         plan.cluster = draw_cluster(plan.nodes, chance);
         draw_cluster_limits(&mut plan, &mut Chance::new(seed, "cluster limits"));

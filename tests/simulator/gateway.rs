@@ -216,7 +216,7 @@ impl World {
             let since_ns = self.checkers.leaders.since_ns(slot);
             let led_anew = slot != due.slot || since_ns.is_some_and(|since_ns| since_ns > due.since_ns);
             let told_to_go = self.checkers.kicks.is_noticed(due.newcomer);
-            (told_to_go || !self.connections[due.newcomer].server_open) && led_anew
+            (told_to_go || !self.connections[due.newcomer].server_open) && (led_anew || !due.master)
         };
         let void: Vec<usize> =
             self.checkers.kicks.due().filter(|(_, due)| is_void(due)).map(|(_, due)| due.newcomer).collect();
@@ -351,7 +351,7 @@ impl World {
                 }
                 let user = user.expect("only users are let in");
                 let slot = self.slot_of_user(user);
-                let due = Due { at_ns, notice: !same_device, newcomer, order, since_ns: now_ns, user, slot };
+                let due = Due { at_ns, notice: !same_device, newcomer, order, since_ns: now_ns, user, slot, master };
                 // Its home has let it in later all the same: what ends this one is on its way.
                 match other_host.shard.session_order(other_id).filter(|theirs| *theirs > order) {
                     Some(order) => {

@@ -22,12 +22,13 @@ const BO: usize = 1;
 const FOR_EVER_MS: u64 = 3_600_000;
 
 /// All of them by name.
-pub const ALL: [(&str, Script); 26] = [
+pub const ALL: [(&str, Script); 27] = [
     ("a-join-moves-its-share", a_join_moves_its_share),
     ("a-drained-node-is-forgotten", a_drained_node_is_forgotten),
     ("the-dead-are-replaced-and-return", the_dead_are_replaced_and_return),
     ("a-follower-loses-its-disk", a_follower_loses_its_disk),
     ("the-metadata-leader-loses-its-disk", the_metadata_leader_loses_its_disk),
+    ("at-rest-the-next-disk-may-be-lost", at_rest_the_next_disk_may_be_lost),
     ("the-receiver-dies-while-it-receives", the_receiver_dies_while_it_receives),
     ("the-sender-dies-while-it-sends", the_sender_dies_while_it_sends),
     ("receivers-die-again-and-again", receivers_die_again_and_again),
@@ -218,6 +219,21 @@ fn the_metadata_leader_loses_its_disk(stage: &mut Stage) -> Done {
     stage.all_arrive(&during)?;
     stage.is_back(lost)?;
     stage.whole()?;
+    stage.conclude()
+}
+
+/// An operator who changes disks node by node looks at nothing but whether the cluster is at rest.
+fn at_rest_the_next_disk_may_be_lost(stage: &mut Stage) -> Done {
+    stage.found(3, 0)?;
+    let (ana, bo) = (stage.phone_at(ANA, 0)?, stage.phone_at(BO, 1)?);
+    let before = stage.chat(ana, bo, 10, 20)?;
+    stage.all_arrive(&before)?;
+    for lost in [2, 1, 0, 1, 2, 0] {
+        stage.world.wipe_node(lost);
+        stage.is_back(lost)?;
+        stage.until("it is a member", |world| world.nodes[lost].cluster.is_some())?;
+        stage.whole()?;
+    }
     stage.conclude()
 }
 

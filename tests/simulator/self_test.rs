@@ -162,7 +162,7 @@ fn checkers_see() {
     assert!(presence::agree(vec![(0, 0)], vec![(0, 1)]).is_err());
     let due = |newcomer: usize, notice| {
         let order = newcomer as u64;
-        Due { at_ns: 100, notice, newcomer, order, since_ns: 50, user: 0, slot: SlotId(0) }
+        Due { at_ns: 100, notice, newcomer, order, since_ns: 50, user: 0, slot: SlotId(0), master: true }
     };
     let mut kicks = Kicks::default();
     kicks.expect(3, due(4, true));

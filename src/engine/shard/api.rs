@@ -23,7 +23,7 @@ impl Shard {
                 return;
             }
             ApiRequest::Cluster(asked) if self.cluster.is_none() || self.answers_here(asked) => {
-                effects.push(Effect::Answer { ticket, answer: self.status_here(asked) });
+                effects.push(Effect::Answer { ticket, answer: self.status_here(now, asked) });
                 return;
             }
             _ => {}

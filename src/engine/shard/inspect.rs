@@ -8,7 +8,7 @@ use crate::engine::link::{LinkRow, LinkState};
 use crate::engine::metadata::MemberState;
 use crate::engine::raft_group::RaftGroup;
 use crate::engine::slot::Slot;
-use crate::ids::{ChannelKey, KeyHash, Place, ReplicaId, SessionId, SlotId};
+use crate::ids::{ChannelKey, KeyHash, NodeId, Place, ReplicaId, SessionId, SlotId};
 
 /// One replica.
 #[derive(Clone, Copy)]
@@ -40,6 +40,13 @@ impl Shard {
     pub fn metadata_voters(&self) -> &[ReplicaId] {
         let council = super::membership::council_of(&self.office);
         council.map_or(&[], |council| &council.group().members().voters)
+    }
+
+    /// What is missing in the metadata group, as its leader sees it.
+    #[must_use]
+    pub fn metadata_unrest(&self) -> Option<(NodeId, &'static str)> {
+        let council = super::membership::council_of(&self.office)?;
+        council.led_term().and_then(|_| council.unrest())
     }
 
     /// How this node's replica of the metadata group stands, for people.

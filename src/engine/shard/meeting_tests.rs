@@ -18,14 +18,14 @@ fn address(node: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, node as u8], 5300))
 }
 
-struct Party {
-    shard: Shard,
+pub(super) struct Party {
+    pub(super) shard: Shard,
     inbox: EventBatch,
     wires: BTreeMap<LinkConn, (usize, LinkConn)>,
     accepted: u64,
     dials: u64,
-    said: Vec<String>,
-    stopped: bool,
+    pub(super) said: Vec<String>,
+    pub(super) stopped: bool,
 }
 
 impl Party {
@@ -35,26 +35,26 @@ impl Party {
     }
 
     /// Lines with this in them.
-    fn lines(&self, words: &str) -> usize {
+    pub(super) fn lines(&self, words: &str) -> usize {
         self.said.iter().filter(|line| line.contains(words)).count()
     }
 }
 
 /// All nodes, the first one with number 1. Disks are perfect and instant.
-struct Meeting {
-    parties: Vec<Party>,
-    now: Now,
+pub(super) struct Meeting {
+    pub(super) parties: Vec<Party>,
+    pub(super) now: Now,
     chance: Chance,
 }
 
 impl Meeting {
-    fn new(seed: u8) -> Meeting {
+    pub(super) fn new(seed: u8) -> Meeting {
         let now = Now { instant: Instant(1), unix: UnixMillis(1_700_000_000_000) };
         Meeting { parties: Vec::new(), now, chance: Chance::new([seed; 32], 77) }
     }
 
     /// A further node: it founds when it is given no seeds.
-    fn comes(&mut self, seeds: &[u16], name: &str) -> usize {
+    pub(super) fn comes(&mut self, seeds: &[u16], name: &str) -> usize {
         let node = self.parties.len() as u16 + 1;
         let mut cluster = ClusterSettings::alone(u64::from(node) + 900);
         cluster.address = Some(address(node));
@@ -86,7 +86,7 @@ impl Meeting {
         party
     }
 
-    fn run(&mut self, span: Duration) {
+    pub(super) fn run(&mut self, span: Duration) {
         let until = self.now.instant + span;
         while self.now.instant < until {
             for party in 0..self.parties.len() {

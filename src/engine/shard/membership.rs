@@ -18,17 +18,18 @@ use crate::engine::chance::Chance;
 use crate::engine::cluster_news;
 use crate::engine::council::Council;
 use crate::engine::effect::{Effect, Effects};
-use crate::engine::gossip::{Gossip, GossipConfig, GossipNews, GossipWish};
+use crate::engine::gossip::{Gossip, GossipConfig, GossipWish};
 use crate::engine::metadata::{Cluster, MetadataCommand, NewMember};
 use crate::engine::raft_group::GroupState;
 use crate::engine::steward::Steward;
 use crate::engine::tellings::Tellings;
 use crate::format::frame::{
-    Alive, Frame, Join, Joined, LeaderOf, Leaders, Propose, ProposeOutcome, Proposed, Rumour, SlotReports,
+    Alive, Frame, Join, Joined, LeaderOf, Leaders, Propose, ProposeOutcome, Proposed, SlotReports, WhoLeads,
 };
 use crate::ids::{NodeId, Place, ReplicaId, ShardId, SlotId};
 use crate::time::{Instant, Now};
 
+use super::hints::Behind;
 use super::metadata_disk::{Checkpointing, Installing};
 use super::{Shard, ShardConfig};
 
@@ -37,7 +38,11 @@ pub(super) struct Office {
     pub(super) council: Option<Council>,
     pub(super) gossip: Option<Gossip>,
     pub(super) steward: Option<Steward>,
-    wishes: Vec<GossipWish>,
+    /// What the gossip wants, for as long as that is looked through.
+    pub(super) wishes: Vec<GossipWish>,
+    /// The table's version that the gossip was told, and until when it need not hear of the rest.
+    pub(super) load_said: (u64, Instant),
+    pub(super) behind: Option<Behind>,
     /// Newcomers whose wish is in the log, by the number of the proposal.
     joins: BTreeMap<u64, (Place, NodeId, SocketAddr)>,
     /// Requests of operators, likewise, by who has asked and their number there. No more than the council lets wait.
@@ -62,7 +67,7 @@ pub(super) struct Office {
     decide_at: Instant,
     refused: Option<Box<str>>,
     /// Of those who were not let in, and why this node was not.
-    told: Tellings<Box<str>>,
+    pub(super) told: Tellings<Box<str>>,
     /// First shards of other nodes that this newcomer has a link with: a further dial to them would be refused.
     met: BTreeSet<Place>,
     founded: bool,
@@ -106,6 +111,8 @@ impl Office {
             gossip,
             steward: None,
             wishes: Vec::new(),
+            load_said: (0, Instant(0)),
+            behind: None,
             joins: BTreeMap::new(),
             operators: BTreeMap::new(),
             heard: BTreeMap::new(),
@@ -292,6 +299,8 @@ impl Shard {
         if now.instant >= office.beat_at {
             office.beat_at = now.instant + self.config.limits.alive_every;
             self.say_alive();
+            self.gossip_load(now);
+            self.tell_if_behind(now, effects);
             self.ask_for_leader();
             self.say_where_we_are();
         }
@@ -441,9 +450,8 @@ impl Shard {
             return;
         }
         for node in self.other_nodes() {
-            let first = Place { node, shard: ShardId(0) };
-            let asked = crate::format::frame::WhoLeads { slot: SlotId::METADATA, place: self.config.place };
-            self.out.frame(first, Frame::WhoLeads(asked));
+            let asked = WhoLeads { slot: SlotId::METADATA, place: self.config.place };
+            self.out.frame(Place { node, shard: ShardId(0) }, Frame::WhoLeads(asked));
         }
     }
 
@@ -659,61 +667,6 @@ impl Shard {
             && leader != self.config.place
         {
             self.out.frame(leader, Frame::SlotReports(reports));
-        }
-    }
-
-    fn run_gossip(&mut self, now: Now, effects: &mut Effects) {
-        let Some(office) = &mut self.office else { return };
-        let Some(gossip) = &mut office.gossip else { return };
-        if gossip.next_deadline().is_some_and(|due| due <= now.instant) {
-            gossip.fire(now.instant);
-        }
-        let mut wishes = std::mem::take(&mut office.wishes);
-        gossip.drain(&mut wishes);
-        let mut news = Vec::new();
-        for wish in wishes.drain(..) {
-            match wish {
-                GossipWish::Datagram { to, bytes } => effects.push(Effect::Datagram { to, bytes }),
-                GossipWish::News(one) => news.push(one),
-            }
-        }
-        office.wishes = wishes;
-        for one in news {
-            self.hear_gossip(one);
-        }
-    }
-
-    /// The last that others hear of this process: nobody has to miss it first.
-    pub(super) fn take_leave(&mut self, effects: &mut Effects) {
-        let Some(office) = &mut self.office else { return };
-        let Some(gossip) = &mut office.gossip else { return };
-        gossip.leave();
-        gossip.drain(&mut office.wishes);
-        for wish in office.wishes.drain(..) {
-            if let GossipWish::Datagram { to, bytes } = wish {
-                effects.push(Effect::Datagram { to, bytes });
-            }
-        }
-    }
-
-    fn hear_gossip(&mut self, news: GossipNews) {
-        let (node, boot, up) = match news {
-            GossipNews::Up { node, boot, .. } => (node, boot, true),
-            GossipNews::Down { node, boot } | GossipNews::Left { node, boot } => (node, boot, false),
-            GossipNews::Load { .. } => return,
-        };
-        if let Some(steward) = self.office.as_mut().and_then(|office| office.steward.as_mut()) {
-            steward.hint(node, boot, up);
-        }
-        for shard in self.siblings() {
-            self.out.frame(shard, Frame::Rumour(Rumour { node, up }));
-        }
-        self.hear_of_node(node, up);
-    }
-
-    pub(super) fn handle_datagram(&mut self, now: Now, from: std::net::SocketAddr, bytes: &[u8]) {
-        if let Some(gossip) = self.office.as_mut().and_then(|office| office.gossip.as_mut()) {
-            gossip.handle_datagram(now.instant, from, bytes);
         }
     }
 

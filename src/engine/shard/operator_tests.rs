@@ -170,7 +170,7 @@ fn a_cluster_of_one_shows_itself_page_by_page() {
     let none = status(&mut bench, 0, 0, false);
     assert_eq!((none.slots.len(), none.next), (0, None));
     let here = status(&mut bench, 0, 0, true);
-    assert_eq!((here.complete, here.is_at_rest(), here.members[0].alive), (false, false, None));
+    assert_eq!((here.complete, here.is_at_rest(), here.members[0].alive), (false, false, Some(true)));
 }
 
 #[test]
@@ -191,6 +191,24 @@ fn wishes_are_agreed_on_by_the_metadata_group_or_refused_by_it() {
     assert_eq!(operate(&mut bench, ClusterRequest::Rebalance), ApiAnswer::Done);
     let counters = *bench.shard.counters();
     assert_eq!(counters.operator_requests, 5);
+}
+
+#[test]
+fn a_cluster_is_not_at_rest_while_somebody_is_to_vote_on_its_metadata_and_does_not() {
+    let mut bench = Bench::new();
+    let here = Place { node: n(1), shard: ShardId(0) };
+    for newcomer in [2, 3] {
+        bench.shard.propose_for_operator((here, 0), &MetadataCommand::AddMember(member(newcomer)));
+        bench.run();
+    }
+    (0..5).for_each(|_| bench.wait(Duration::from_secs(1)));
+    let whole = status(&mut bench, 0, 0, false);
+    let why = "it has no vote on the metadata yet";
+    let told = whole.waits.iter().find(|wait| &*wait.why == why).unwrap_or_else(|| panic!("{:?}", whole.waits));
+    assert_eq!((told.slot, told.node), (None, Some(n(2))));
+    assert!(!whole.is_at_rest());
+    let here = status(&mut bench, 0, 0, true);
+    assert!(here.waits.is_empty(), "who is not asked as the leader does not speak for it");
 }
 
 #[test]

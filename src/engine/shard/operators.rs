@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::engine::council::Council;
 use crate::engine::effect::Effects;
 use crate::engine::event::ApiAnswer;
+use crate::engine::gossip::GossipMember;
 use crate::engine::metadata::{Cluster, MemberState, MetadataCommand, Reshape, SLOT_DEPTH_MAX, SlotRow};
 use crate::engine::session::Phase;
 use crate::engine::steward::{MoveProgress, Progress};
@@ -68,10 +69,10 @@ impl Shard {
     }
 
     /// What is known here.
-    pub(super) fn status_here(&self, request: &ClusterRequest) -> ApiAnswer {
+    pub(super) fn status_here(&self, now: Now, request: &ClusterRequest) -> ApiAnswer {
         match (request, &self.cluster) {
             (ClusterRequest::Status { from, max, .. }, Some(cluster)) => {
-                ApiAnswer::Cluster(Box::new(self.status(cluster, None, (*from, *max))))
+                ApiAnswer::Cluster(Box::new(self.status(now, cluster, None, (*from, *max))))
             }
             _ => refused("this node is in no cluster yet; it goes on asking its seeds to be let in"),
         }
@@ -90,7 +91,7 @@ impl Shard {
         let cluster = council.cluster().clone();
         if let ClusterRequest::Status { from, max, .. } = request {
             let progress = steward.progress(now.instant, &cluster);
-            let status = self.status(&cluster, Some(progress), (*from, *max));
+            let status = self.status(now, &cluster, Some(progress), (*from, *max));
             self.answer_ask(asker, ticket, ApiAnswer::Cluster(Box::new(status)));
             return;
         }
@@ -121,8 +122,14 @@ impl Shard {
 
     // ---- the picture ----
 
-    /// `progress` is the metadata leader's; without it nothing is said of who is alive.
-    fn status(&self, cluster: &Cluster, progress: Option<Progress>, (from, max): (SlotId, u16)) -> ClusterStatus {
+    /// `progress` is the metadata leader's; without it there are only hints of who is alive.
+    fn status(
+        &self,
+        now: Now,
+        cluster: &Cluster,
+        progress: Option<Progress>,
+        (from, max): (SlotId, u16),
+    ) -> ClusterStatus {
         let council = super::membership::council_of(&self.office);
         let voters = council.map_or(&[][..], |council| &council.group().members().voters);
         let complete = progress.is_some();
@@ -142,7 +149,7 @@ impl Shard {
             metadata_leader: self.metadata_leader.1,
             metadata_term: self.metadata_leader.0,
             metadata_voters: voters.iter().map(|replica| replica.place().node).collect(),
-            members: self.member_statuses(cluster, progress.as_ref()),
+            members: self.member_statuses(now, cluster, progress.as_ref()),
             slots_total: cluster.rows.len() as u32,
             slots_leaderless: rows().filter(|(slot, _)| leader(**slot).is_none()).count() as u32,
             slots_misled: rows()
@@ -165,6 +172,9 @@ impl Shard {
         };
         let max = usize::from(max.min(STATUS_SLOTS_MAX));
         let mut page = cluster.rows.range(from..);
+        if let Some((node, why)) = complete.then(|| self.metadata_unrest()).flatten() {
+            status.waits.push(WaitStatus { slot: None, node: Some(node), why: why.into() });
+        }
         status.slots =
             page.by_ref().take(max).map(|(slot, row)| slot_status(*slot, row, leader(*slot), moves)).collect();
         status.next = if max == 0 { None } else { page.next().map(|(slot, _)| *slot) };
@@ -172,7 +182,8 @@ impl Shard {
         status
     }
 
-    fn member_statuses(&self, cluster: &Cluster, progress: Option<&Progress>) -> Vec<MemberStatus> {
+    fn member_statuses(&self, now: Now, cluster: &Cluster, progress: Option<&Progress>) -> Vec<MemberStatus> {
+        let hinted = if progress.is_none() { self.hinted() } else { BTreeMap::new() };
         let heard = self.office.as_ref().map(|office| &office.heard);
         let mut leads: BTreeMap<NodeId, u32> = BTreeMap::new();
         let (mut holds, mut preferred) = (leads.clone(), leads.clone());
@@ -188,9 +199,15 @@ impl Shard {
         let status = |(node, member): (&NodeId, &crate::engine::metadata::Member)| {
             let known = progress.and_then(|progress| progress.members.iter().find(|known| known.node == *node));
             let own = *node == self.config.place.node;
-            let said = heard.and_then(|heard| heard.get(node));
-            // Of who is silent nobody knows; and what was said to this node while it led before is old.
-            let now_known = said.filter(|_| known.is_some_and(|known| known.alive)).map(|alive| alive.sessions);
+            // What was said to this node while it led before is old.
+            let said = heard.filter(|_| progress.is_some()).and_then(|heard| heard.get(node));
+            let hint = hinted.get(node);
+            let hint_load = hint.filter(|hint| hint.is_up()).and_then(|hint| hint.load);
+            let table_version = said.map(|alive| alive.table_version).or(hint_load.map(|load| load.table_version));
+            // Of who is silent nobody knows.
+            let sessions = said.filter(|_| known.is_some_and(|known| known.alive)).map(|alive| alive.sessions);
+            let sessions = sessions.or(hint_load.map(|load| load.sessions));
+            let silent = hint.filter(|hint| !hint.is_up()).map_or(Duration::ZERO, |hint| now.instant.since(hint.since));
             MemberStatus {
                 node: *node,
                 standing: match member.state {
@@ -198,8 +215,8 @@ impl Shard {
                     MemberState::Draining => MemberStanding::Draining,
                     MemberState::Dead => MemberStanding::Dead,
                 },
-                alive: known.map(|known| known.alive),
-                silent_ms: known.map_or(0, |known| millis(known.silent)),
+                alive: known.map(|known| known.alive).or(hint.map(GossipMember::is_up)).or(own.then_some(true)),
+                silent_ms: millis(known.map_or(silent, |known| known.silent)),
                 shards: member.shards,
                 cluster: member.addresses.cluster,
                 http: member.addresses.http.clone(),
@@ -207,8 +224,8 @@ impl Shard {
                 slots: count(&holds, *node),
                 preferred: count(&preferred, *node),
                 leads: count(&leads, *node),
-                table_version: if own { cluster.version } else { said.map_or(0, |alive| alive.table_version) },
-                sessions: if own && heard.is_some() { Some(self.node_alive().sessions) } else { now_known },
+                table_version: if own { cluster.version } else { table_version.unwrap_or(0) },
+                sessions: if own && heard.is_some() { Some(self.node_alive().sessions) } else { sessions },
             }
         };
         cluster.members.iter().map(status).collect()

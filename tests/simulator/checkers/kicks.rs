@@ -1,6 +1,8 @@
 //! When a master's CONNECT succeeds, every other connection of its family ends in time: with DISCONNECT 12 when its device
 //! id is another. The gateway says which connections were live at that moment. Of two that were let in at once, with CONNACKs that may be written
-//! in any order, the home says who came later. The newcomer may go again: the leader that has let it in remembers it, the next one does not.
+//! in any order, the home says who came later. The newcomer may go again: the leader that has let it in
+//! remembers it, the next one does not. A slave ends connections of its own device only, and is not remembered: when it goes before its home
+//! has heard of an older connection of that device, the older one stays until it is silent for too long.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,6 +25,8 @@ pub struct Due {
     pub user: usize,
     /// The slot of the user's home then.
     pub slot: SlotId,
+    /// The newcomer is a master, which its leader remembers when it has gone.
+    pub master: bool,
 }
 
 /// Ends that are due, by connection.
