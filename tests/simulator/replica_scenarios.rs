@@ -22,7 +22,7 @@ const BO: usize = 1;
 const FOR_EVER_MS: u64 = 3_600_000;
 
 /// All of them by name.
-pub const ALL: [(&str, Script); 27] = [
+pub const ALL: [(&str, Script); 28] = [
     ("a-join-moves-its-share", a_join_moves_its_share),
     ("a-drained-node-is-forgotten", a_drained_node_is_forgotten),
     ("the-dead-are-replaced-and-return", the_dead_are_replaced_and_return),
@@ -41,6 +41,7 @@ pub const ALL: [(&str, Script); 27] = [
     ("a-copied-data-directory-is-refused", a_copied_data_directory_is_refused),
     ("strangers-are-refused", strangers_are_refused),
     ("a-member-changes-its-address", a_member_changes_its_address),
+    ("all-members-change-their-addresses", all_members_change_their_addresses),
     ("a-damaged-node-is-rebuilt", a_damaged_node_is_rebuilt),
     ("damaged-bodies-are-fetched-from-others", damaged_bodies_are_fetched_from_others),
     ("stops-cost-little", stops_cost_little),
@@ -495,6 +496,30 @@ fn a_member_changes_its_address(stage: &mut Stage) -> Done {
     }
     let (ana, bo, _) = stage.pair_away_from_leader()?;
     let sent = stage.chat(ana, bo, 10, 20)?;
+    stage.all_arrive(&sent)?;
+    stage.conclude()
+}
+
+/// The machines move to another network: nobody is where the table says, and only the seeds are right.
+fn all_members_change_their_addresses(stage: &mut Stage) -> Done {
+    stage.found(3, 0)?;
+    let (ana, bo, _) = stage.pair_away_from_leader()?;
+    let mut sent = stage.chat(ana, bo, 10, 20)?;
+    for node in 0..3 {
+        stage.kill(node, Machine::Refuses, 2_000);
+        stage.world.links.move_machine(node);
+    }
+    (0..3).try_for_each(|node| stage.is_back(node))?;
+    stage.until("everybody knows where everybody is now", |world| {
+        let there = |node: usize| world.links.address_of(node);
+        let knows = |cluster: &Cluster| {
+            (0..3).all(|node| cluster.members[&world.nodes[node].id].addresses.cluster == there(node))
+        };
+        world.nodes.iter().all(|node| node.cluster.as_ref().is_some_and(|cluster| knows(cluster)))
+    })?;
+    stage.whole()?;
+    [ana, bo].into_iter().try_for_each(|device| stage.connect(device))?;
+    sent.extend(stage.chat(ana, bo, 10, 20)?);
     stage.all_arrive(&sent)?;
     stage.conclude()
 }

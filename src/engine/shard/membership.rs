@@ -313,20 +313,31 @@ impl Shard {
     }
 
     /// A newcomer asks whom it was told to ask. So does a node that is a cluster by itself, though it wants nothing: should there be
-    /// another cluster, the handshake says so on both sides, and nobody believes that this node has joined.
+    /// another cluster, the handshake says so on both sides, and nobody believes that this node has joined. And so does a member that is
+    /// lost: the others may be where the table does not have them.
     fn dial_seeds(&mut self, now: Now, effects: &mut Effects) {
         let alone = self.is_cluster_by_itself();
         let Some(office) = &mut self.office else { return };
-        if (office.council.is_some() && !alone) || now.instant < office.ask_at {
+        let belongs = office.council.is_some() && !alone;
+        if now.instant < office.ask_at || belongs && self.metadata_leader.1.is_some() {
             return;
         }
         office.ask_at = now.instant + self.config.limits.join_every;
+        if belongs && !self.is_lost() {
+            return;
+        }
+        let Some(office) = &mut self.office else { return };
         if office.council.is_none() {
             let met = office.met.clone();
             met.into_iter().for_each(|peer| self.ask_to_join(peer));
         }
         for seed in self.config.cluster.seeds.clone() {
-            if Some(seed) != self.config.cluster.address {
+            // A second socket would take the place of the first.
+            let links = &self.links;
+            let mut members = self.cluster.iter().flat_map(|cluster| &cluster.members);
+            let is_heard =
+                members.any(|(node, member)| belongs && member.addresses.cluster == seed && links.hears(*node));
+            if Some(seed) != self.config.cluster.address && !is_heard {
                 self.links.dial_address(now.instant, seed);
             }
         }
@@ -336,6 +347,15 @@ impl Shard {
         {
             effects.push(Effect::Report { warning: true, line: format!("not let into the cluster: {why}") });
         }
+    }
+
+    /// A member that hears no majority of those who vote on the metadata.
+    fn is_lost(&self) -> bool {
+        let Some(cluster) = &self.cluster else { return false };
+        let voters: Vec<NodeId> = cluster.metadata_voters_wanted().iter().map(|voter| voter.place().node).collect();
+        let here = self.config.place.node;
+        let heard = voters.iter().filter(|node| **node == here || self.links.hears(**node)).count();
+        heard <= voters.len() / 2
     }
 
     /// The table names this node only.
