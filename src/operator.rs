@@ -345,7 +345,9 @@ impl Desk {
 
     fn wait_until_serving(&self, node: u16, within: Duration) -> Result<(), OperatorError> {
         let missing = || Some(format!("n{node} does not serve yet"));
-        self.look(within, |data| Ok(if serves(data, node) { None } else { missing() }), false)
+        // Without a leader of the metadata there are only hints of who is alive.
+        let stands = |data: &Value| data["complete"] == true && serves(data, node);
+        self.look(within, |data| Ok(if stands(data) { None } else { missing() }), false)
     }
 
     /// Looks every second, and says what has changed, until nothing is `missing`. A node that does not answer may be the next one to.

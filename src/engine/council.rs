@@ -293,7 +293,7 @@ impl Council {
         }
     }
 
-    /// Whose part in the group is not as the members want it, and what is missing. As long as there is something, the disk of a voter less may be one
+    /// Whose part in the group is not as the members want it, and what that node does. As long as there is something, the disk of a voter less may be one
     /// too few.
     #[must_use]
     pub fn unrest(&self) -> Option<(NodeId, &'static str)> {
@@ -302,17 +302,17 @@ impl Council {
         let node = |replica: &ReplicaId| replica.place().node;
         let follows = |replica: &&ReplicaId| members.voters.contains(replica) || members.learners.contains(replica);
         if let Some(leaving) = members.voters_outgoing.iter().find(|replica| !members.voters.contains(replica)) {
-            return Some((node(leaving), "its vote on the metadata is being taken back"));
+            return Some((node(leaving), "is giving its vote on the metadata back"));
         }
         if let Some(other) = members.voters.iter().find(|replica| !wanted.contains(replica)) {
-            return Some((node(other), "its vote on the metadata is not taken back yet"));
+            return Some((node(other), "has a vote on the metadata that is yet to be given up"));
         }
         let everybody = || self.cluster.members.values().map(|member| &member.metadata_replica);
         if let Some(missing) = everybody().find(|replica| !follows(replica)) {
-            return Some((node(missing), "it does not follow the metadata group yet"));
+            return Some((node(missing), "does not follow the metadata group yet"));
         }
         let silent = wanted.iter().find(|replica| !members.voters.contains(replica));
-        silent.map(|replica| (node(replica), "it has no vote on the metadata yet"))
+        silent.map(|replica| (node(replica), "has no vote on the metadata yet"))
     }
 
     fn change(&mut self, change: MemberChange) {

@@ -730,9 +730,14 @@ impl Gossip {
     fn tell(&mut self, news: GossipNews) {
         if self.wishes.len() - self.datagrams_waiting >= self.config.limits.news_max {
             // What a node says of itself it says again; who is there is said once.
-            let load = self.wishes.iter().position(|wish| matches!(wish, GossipWish::News(GossipNews::Load { .. })));
+            let is_load = |wish: &GossipWish| matches!(wish, GossipWish::News(GossipNews::Load { .. }));
             let oldest = self.wishes.iter().position(|wish| matches!(wish, GossipWish::News(_)));
-            load.or(oldest).map(|index| self.wishes.remove(index));
+            let given_up = self.wishes.iter().position(is_load);
+            if given_up.is_none() && matches!(news, GossipNews::Load { .. }) {
+                self.counters.news_lost += 1;
+                return;
+            }
+            given_up.or(oldest).map(|index| self.wishes.remove(index));
             self.counters.news_lost += 1;
         }
         self.wishes.push_back(GossipWish::News(news));
@@ -765,6 +770,12 @@ impl Gossip {
             since,
         })
         .collect()
+    }
+
+    /// As far as is known it answers.
+    #[must_use]
+    pub fn is_up(&self, node: NodeId) -> bool {
+        self.nodes.get(&node).is_some_and(|known| known.up().is_some())
     }
 
     /// What was done and refused so far.

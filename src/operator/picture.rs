@@ -23,8 +23,8 @@ pub(super) fn whole(data: &Value) -> String {
         for wait in waits {
             let about = match (wait["slot"].as_u64(), wait["node"].as_u64()) {
                 (Some(slot), _) => format!("slot {slot}: "),
-                (None, Some(node)) => format!("n{node}: "),
-                (None, None) => String::new(),
+                // Words about a member name it.
+                (None, _) => String::new(),
             };
             line(&mut text, &format!("{about}{}", word(&wait["why"])));
         }

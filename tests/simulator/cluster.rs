@@ -38,13 +38,14 @@ impl World {
         let nobody = || Box::<str>::from("");
         let guise = self.nodes[node].guise;
         let cluster = self.links.address_of(node);
-        let others = (0..usize::from(self.plan.nodes)).filter(|other| *other != node);
+        let everybody: Vec<usize> = (0..usize::from(self.plan.nodes)).collect();
+        let others = guise.seeds.unwrap_or(&everybody).iter().filter(|other| **other != node);
         let founds = node == 0 && !self.nodes[0].wiped;
         ClusterSettings {
             name: guise.cluster.into(),
             secret: guise.secret.into(),
             address: Some(cluster),
-            seeds: if founds { Vec::new() } else { others.map(|other| self.links.address_of(other)).collect() },
+            seeds: if founds { Vec::new() } else { others.map(|other| self.links.address_of(*other)).collect() },
             replicas: self.plan.cluster.replicas,
             steward: self.plan.cluster.steward,
             gossip: self.plan.cluster.gossip,
@@ -290,7 +291,7 @@ impl World {
         }
         let mut first_shards = self.nodes.iter().filter_map(|node| node.hosts.first());
         if let Some((node, why)) = first_shards.find_map(|host| host.shard.metadata_unrest()) {
-            return Some(format!("node {node}: {why}"));
+            return Some(format!("{node} {why}"));
         }
         self.unrest_of_rows(newest)
     }

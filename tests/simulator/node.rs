@@ -63,6 +63,8 @@ pub struct Guise {
     pub cluster: &'static str,
     /// What its members know.
     pub secret: &'static str,
+    /// Whom it asks first, when that is not everybody else.
+    pub seeds: Option<&'static [usize]>,
 }
 
 /// A machine.
@@ -135,7 +137,7 @@ impl Node {
             damages_named: 0,
             damages: Vec::new(),
             wiped: false,
-            guise: Guise { cluster: "jindou", secret: "what members know" },
+            guise: Guise { cluster: "jindou", secret: "what members know", seeds: None },
             reports: Vec::new(),
             identity: plan.geometry.identity.wrapping_add(u64::from(index) << 40),
             origin_ns: 0,

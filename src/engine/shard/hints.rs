@@ -24,6 +24,8 @@ const BEHIND: &str = "the table is behind";
 pub(super) struct Behind {
     node: NodeId,
     version: u64,
+    /// The one that this node had.
+    own: u64,
     /// When that was heard first.
     since: Instant,
 }
@@ -70,21 +72,24 @@ impl Shard {
     fn hear_of_table(&mut self, now: Now, node: NodeId, version: u64) {
         let Some(cluster) = self.cluster.as_ref().filter(|cluster| cluster.members.contains_key(&node)) else { return };
         let Some(office) = self.office.as_mut().filter(|_| version > cluster.version) else { return };
-        let since = office.behind.map_or(now.instant, |behind| behind.since);
-        office.behind = Some(Behind { node, version, since });
+        let own = cluster.version;
+        let since = office.behind.filter(|behind| behind.own == own).map_or(now.instant, |behind| behind.since);
+        office.behind = Some(Behind { node, version, own, since });
     }
 
     /// When gossip arrives, and for a long time nothing of the metadata group does, the operator's network is what keeps it away.
     pub(super) fn tell_if_behind(&mut self, now: Now, effects: &mut Effects) {
         let own = self.cluster.as_ref().map_or(0, |cluster| cluster.version);
         let Some(office) = &mut self.office else { return };
-        let Some(Behind { node, version, since }) = office.behind.filter(|behind| behind.version > own) else {
-            office.behind = None;
-            return;
-        };
+        let is_up = |node| office.gossip.as_ref().is_some_and(|gossip| gossip.is_up(node));
+        let still = office.behind.filter(|behind| behind.version > own && is_up(behind.node));
+        // What arrives in small steps arrives.
+        office.behind =
+            still.map(|behind| if behind.own == own { behind } else { Behind { own, since: now.instant, ..behind } });
+        let Some(Behind { node, version, since, .. }) = office.behind else { return };
         let line = format!(
             "node {node} has version {version} of the cluster's table, as gossip says, and this node has had {own} for {} s and more: datagrams arrive, and \
-             the links over which the metadata group agrees do not; what stands between them, TCP to the [cluster] listen addresses, is at fault",
+             the links over which the metadata group agrees do not: look at the addresses, and at what stands between them, of TCP to the [cluster] listen ports",
             BEHIND_FOR.as_secs()
         );
         if now.instant.since(since) >= BEHIND_FOR && office.told.is_due(now.instant, BEHIND.into()) {
@@ -92,7 +97,7 @@ impl Shard {
         }
     }
 
-    /// The others hear what this node can say of itself: its table at once, the rest not as often as it changes.
+    /// The others hear what this node can say of itself: its table with the next beat, the rest not as often as it changes.
     pub(super) fn gossip_load(&mut self, now: Now) {
         let said = self.node_alive();
         let Some(office) = &mut self.office else { return };

@@ -10,7 +10,7 @@
 //!  on disk ──► follows ──► member, says where it is now if that has changed
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -19,6 +19,7 @@ use crate::engine::cluster_news;
 use crate::engine::council::Council;
 use crate::engine::effect::{Effect, Effects};
 use crate::engine::gossip::{Gossip, GossipConfig, GossipWish};
+use crate::engine::link::LinkState;
 use crate::engine::metadata::{Cluster, MetadataCommand, NewMember};
 use crate::engine::raft_group::GroupState;
 use crate::engine::steward::Steward;
@@ -32,6 +33,9 @@ use crate::time::{Instant, Now};
 use super::hints::Behind;
 use super::metadata_disk::{Checkpointing, Installing};
 use super::{Shard, ShardConfig};
+
+/// First shards that are asked in one round: the voters, and as many seeds.
+const ASKED_MAX: usize = 16;
 
 /// What the first shard keeps.
 pub(super) struct Office {
@@ -68,8 +72,6 @@ pub(super) struct Office {
     refused: Option<Box<str>>,
     /// Of those who were not let in, and why this node was not.
     pub(super) told: Tellings<Box<str>>,
-    /// First shards of other nodes that this newcomer has a link with: a further dial to them would be refused.
-    met: BTreeSet<Place>,
     founded: bool,
     /// Likewise: the configured name was proposed in this term.
     renamed: bool,
@@ -129,7 +131,6 @@ impl Office {
             decide_at: Instant(0),
             refused: None,
             told: Tellings::default(),
-            met: BTreeSet::new(),
             founded: false,
             renamed: false,
             decided_version: 0,
@@ -313,31 +314,20 @@ impl Shard {
     }
 
     /// A newcomer asks whom it was told to ask. So does a node that is a cluster by itself, though it wants nothing: should there be
-    /// another cluster, the handshake says so on both sides, and nobody believes that this node has joined. And so does a member that is
-    /// lost: the others may be where the table does not have them.
+    /// another cluster, the handshake says so on both sides, and nobody believes that this node has joined. Members dial seeds, too, that may lead
+    /// to somebody whom they do not hear: since the table was agreed on, one of them, or all, may have been started elsewhere.
     fn dial_seeds(&mut self, now: Now, effects: &mut Effects) {
         let alone = self.is_cluster_by_itself();
-        let Some(office) = &mut self.office else { return };
-        let belongs = office.council.is_some() && !alone;
-        if now.instant < office.ask_at || belongs && self.metadata_leader.1.is_some() {
-            return;
-        }
+        let Some(office) = self.office.as_mut().filter(|office| now.instant >= office.ask_at) else { return };
         office.ask_at = now.instant + self.config.limits.join_every;
-        if belongs && !self.is_lost() {
-            return;
-        }
-        let Some(office) = &mut self.office else { return };
-        if office.council.is_none() {
-            let met = office.met.clone();
-            met.into_iter().for_each(|peer| self.ask_to_join(peer));
+        let is_newcomer = office.council.is_none();
+        let leaderless = self.metadata_leader.1.is_none();
+        if is_newcomer || leaderless && !alone {
+            self.ask_whom_we_hear();
         }
         for seed in self.config.cluster.seeds.clone() {
-            // A second socket would take the place of the first.
-            let links = &self.links;
-            let mut members = self.cluster.iter().flat_map(|cluster| &cluster.members);
-            let is_heard =
-                members.any(|(node, member)| belongs && member.addresses.cluster == seed && links.hears(*node));
-            if Some(seed) != self.config.cluster.address && !is_heard {
+            let others = is_newcomer || alone || self.may_lead_to_somebody(seed, leaderless);
+            if Some(seed) != self.config.cluster.address && others {
                 self.links.dial_address(now.instant, seed);
             }
         }
@@ -349,13 +339,30 @@ impl Shard {
         }
     }
 
-    /// A member that hears no majority of those who vote on the metadata.
-    fn is_lost(&self) -> bool {
-        let Some(cluster) = &self.cluster else { return false };
-        let voters: Vec<NodeId> = cluster.metadata_voters_wanted().iter().map(|voter| voter.place().node).collect();
+    /// Asks the first shards that are heard to be let in, or for the way to who leads: a member that was started elsewhere, and its leader too,
+    /// has no other way there. Of those who are members already the voters know.
+    fn ask_whom_we_hear(&mut self) {
+        let voters: Option<Vec<NodeId>> = self
+            .cluster
+            .as_ref()
+            .map(|cluster| cluster.metadata_voters_wanted().into_iter().map(|voter| voter.place().node).collect());
+        let up = self.links.rows().into_iter().filter(|row| row.state == LinkState::Up).map(|row| row.peer);
+        let first = up.filter(|peer| peer.shard == ShardId(0));
+        let asked: Vec<Place> =
+            first.filter(|peer| voters.as_ref().is_none_or(|voters| voters.contains(&peer.node))).collect();
+        asked.into_iter().take(ASKED_MAX).for_each(|peer| self.ask_to_join(peer));
+    }
+
+    /// A seed at an address of the table is that member's, which is dialed anyway, unless nobody knows whom to believe. One at another address
+    /// may be anybody's who is not heard.
+    fn may_lead_to_somebody(&self, seed: SocketAddr, leaderless: bool) -> bool {
+        let Some(cluster) = &self.cluster else { return true };
         let here = self.config.place.node;
-        let heard = voters.iter().filter(|node| **node == here || self.links.hears(**node)).count();
-        heard <= voters.len() / 2
+        let is_heard = |node: &NodeId| *node == here || self.links.hears(*node);
+        match cluster.members.iter().find(|(_, member)| member.addresses.cluster == seed) {
+            Some((node, _)) => leaderless && !is_heard(node),
+            None => !cluster.members.keys().all(is_heard),
+        }
     }
 
     /// The table names this node only.
@@ -507,7 +514,6 @@ impl Shard {
         let Some(office) = &mut self.office else { return };
         if office.council.is_none() && peer.shard == ShardId(0) {
             office.ask_at = now.instant + self.config.limits.join_every;
-            office.met.insert(peer);
             self.ask_to_join(peer);
         }
     }
@@ -563,7 +569,7 @@ impl Shard {
                 self.out.frame(from, Frame::Joined(Box::new(Joined::Refused { why: why.into() })));
                 return;
             }
-            if known.identity == join.identity {
+            if known.identity == join.identity && known.addresses == join.addresses {
                 let accepted = Joined::Accepted { cluster: cluster.id, replica: known.metadata_replica };
                 answer(self, accepted);
                 return;
@@ -589,16 +595,17 @@ impl Shard {
     /// A member has answered our wish.
     pub(super) fn handle_joined(&mut self, now: Now, joined: Joined) {
         let Some(office) = &mut self.office else { return };
-        if office.council.is_some() {
-            return;
-        }
+        let belongs = office.council.is_some();
         match joined {
+            Joined::Elsewhere { leader: Some(leader) } if !belongs || self.metadata_leader.1.is_none() => {
+                self.links.dial_address(now.instant, leader);
+            }
+            _ if belongs => {}
             Joined::Accepted { cluster, replica } => {
                 self.links.set_cluster_id(cluster);
                 self.begin_council(replica, Vec::new());
             }
-            Joined::Elsewhere { leader: Some(leader) } => self.links.dial_address(now.instant, leader),
-            Joined::Elsewhere { leader: None } => {}
+            Joined::Elsewhere { .. } => {}
             Joined::Refused { why } => office.refused = Some(why),
         }
     }

@@ -203,7 +203,7 @@ fn a_cluster_is_not_at_rest_while_somebody_is_to_vote_on_its_metadata_and_does_n
     }
     (0..5).for_each(|_| bench.wait(Duration::from_secs(1)));
     let whole = status(&mut bench, 0, 0, false);
-    let why = "it has no vote on the metadata yet";
+    let why = "n2 has no vote on the metadata yet";
     let told = whole.waits.iter().find(|wait| &*wait.why == why).unwrap_or_else(|| panic!("{:?}", whole.waits));
     assert_eq!((told.slot, told.node), (None, Some(n(2))));
     assert!(!whole.is_at_rest());

@@ -173,7 +173,7 @@ impl Shard {
         let max = usize::from(max.min(STATUS_SLOTS_MAX));
         let mut page = cluster.rows.range(from..);
         if let Some((node, why)) = complete.then(|| self.metadata_unrest()).flatten() {
-            status.waits.push(WaitStatus { slot: None, node: Some(node), why: why.into() });
+            status.waits.push(WaitStatus { slot: None, node: Some(node), why: format!("{node} {why}").into() });
         }
         status.slots =
             page.by_ref().take(max).map(|(slot, row)| slot_status(*slot, row, leader(*slot), moves)).collect();
