@@ -1,6 +1,6 @@
 //! HTTP requests that wait for their key's leader, on the shard that took them. Each is sent to whoever leads, and again when it is known that
-//! someone else does, until it is answered or given up: all of them may be carried out twice without harm. Knows nothing of
-//! what they ask.
+//! someone else does, until it is answered or given up: all of them may be carried out twice without harm, one right after the other. Each names
+//! the term in which the asked one leads, so that what lay on a broken way meanwhile does not undo what came later. Knows nothing of what they ask.
 //!
 //! ```text
 //!  open ──► waiting ──(leader known)──► sent ──Answered(some)──► (gone)
@@ -58,11 +58,11 @@ impl Asks {
         numbered.collect()
     }
 
-    /// What to send for a part that nobody has.
-    pub fn send(&mut self, number: u64, place: Place) -> Option<Ask> {
+    /// What to send for a part that nobody has, to who leads in this term.
+    pub fn send(&mut self, number: u64, place: Place, term: u64) -> Option<Ask> {
         let part = self.parts.get_mut(&number)?;
         part.idle = false;
-        Some(Ask { place, ticket: number, slot: part.slot, request: part.what.clone() })
+        Some(Ask { place, ticket: number, slot: part.slot, term, request: part.what.clone() })
     }
 
     /// The slot of a part.

@@ -406,10 +406,14 @@ impl Links {
         }
     }
 
-    /// Frames that have come from a shard were not taken, as its node is no member. Should it become one, the link is reset.
+    /// Frames that have come from a shard were not taken, as its node is no member. Should it become one, or have become one since they came, the
+    /// link is reset.
     pub fn note_unwelcome(&mut self, from: Place) {
-        if let Some(link) = self.links.get_mut(&from) {
-            link.unwelcome = true;
+        let Some(link) = self.links.get_mut(&from) else { return };
+        link.unwelcome = true;
+        let identity = link.identity;
+        if self.is_member(from, identity) {
+            self.reset(from);
         }
     }
 

@@ -74,6 +74,8 @@ pub struct RangeRead {
     pub damaged: Vec<u32>,
     /// Others were asked for those already.
     pub repaired: bool,
+    /// Not all of them have answered.
+    pub unsure: bool,
     /// Times the disk has refused to read for this range.
     pub refusals: u8,
 }
@@ -92,6 +94,7 @@ impl RangeRead {
             purpose,
             damaged: Vec::new(),
             repaired: false,
+            unsure: false,
             refusals: 0,
         }
     }

@@ -49,6 +49,8 @@ struct Repairing {
     asked: Option<(Place, Instant)>,
     /// Who was not asked yet.
     left: VecDeque<Place>,
+    /// Somebody who was asked has not answered: there may be a good copy.
+    unanswered: bool,
     ranges: Vec<RangeRead>,
 }
 
@@ -92,7 +94,16 @@ impl Repairs {
         let near = |seq: &u32| seq - first < limits.repair_messages_max;
         let seqs = range.damaged.iter().copied().filter(near).collect();
         let (slot, channel, key) = (range.slot, range.channel, key.clone());
-        self.repairing.push(Repairing { slot, channel, key, seqs, asked: None, left: others, ranges: vec![range] });
+        self.repairing.push(Repairing {
+            slot,
+            channel,
+            key,
+            seqs,
+            asked: None,
+            left: others,
+            unanswered: false,
+            ranges: vec![range],
+        });
         Ok(())
     }
 
@@ -133,12 +144,12 @@ impl Repairs {
             if repairing.asked.is_some_and(|(_, until)| now < until) {
                 continue;
             }
-            repairing.asked = None;
+            repairing.unanswered |= repairing.asked.take().is_some();
             let next = if repairing.seqs.is_empty() { None } else { repairing.left.pop_front() };
             let Some(place) = next else {
-                let mut ranges = self.repairing.remove(index).ranges;
+                let Repairing { mut ranges, unanswered, .. } = self.repairing.remove(index);
                 if let Some(first) = ranges.first_mut() {
-                    first.repaired = true;
+                    (first.repaired, first.unsure) = (true, unanswered);
                 }
                 return Some(Move::Read(ranges.into_iter().map(RangeRead::again).collect()));
             };
@@ -159,7 +170,7 @@ impl Repairs {
     /// The link to a shard was reset: it will not answer.
     pub fn abandon_place(&mut self, place: Place) {
         for repairing in &mut self.repairing {
-            repairing.asked.take_if(|(asked, _)| *asked == place);
+            repairing.unanswered |= repairing.asked.take_if(|(asked, _)| *asked == place).is_some();
         }
     }
 

@@ -189,7 +189,7 @@ impl Steward {
         }
         let mut commands = Vec::new();
         commands.extend(self.judge(now, cluster));
-        commands.extend(self.settled(cluster));
+        commands.extend(self.settled(now, cluster));
         if commands.is_empty() {
             commands.extend(self.give_up(cluster));
         }
@@ -239,7 +239,7 @@ impl Steward {
         !doubted && self.silence(node, now) < self.limits.silent_after
     }
 
-    fn has_listened(&self, now: Instant) -> bool {
+    pub fn has_listened(&self, now: Instant) -> bool {
         now.since(self.since) >= self.limits.listen_first
     }
 
@@ -274,7 +274,7 @@ impl Steward {
     }
 
     /// Groups that stand as wanted, or whose move was given up after they had changed over.
-    fn settled(&self, cluster: &Cluster) -> Vec<MetadataCommand> {
+    fn settled(&self, now: Instant, cluster: &Cluster) -> Vec<MetadataCommand> {
         let stands = |report: &&SlotReport| {
             let Some(row) = cluster.rows.get(&report.slot) else { return false };
             row.epoch == report.epoch
@@ -283,7 +283,8 @@ impl Steward {
                 && report.learners.is_empty()
                 && match &row.target {
                     Some(target) => same(target, &report.voters),
-                    None => row.settling || !same(&row.replicas, &report.voters),
+                    // A leader that is one no more may have been heard first.
+                    None => row.settling || self.has_listened(now) && !same(&row.replicas, &report.voters),
                 }
         };
         let settle = |report: &SlotReport| MetadataCommand::Settled {

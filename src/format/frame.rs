@@ -521,6 +521,8 @@ pub struct Ask {
     pub ticket: u64,
     /// The key's slot.
     pub slot: SlotId,
+    /// In which term the asked one leads, as far as the sender knows: in another one somebody else may have done it since, and more.
+    pub term: u64,
     /// What.
     pub request: ApiRequest,
 }
@@ -560,6 +562,8 @@ pub struct Join {
     pub boot: u64,
     /// How many shards it has.
     pub shards: u16,
+    /// It belongs to the cluster, as far as it knows, and asks for the way.
+    pub belongs: bool,
     /// Where it is.
     pub addresses: Addresses,
     /// Program version, for people.
@@ -573,6 +577,8 @@ pub enum Joined {
     Accepted {
         /// Never changes.
         cluster: u64,
+        /// Who was let in: the data directory, not whoever has that number and place by now.
+        identity: u64,
         /// Follows from the leader's messages.
         replica: ReplicaId,
     },

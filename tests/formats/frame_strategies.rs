@@ -455,12 +455,9 @@ fn api_frame() -> Any<Frame> {
         (reason(), text()).prop_map(|(reason, text)| ApiAnswer::Refused { reason, text: text.into_string().into() }),
     ];
     prop_oneof![
-        (place(), any::<u64>(), slot(), request).prop_map(|(place, ticket, slot, request)| Frame::Ask(Box::new(Ask {
-            place,
-            ticket,
-            slot,
-            request
-        }))),
+        (place(), any::<(u64, u64)>(), slot(), request).prop_map(|(place, (ticket, term), slot, request)| Frame::Ask(
+            Box::new(Ask { place, ticket, slot, term, request })
+        )),
         (any::<u64>(), option::of(answer))
             .prop_map(|(ticket, answer)| Frame::Answered(Box::new(Answered { ticket, answer }))),
     ]
@@ -482,7 +479,11 @@ fn cluster_frame() -> Any<Frame> {
         http,
     });
     let joined = prop_oneof![
-        (any::<u64>(), replica()).prop_map(|(cluster, replica)| Joined::Accepted { cluster, replica }),
+        (any::<(u64, u64)>(), replica()).prop_map(|((cluster, identity), replica)| Joined::Accepted {
+            cluster,
+            identity,
+            replica
+        }),
         option::of(socket()).prop_map(|leader| Joined::Elsewhere { leader }),
         text().prop_map(|why| Joined::Refused { why }),
     ];
@@ -509,12 +510,13 @@ fn cluster_frame() -> Any<Frame> {
         (vec(leader, 0..9), any::<bool>(), any::<bool>())
             .prop_map(|(known, relay, announced)| Frame::Leaders(Leaders { known, relay, announced })),
         (slot(), place()).prop_map(|(slot, place)| Frame::WhoLeads(WhoLeads { slot, place })),
-        (1..=u16::MAX, 1..=u16::MAX, any::<(u64, u64)>(), addresses, text()).prop_map(
-            |(node, shards, (identity, boot), addresses, version)| Frame::Join(Box::new(Join {
+        (1..=u16::MAX, 1..=u16::MAX, any::<(u64, u64, bool)>(), addresses, text()).prop_map(
+            |(node, shards, (identity, boot, belongs), addresses, version)| Frame::Join(Box::new(Join {
                 node,
                 identity,
                 boot,
                 shards,
+                belongs,
                 addresses,
                 version
             }))

@@ -223,7 +223,15 @@ fn wrong_values_are_named() {
     let join = |node, shards, http: String| {
         let cluster = ([127, 0, 0, 1], 5100).into();
         let addresses = Addresses { cluster, tcp: "".into(), ws: "".into(), wss: "".into(), http: http.into() };
-        Frame::Join(Box::new(Join { node, identity: 1, boot: 1, shards, addresses, version: "1".into() }))
+        Frame::Join(Box::new(Join {
+            node,
+            identity: 1,
+            boot: 1,
+            shards,
+            belongs: false,
+            addresses,
+            version: "1".into(),
+        }))
     };
     let kind = |kind| {
         let mut message = append(&[1], 9);
@@ -233,7 +241,7 @@ fn wrong_values_are_named() {
     let ask = |token: &str| {
         let (flag, level) = (DeviceFlag(0), DeviceLevel::Slave);
         let request = ApiRequest::SetToken { uid: uid(), flag, level, token: token.into() };
-        Frame::Ask(Box::new(Ask { place: HERE, ticket: 1, slot: SlotId(1), request }))
+        Frame::Ask(Box::new(Ask { place: HERE, ticket: 1, slot: SlotId(1), term: 1, request }))
     };
     let refused = |reason| {
         let answer = Some(ApiAnswer::Refused { reason, text: "no".into() });

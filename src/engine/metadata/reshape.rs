@@ -47,15 +47,15 @@ impl Cluster {
         self.check_numbers(replicas.len())?;
         let renewed = lost > 0 && lost < replicas.len();
         let target = renewed.then(|| self.renumbered(replicas.clone()));
-        let depth = row_mut(self, slot, |row| {
+        let (depth, epoch) = row_mut(self, slot, |row| {
             row.depth += 1;
             row.epoch += 1;
             row.reshape = None;
-            row.depth
+            (row.depth, row.epoch)
         });
-        // Not founded: what the child begins with splits off from its parent, on each disk by itself.
-        let row =
-            SlotRow { depth, epoch: 1, replicas, preferred, target, founded: false, settling: false, reshape: None };
+        // Not founded: what the child begins with splits off from its parent, on each disk by itself. Its epochs go on from those of its parent: what is
+        // late of an earlier slot of its number, merged away since, is of a lower one.
+        let row = SlotRow { depth, epoch, replicas, preferred, target, founded: false, settling: false, reshape: None };
         let before = self.rows.insert(child, row);
         assert!(before.is_none(), "rows never overlap");
         Ok(true)
@@ -135,7 +135,7 @@ impl Cluster {
         row_mut(self, low, |row| {
             assert!(row.depth > 0, "only siblings are merged, and the only slot has none");
             row.depth -= 1;
-            row.epoch += 1;
+            row.epoch = row.epoch.max(taken.epoch) + 1;
             let (replicas, waits) = (taken.replicas, row.replicas.clone());
             row.reshape = Some(Reshape::Digest { plan, sibling: high, replicas, waits });
         });

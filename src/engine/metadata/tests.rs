@@ -215,7 +215,7 @@ fn a_split_is_planned_carried_out_and_reported() {
     assert!(cluster.apply(&MetadataCommand::SplitDone { slot: SlotId(0), plan }).is_err(), "once is enough");
     let (low, high) = (&cluster.rows[&SlotId(0)], &cluster.rows[&child]);
     assert_eq!((low.depth, low.epoch, &low.reshape), (3, parent.epoch + 1, &None));
-    assert_eq!((high.depth, high.epoch, high.founded, &high.replicas), (3, 1, false, &replicas));
+    assert_eq!((high.depth, high.epoch, high.founded, &high.replicas), (3, low.epoch, false, &replicas));
     assert_eq!(high.preferred.place(), low.preferred.place());
     let target = high.target.clone().unwrap();
     assert!(target[1].number() > replicas[1].number() && target[0] == replicas[0]);
@@ -228,8 +228,8 @@ fn siblings_merge_back() {
     cluster.apply(&MetadataCommand::Split { slots: vec![(SlotId(0), 2)] }).unwrap();
     let plan = cluster.rows[&SlotId(0)].reshape.as_ref().unwrap().plan();
     cluster.apply(&MetadataCommand::SplitDone { slot: SlotId(0), plan }).unwrap();
-    let merge = MetadataCommand::Merge { slots: vec![(SlotId(0), 3, 1)] };
-    let upper = MetadataCommand::Merge { slots: vec![(SlotId(4), 1, 3)] };
+    let merge = MetadataCommand::Merge { slots: vec![(SlotId(0), 3, 3)] };
+    let upper = MetadataCommand::Merge { slots: vec![(SlotId(4), 3, 3)] };
     let uneven = MetadataCommand::Merge { slots: vec![(SlotId(1), 1, 1)] };
     assert!(cluster.apply(&upper).unwrap_err().0.contains("upper sibling"));
     assert!(cluster.apply(&uneven).is_ok(), "1 and 3 are siblings on one place");
@@ -250,7 +250,7 @@ fn siblings_merge_back() {
     assert!(cluster.apply(&begin).unwrap_err().0.contains("same places"));
     settle(&mut cluster, SlotId(0));
     assert!(cluster.apply(&begin).unwrap_err().0.contains("same places"));
-    cluster.apply(&away(SlotId(4), 1)).unwrap();
+    cluster.apply(&away(SlotId(4), 3)).unwrap();
     settle(&mut cluster, SlotId(4));
     cluster.apply(&begin).unwrap();
     let version = cluster.version;
@@ -276,6 +276,13 @@ fn siblings_merge_back() {
     cluster.apply(&said(low.replicas[0])).unwrap();
     assert_eq!(cluster.rows[&SlotId(0)].reshape, None);
     cluster.apply(&split).unwrap();
+    // What is late of the upper one is not taken for a word of the one that has its number now.
+    let plan = cluster.rows[&SlotId(0)].reshape.as_ref().unwrap().plan();
+    cluster.apply(&MetadataCommand::SplitDone { slot: SlotId(0), plan }).unwrap();
+    let again = &cluster.rows[&SlotId(4)];
+    assert!(again.epoch > high.epoch, "{again:?} after {high:?}");
+    let late = MetadataCommand::Settled { slot: SlotId(4), epoch: high.epoch, voters: high.replicas };
+    assert!(cluster.apply(&late).is_err());
 }
 
 #[test]
@@ -284,7 +291,7 @@ fn a_merge_waits_for_nobody_who_has_left() {
     cluster.apply(&MetadataCommand::Split { slots: vec![(SlotId(0), 2)] }).unwrap();
     let plan = cluster.rows[&SlotId(0)].reshape.as_ref().unwrap().plan();
     cluster.apply(&MetadataCommand::SplitDone { slot: SlotId(0), plan }).unwrap();
-    cluster.apply(&MetadataCommand::Merge { slots: vec![(SlotId(0), 3, 1)] }).unwrap();
+    cluster.apply(&MetadataCommand::Merge { slots: vec![(SlotId(0), 3, 3)] }).unwrap();
     let plan = cluster.rows[&SlotId(0)].reshape.as_ref().unwrap().plan();
     cluster.apply(&MetadataCommand::MergeBegin { slots: vec![(SlotId(0), plan)] }).unwrap();
     cluster.apply(&MetadataCommand::MergeDone { slot: SlotId(0), plan }).unwrap();

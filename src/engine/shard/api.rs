@@ -90,9 +90,11 @@ impl Shard {
 
     /// Sends a part of a request to whoever leads its slot; it stays where it is when nobody is known to.
     pub(super) fn send_ask(&mut self, number: u64) {
-        let leader = self.asks.slot_of(number).and_then(|slot| self.leader_of(slot));
+        let slot = self.asks.slot_of(number);
+        let leader = slot.and_then(|slot| self.leader_of(slot));
+        let term = slot.map_or(0, |slot| self.term_of(slot));
         if let Some(place) = leader
-            && let Some(ask) = self.asks.send(number, self.config.place)
+            && let Some(ask) = self.asks.send(number, self.config.place, term)
         {
             self.out.frame(place, Frame::Ask(Box::new(ask)));
         }
@@ -106,6 +108,11 @@ impl Shard {
         }
     }
 
+    /// The latest term of which is known that somebody leads a slot in it.
+    pub(super) fn term_of(&self, slot: SlotId) -> u64 {
+        if slot == SlotId::METADATA { self.metadata_leader.0 } else { self.routes.term(slot) }
+    }
+
     pub(super) fn handle_answered(&mut self, answered: Answered) {
         if let Some((ticket, answer)) = self.asks.answer(answered.ticket, answered.answer) {
             self.out.answer(ticket, answer);
@@ -114,12 +121,13 @@ impl Shard {
 
     /// Carries a request out when its slot is led here, else sends it back.
     pub(super) fn handle_ask(&mut self, now: Now, ask: Ask, effects: &mut Effects) {
-        let Ask { place: asker, ticket, slot, request } = ask;
+        let Ask { place: asker, ticket, slot, term, request } = ask;
         if let ApiRequest::Cluster(asked) = &request {
-            self.handle_operator(now, (asker, ticket), asked);
+            self.handle_operator(now, (asker, ticket), term, asked);
             return;
         }
-        let Some(place) = self.leading(slot) else {
+        let in_term = |place: &usize| self.hosted[*place].slot.led_term() == Some(term);
+        let Some(place) = self.leading(slot).filter(in_term) else {
             self.out.frame(asker, Frame::Answered(Box::new(Answered { ticket, answer: None })));
             self.tell_leader(slot, asker);
             return;
@@ -287,7 +295,12 @@ impl Shard {
             _ => false,
         };
         match range.purpose {
+            // The session asks again; by then they may have answered, or another leads.
+            Purpose::Fetch(_) if !range.damaged.is_empty() && (range.unsure || !self.hosted[place].slot.leads()) => {}
             Purpose::Fetch(fetch) => self.answer_fetch(&fetch, range.messages, range.next, last_seq),
+            Purpose::Api { asker, ticket, .. } if !range.damaged.is_empty() && range.unsure => {
+                self.answer_ask(asker, ticket, ApiAnswer::Busy);
+            }
             Purpose::Api { asker, ticket, more, .. } => {
                 let more = cut || more;
                 self.answer_ask(asker, ticket, ApiAnswer::Messages { messages: range.messages, more });

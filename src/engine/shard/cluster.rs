@@ -23,8 +23,7 @@ impl Shard {
 
     /// Tells a shard who leads a slot, as far as this one knows.
     pub(super) fn tell_leader(&mut self, slot: SlotId, to: Place) {
-        let term = if slot == SlotId::METADATA { self.metadata_leader.0 } else { self.routes.term(slot) };
-        let known = vec![LeaderOf { slot, term, place: self.leader_of(slot) }];
+        let known = vec![LeaderOf { slot, term: self.term_of(slot), place: self.leader_of(slot) }];
         self.out.frame(to, Frame::Leaders(Leaders { known, relay: false, announced: false }));
     }
 

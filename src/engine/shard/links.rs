@@ -66,16 +66,18 @@ impl Shard {
     }
 
     fn take_frames(&mut self, from: Place, member: bool, frames: Vec<Frame>) {
+        let mut unheard = false;
         for frame in frames {
             if member || is_open_to_all(&frame) {
                 self.out.counters.frames_received += 1;
                 self.out.loopback.push_back((from, frame));
             } else {
                 self.out.counters.frames_unwelcome += 1;
-                if !matches!(frame, Frame::Raft(_)) {
-                    self.links.note_unwelcome(from);
-                }
+                unheard |= !matches!(frame, Frame::Raft(_));
             }
+        }
+        if unheard {
+            self.links.note_unwelcome(from);
         }
     }
 
@@ -98,6 +100,13 @@ impl Shard {
     fn handle_link_up(&mut self, now: Now, peer: Place, fresh: bool) {
         if fresh {
             self.nodes_doubted.remove(&peer.node);
+        }
+        if self.nodes_down.contains(&peer.node) {
+            // The better witness speaks again; gossip may be without a way for long. What was forgotten is to be said once more.
+            if !fresh {
+                self.nodes_doubted.insert(peer.node);
+            }
+            self.handle_node_up(peer.node);
         }
         if fresh && self.node_shards.contains_key(&peer.node) && peer == self.partner_on(peer.node) {
             self.announce_to_node(peer.node);

@@ -305,7 +305,11 @@ fn a_newcomer_of_another_version_is_named() {
     addresses.cluster = address(2);
     for version in ["9.9.9", "9.9.9", env!("CARGO_PKG_VERSION")] {
         let (addresses, version) = (addresses.clone(), version.into());
-        shard.handle_join(now, from, Join { node: 2, identity: 902, boot: 1, shards: 1, addresses, version });
+        shard.handle_join(
+            now,
+            from,
+            Join { node: 2, identity: 902, boot: 1, shards: 1, belongs: false, addresses, version },
+        );
     }
     meeting.run(Duration::from_millis(50));
     let said = &meeting.parties[first];
@@ -329,7 +333,11 @@ fn a_number_that_is_taken_is_refused_and_both_sides_hear_of_it() {
     addresses.cluster = address(9);
     for _ in 0..3 {
         let (addresses, version) = (addresses.clone(), env!("CARGO_PKG_VERSION").into());
-        shard.handle_join(now, from, Join { node: 2, identity: 666, boot: 1, shards: 1, addresses, version });
+        shard.handle_join(
+            now,
+            from,
+            Join { node: 2, identity: 666, boot: 1, shards: 1, belongs: false, addresses, version },
+        );
     }
     meeting.run(Duration::from_millis(50));
     let words = "node 2 at 127.0.0.9:5300 is not let into the cluster: node id n2 belongs to a node that is alive, at 127.0.0.2:5300";

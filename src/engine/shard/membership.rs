@@ -525,6 +525,7 @@ impl Shard {
             identity: member.identity,
             boot: self.config.boot,
             shards: member.shards,
+            belongs: council_of(&self.office).is_some(),
             addresses: member.addresses,
             version: env!("CARGO_PKG_VERSION").into(),
         };
@@ -560,9 +561,16 @@ impl Shard {
         let cluster = council.cluster();
         if let Some(known) = cluster.members.get(&node) {
             let alive = office.steward.as_ref().is_some_and(|steward| steward.hears(node, now.instant));
-            if known.identity != join.identity && alive {
+            let listened = office.steward.as_ref().is_some_and(|steward| steward.has_listened(now.instant));
+            if known.identity != join.identity && !alive && !listened {
+                // Nobody has been heard yet: it may be alive all the same.
+                answer(self, Joined::Elsewhere { leader: None });
+                return;
+            }
+            if known.identity != join.identity && (alive || join.belongs) {
+                let what = if alive { "is alive" } else { "took its place" };
                 let why = format!(
-                    "node id {node} belongs to a node that is alive, at {}; give this one another id",
+                    "node id {node} belongs to a node that {what}, at {}; give this one another id",
                     known.addresses.cluster
                 );
                 self.tell_not_let_in(now, node, join.addresses.cluster, &why);
@@ -570,7 +578,8 @@ impl Shard {
                 return;
             }
             if known.identity == join.identity && known.addresses == join.addresses {
-                let accepted = Joined::Accepted { cluster: cluster.id, replica: known.metadata_replica };
+                let (identity, replica) = (known.identity, known.metadata_replica);
+                let accepted = Joined::Accepted { cluster: cluster.id, identity, replica };
                 answer(self, accepted);
                 return;
             }
@@ -601,7 +610,9 @@ impl Shard {
                 self.links.dial_address(now.instant, leader);
             }
             _ if belongs => {}
-            Joined::Accepted { cluster, replica } => {
+            // Somebody was let in who had this number and this place before, and is no more.
+            Joined::Accepted { identity, .. } if identity != self.config.cluster.identity => {}
+            Joined::Accepted { cluster, replica, .. } => {
                 self.links.set_cluster_id(cluster);
                 self.begin_council(replica, Vec::new());
             }
@@ -641,7 +652,7 @@ impl Shard {
             let joined = match (proposed.outcome, member) {
                 (ProposeOutcome::Applied(_), Some(member)) => {
                     let cluster = office.council.as_ref().map_or(0, |council| council.cluster().id);
-                    Joined::Accepted { cluster, replica: member.metadata_replica }
+                    Joined::Accepted { cluster, identity: member.identity, replica: member.metadata_replica }
                 }
                 (ProposeOutcome::Refused(why), _) => Joined::Refused { why },
                 _ => Joined::Elsewhere { leader: None },

@@ -79,9 +79,15 @@ impl Shard {
     }
 
     /// Carries a request out if this shard leads the metadata group, else sends it back.
-    pub(super) fn handle_operator(&mut self, now: Now, (asker, ticket): (Place, u64), request: &ClusterRequest) {
+    pub(super) fn handle_operator(
+        &mut self,
+        now: Now,
+        (asker, ticket): (Place, u64),
+        term: u64,
+        request: &ClusterRequest,
+    ) {
         let office = self.office.as_ref();
-        let leads = |council: &&Council| council.led_term().is_some() && !council.cluster().members.is_empty();
+        let leads = |council: &&Council| council.led_term() == Some(term) && !council.cluster().members.is_empty();
         let council = office.and_then(|office| office.council.as_ref()).filter(leads);
         let (Some(council), Some(steward)) = (council, office.and_then(|office| office.steward.as_ref())) else {
             self.out.frame(asker, Frame::Answered(Box::new(Answered { ticket, answer: None })));

@@ -24,6 +24,7 @@ pub(super) struct WireAsk<'a> {
     ticket: u64,
     place: WirePlace,
     request: WireRequest<'a>,
+    term: u64,
     slot: u16,
 }
 
@@ -119,6 +120,7 @@ impl<'a> From<&'a Ask> for WireAsk<'a> {
             place: (&frame.place).into(),
             request: (&frame.request).into(),
             slot: frame.slot.0,
+            term: frame.term,
         }
     }
 }
@@ -129,6 +131,7 @@ impl ArchivedWireAsk<'_> {
             place: self.place.read()?,
             ticket: self.ticket.to_native(),
             slot: slot(self.slot.to_native())?,
+            term: self.term.to_native(),
             request: self.request.read(buffer)?,
         })
     }

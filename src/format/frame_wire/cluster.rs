@@ -133,6 +133,7 @@ pub(super) struct WireJoin<'a> {
     version: &'a str,
     node: u16,
     shards: u16,
+    belongs: bool,
 }
 
 impl<'a> From<&'a Join> for WireJoin<'a> {
@@ -144,6 +145,7 @@ impl<'a> From<&'a Join> for WireJoin<'a> {
             version: clip(&frame.version, FRAME_TEXT_BYTES_MAX),
             node: frame.node,
             shards: frame.shards,
+            belongs: frame.belongs,
         }
     }
 }
@@ -159,6 +161,7 @@ impl ArchivedWireJoin<'_> {
             identity: self.identity.to_native(),
             boot: self.boot.to_native(),
             shards,
+            belongs: self.belongs,
             addresses: self.addresses.read()?,
             version: text(&self.version, FRAME_TEXT_BYTES_MAX)?,
         })
@@ -169,6 +172,7 @@ impl ArchivedWireJoin<'_> {
 pub(super) enum WireJoined<'a> {
     Accepted {
         cluster: u64,
+        identity: u64,
         replica: WireReplica,
     },
     Elsewhere {
@@ -183,8 +187,8 @@ pub(super) enum WireJoined<'a> {
 impl<'a> From<&'a Joined> for WireJoined<'a> {
     fn from(frame: &'a Joined) -> WireJoined<'a> {
         match frame {
-            Joined::Accepted { cluster, replica } => {
-                WireJoined::Accepted { cluster: *cluster, replica: replica.into() }
+            Joined::Accepted { cluster, identity, replica } => {
+                WireJoined::Accepted { cluster: *cluster, identity: *identity, replica: replica.into() }
             }
             Joined::Elsewhere { leader } => WireJoined::Elsewhere { leader: leader.as_ref().map(WireSocket::from) },
             Joined::Refused { why } => WireJoined::Refused { why: clip(why, FRAME_TEXT_BYTES_MAX) },
@@ -195,8 +199,9 @@ impl<'a> From<&'a Joined> for WireJoined<'a> {
 impl ArchivedWireJoined<'_> {
     pub(super) fn read(&self) -> Result<Joined, BadValue> {
         Ok(match self {
-            ArchivedWireJoined::Accepted { cluster, replica } => {
-                Joined::Accepted { cluster: cluster.to_native(), replica: replica.read()? }
+            ArchivedWireJoined::Accepted { cluster, identity, replica } => {
+                let (cluster, identity) = (cluster.to_native(), identity.to_native());
+                Joined::Accepted { cluster, identity, replica: replica.read()? }
             }
             ArchivedWireJoined::Elsewhere { leader } => {
                 Joined::Elsewhere { leader: leader.as_ref().map(ArchivedWireSocket::read).transpose()? }
