@@ -40,7 +40,15 @@ fn deliver(number: usize) -> Frame {
     let (_, _, channel) = pair();
     let seq = number as u32 + 1;
     let session = SessionId { index: 7, generation: 1 };
-    Frame::Deliver(Deliver { session, channel, seq, cursor: Some(0), term: 1, message: Some(stored(i64::from(seq))) })
+    Frame::Deliver(Deliver {
+        session,
+        channel,
+        seq,
+        cursor: Some(0),
+        term: 1,
+        slot: SlotId(0),
+        message: Some(stored(i64::from(seq))),
+    })
 }
 
 fn submit(number: usize) -> Frame {

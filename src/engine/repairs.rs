@@ -286,8 +286,30 @@ mod tests {
         let Some(Move::Read(ranges)) = repairs.next(now, place(1), &limits) else { panic!("nobody is left") };
         let back = &ranges[0];
         assert_eq!((back.next, back.messages.len(), back.repaired, back.damaged.len()), (2, 1, true, 0));
+        assert!(back.unsure, "the last one was asked and has said nothing");
         assert_eq!((repairs.waiting(), repairs.deadline()), (0, None));
         repairs.check_invariants(&limits);
+    }
+
+    #[test]
+    fn nobody_says_that_a_body_is_gone_before_all_others_have() {
+        let none = || Repaired { channel: key(), messages: vec![] };
+        for silent in [None, Some(2), Some(3)] {
+            let (mut repairs, channel, limits) = (Repairs::default(), channel(), Limits::TINY);
+            repairs.hold(range(&[2]), &key(), [place(2), place(3)].into(), &limits).expect("there is room");
+            let mut now = Instant(1);
+            for node in [2, 3] {
+                assert_eq!(asked(&mut repairs, now), Some((place(node), vec![2])));
+                match silent {
+                    // Its link is lost, or it does not answer in time.
+                    Some(2) if node == 2 => repairs.abandon_place(place(2)),
+                    Some(3) if node == 3 => now = repairs.deadline().expect("it waits"),
+                    _ => drop(repairs.handle_repaired(place(node), &none(), |_, _| Some(&channel))),
+                }
+            }
+            let Some(Move::Read(ranges)) = repairs.next(now, place(1), &limits) else { panic!("nobody is left") };
+            assert_eq!((ranges[0].repaired, ranges[0].unsure), (true, silent.is_some()), "{silent:?}");
+        }
     }
 
     #[test]

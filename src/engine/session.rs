@@ -48,6 +48,8 @@ pub struct Identity {
     pub device_tag: u64,
     /// Of the user's home.
     pub slot: SlotId,
+    /// The home's slot before its sibling took it in: what is said in its name is of the past.
+    pub taken_in: Option<SlotId>,
     /// Client-chosen.
     pub device_id: Box<str>,
     /// As given; kept until the home has answered.
@@ -168,6 +170,7 @@ impl Session {
             order: 0,
             device_tag,
             slot,
+            taken_in: None,
             device_id: connect.device_id.clone(),
             token: connect.token.clone(),
             client_timestamp_ms: connect.client_timestamp_ms,

@@ -349,6 +349,8 @@ pub struct Deliver {
     pub cursor: Option<u32>,
     /// Of the home's leader, whose cursor it is. One that has been followed by another knows less than the session by now. 0: none.
     pub term: u64,
+    /// Which slot that one leads: terms of another one say nothing.
+    pub slot: SlotId,
     /// The body of `seq`, else it is fetched.
     pub message: Option<StoredMessage>,
 }
@@ -390,6 +392,8 @@ pub struct Backlog {
     pub question: u32,
     /// Of the home's leader, whose cursors these are.
     pub term: u64,
+    /// Which slot that one leads.
+    pub slot: SlotId,
 }
 
 /// One lagging channel.

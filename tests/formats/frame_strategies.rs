@@ -196,13 +196,14 @@ fn channel_frame() -> Any<Frame> {
             channel,
             seq
         })),
-        (session(), channel(), any::<(u32, Option<u32>, u64)>(), option::of(message())).prop_map(
-            |(session, channel, (seq, cursor, term), message)| Frame::Deliver(Deliver {
+        (session(), channel(), any::<(u32, Option<u32>, u64)>(), slot(), option::of(message())).prop_map(
+            |(session, channel, (seq, cursor, term), slot, message)| Frame::Deliver(Deliver {
                 session,
                 channel,
                 seq,
                 cursor,
                 term,
+                slot,
                 message
             })
         ),
@@ -212,9 +213,11 @@ fn channel_frame() -> Any<Frame> {
             channel,
             seq
         })),
-        (session(), vec(row, 0..4), any::<(bool, u32, u64)>()).prop_map(|(session, rows, (more, question, term))| {
-            Frame::Backlog(Backlog { session, rows, more, question, term })
-        }),
+        (session(), vec(row, 0..4), slot(), any::<(bool, u32, u64)>()).prop_map(
+            |(session, rows, slot, (more, question, term))| {
+                Frame::Backlog(Backlog { session, rows, more, question, term, slot })
+            }
+        ),
         (address(), channel(), any::<(u32, u32)>()).prop_map(|(address, channel, (from_seq, messages_max))| {
             Frame::Fetch(Fetch { address, channel, from_seq, messages_max })
         }),

@@ -212,6 +212,10 @@ fn what_a_newcomer_said_too_early_resets_its_link_when_it_is_a_member() {
     network.introduce();
     network.run(Duration::from_secs(2));
     assert_eq!(resets(&network, 0) + resets(&network, 1), before + 2, "once");
+    // In one turn it was heard, and became a member before that was noted.
+    network.ends[0].links.note_unwelcome(place(2));
+    network.run(Duration::from_secs(2));
+    assert_eq!(resets(&network, 0) + resets(&network, 1), before + 4, "at once");
 }
 
 #[test]

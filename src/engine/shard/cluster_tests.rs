@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use super::super::tests::Bench;
 use super::*;
+use crate::engine::event::ApiRequest;
 use crate::engine::metadata::{Cluster, MetadataCommand, NewMember};
-use crate::format::frame::{Addresses, Origin, SendBody, Submitted};
+use crate::format::frame::{Addresses, Ask, Origin, SendBody, Submitted};
 use crate::format::packet::{HeaderFlags, Setting};
-use crate::ids::{ChannelKey, ReplicaId, Uid};
+use crate::ids::{ChannelKey, ReplicaId, SessionId, Uid};
 
 const SLOT: SlotId = SlotId(2);
 
@@ -165,4 +166,54 @@ fn who_is_online_is_not_said_before_a_gateway_whose_link_was_reset_has_spoken() 
     assert!(!complete(&bench));
     bench.now.instant = bench.now.instant + bench.shard.config.limits.rollcall_patience;
     assert!(complete(&bench), "nor waited for for ever");
+}
+
+#[test]
+fn what_was_asked_in_another_term_is_not_carried_out() {
+    let mut bench = Bench::new();
+    adopt(&mut bench, &[1], false);
+    let led = bench.shard.hosted.iter().find_map(|hosted| hosted.slot.led_term().map(|term| (hosted.slot.id(), term)));
+    let (slot, term) = led.expect("it leads the others");
+    for (asked_in, carried_out) in [(term - 1, false), (term + 1, false), (term, true)] {
+        let request = ApiRequest::OnlineStatus { uids: vec![] };
+        let ask = Ask { place: place(2), ticket: 5, slot, term: asked_in, request };
+        bench.shard.handle_ask(bench.now, ask, &mut Effects::default());
+        let told = said(&mut bench);
+        let answered = told.iter().find_map(|(_, frame)| match frame {
+            Frame::Answered(answered) => Some(answered.answer.is_some()),
+            _ => None,
+        });
+        assert_eq!(answered, Some(carried_out), "{asked_in} of {term}");
+        let who_leads = told.iter().any(|(_, frame)| matches!(frame, Frame::Leaders(_)));
+        assert_eq!(who_leads, !carried_out, "it is asked again in the right one");
+    }
+}
+
+#[test]
+fn a_gateway_that_was_given_up_by_gossip_is_asked_again_when_its_link_is_back() {
+    let mut bench = Bench::new();
+    adopt(&mut bench, &[1], false);
+    bench.shard.hear_of_node(NodeId(2), false);
+    assert!(bench.shard.nodes_down.contains(&NodeId(2)));
+    said(&mut bench);
+    bench.shard.handle_link_up(bench.now, place(2), false);
+    assert!(!bench.shard.nodes_down.contains(&NodeId(2)) && bench.shard.nodes_doubted.contains(&NodeId(2)));
+    let asks =
+        |(to, frame): &(Place, Frame)| *to == place(2) && matches!(frame, Frame::Leaders(told) if told.announced);
+    assert!(said(&mut bench).iter().any(asks), "whoever is connected there is named again");
+    bench.shard.check_invariants();
+}
+
+#[test]
+fn words_of_a_slot_that_was_taken_in_by_its_sibling_are_of_the_past() {
+    let mut bench = Bench::new();
+    bench.connect(0, "ana", "d");
+    let id = SessionId { index: 0, generation: 1 };
+    let home = bench.shard.session(id).and_then(|session| session.identity.as_ref()).expect("it is in").slot;
+    let (upper, late) = (SlotId(9), 1_000);
+    assert!(!bench.shard.is_outdated(id, home, late));
+    assert!(!bench.shard.is_outdated(id, upper, late), "it may be about to split off");
+    let session = bench.shard.session(id).expect("it is in");
+    session.identity.as_deref_mut().expect("it is in").taken_in = Some(upper);
+    assert!(bench.shard.is_outdated(id, upper, late) && !bench.shard.is_outdated(id, home, late));
 }

@@ -7,7 +7,7 @@ use crate::engine::marks::Point;
 use crate::engine::session::Session;
 use crate::engine::slot;
 use crate::format::frame::{Deliver, Frame, Notify, Pusher, Whereabouts};
-use crate::ids::{Place, SessionId, Uid};
+use crate::ids::{Place, SessionId, SlotId, Uid};
 use crate::time::Now;
 
 use super::Shard;
@@ -26,7 +26,7 @@ impl Shard {
         self.with_slot(place, now, |slot, _, around| slot.handle_notify(notify, around));
         let straight = self.hosted[place].slot.leaves_to_leader(notify, now.instant, &limits);
         let stale = !straight && matches!(notify.pusher, Pusher::Leader(_));
-        let term = self.hosted[place].slot.group().term();
+        let (slot, term) = (self.hosted[place].slot.id(), self.hosted[place].slot.group().term());
         if let Some(home) = self.hosted[place].slot.home(&notify.uid) {
             let row = home.row(&notify.channel);
             for online in home.online().iter().filter(|online| !straight || online.address.place.node == here.node) {
@@ -36,6 +36,7 @@ impl Shard {
                     seq: notify.seq,
                     cursor: Some(row.map_or(0, |row| row.cursor(online.flag))),
                     term,
+                    slot,
                     message: notify.message.clone(),
                 };
                 self.out.frame(online.address.place, Frame::Deliver(deliver));
@@ -108,7 +109,8 @@ impl Shard {
                 return;
             }
         }
-        if deliver.seq > 0 && deliver.cursor.is_some() && self.is_outdated(deliver.session, deliver.term) {
+        if deliver.seq > 0 && deliver.cursor.is_some() && self.is_outdated(deliver.session, deliver.slot, deliver.term)
+        {
             return;
         }
         let mut deferred = false;
@@ -128,10 +130,11 @@ impl Shard {
 
     /// A home's leader has been followed by another, which was told what the session has taken since: what the former still says was long under
     /// way, and where it would have the session begin was passed. What it has missed the other one says.
-    pub(super) fn is_outdated(&mut self, session: SessionId, term: u64) -> bool {
-        let slot = self.session(session).and_then(|session| session.identity.as_deref()).map(|identity| identity.slot);
-        let newest = slot.and_then(|slot| self.routes.leader(slot));
-        newest.is_some_and(|(newest, _)| term < newest)
+    pub(super) fn is_outdated(&mut self, session: SessionId, slot: SlotId, term: u64) -> bool {
+        let identity = self.session(session).and_then(|session| session.identity.as_deref());
+        let Some((home, taken_in)) = identity.map(|identity| (identity.slot, identity.taken_in)) else { return false };
+        // Of a slot that was taken in by its sibling, whose terms are others.
+        taken_in == Some(slot) || self.routes.leader(home).is_some_and(|(newest, _)| term < newest)
     }
 
     /// What came straight to a session that does not follow the channel: only its home knows where it begins. Not for one that will ask

@@ -238,8 +238,8 @@ impl Shard {
         }
         let rows =
             rows.into_iter().map(|(channel, cursor, last_seq)| BacklogRow { channel, cursor, last_seq }).collect();
-        let term = self.hosted[place].slot.group().term();
-        let backlog = Backlog { session: address.session, rows, more, question: 0, term };
+        let (slot, term) = (self.hosted[place].slot.id(), self.hosted[place].slot.group().term());
+        let backlog = Backlog { session: address.session, rows, more, question: 0, term, slot };
         self.out.frame(address.place, Frame::Backlog(backlog));
     }
 
@@ -289,8 +289,8 @@ impl Shard {
         let (rows, more) = home.lagging(flag, self.config.limits.backlog_rows_max);
         let rows =
             rows.into_iter().map(|(channel, cursor, last_seq)| BacklogRow { channel, cursor, last_seq }).collect();
-        let term = self.hosted[place].slot.group().term();
-        let backlog = Backlog { session: resume.address.session, rows, more, question: resume.question, term };
+        let (slot, term) = (self.hosted[place].slot.id(), self.hosted[place].slot.group().term());
+        let backlog = Backlog { session: resume.address.session, rows, more, question: resume.question, term, slot };
         self.out.frame(resume.address.place, Frame::Backlog(backlog));
     }
 
@@ -341,7 +341,7 @@ impl Shard {
     }
 
     fn handle_backlog(&mut self, now: Now, backlog: Backlog) {
-        if self.is_outdated(backlog.session, backlog.term) {
+        if self.is_outdated(backlog.session, backlog.slot, backlog.term) {
             return;
         }
         let limits = self.config.limits;

@@ -97,7 +97,7 @@ impl Shard {
         }
     }
 
-    fn handle_link_up(&mut self, now: Now, peer: Place, fresh: bool) {
+    pub(super) fn handle_link_up(&mut self, now: Now, peer: Place, fresh: bool) {
         if fresh {
             self.nodes_doubted.remove(&peer.node);
         }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::*;
-use crate::format::frame::{Alive, Frame, Join, Joined};
-use crate::ids::LinkConn;
+use crate::format::frame::{Addresses, Alive, Frame, Join, Joined};
+use crate::ids::{LinkConn, ReplicaId};
 use crate::time::UnixMillis;
 
 /// One step of everybody.
@@ -356,4 +356,34 @@ fn a_number_that_is_taken_is_refused_and_both_sides_hear_of_it() {
         meeting.run(seconds(2));
     }
     assert_eq!(meeting.parties[newcomer].lines("not let into the cluster: node id n1"), 1);
+}
+
+#[test]
+fn a_number_is_not_taken_back_by_whoever_had_it_nor_by_a_stranger_while_nobody_was_heard_yet() {
+    let mut meeting = Meeting::new(9);
+    let first = meeting.comes(&[], "east");
+    meeting.comes(&[1], "east");
+    meeting.run(seconds(5));
+    // The second one is silent, however long.
+    meeting.parties[1].stopped = true;
+    meeting.run(seconds(30));
+    let (now, from) = (meeting.now, Place { node: NodeId(2), shard: ShardId(0) });
+    let shard = &mut meeting.parties[first].shard;
+    let known = shard.cluster.clone().expect("they are two").members[&NodeId(2)].identity;
+    let mut joins = |belongs: bool| {
+        let addresses = Addresses { cluster: address(9), ..shard.config.cluster.addresses.clone() };
+        let version = env!("CARGO_PKG_VERSION").into();
+        shard.handle_join(now, from, Join { node: 2, identity: 666, boot: 1, shards: 1, belongs, addresses, version });
+        shard.office.as_ref().expect("it is the first shard").joins_waiting()
+    };
+    assert_eq!(joins(true), 0, "it was a member before the one who is");
+    assert_eq!(joins(false), 1, "a lost disk");
+    assert_ne!(known, 666);
+    // A newcomer is not what somebody else was let in as.
+    let mut meeting = Meeting::new(10);
+    let newcomer = meeting.comes(&[9], "east");
+    let accepted = Joined::Accepted { cluster: 5, identity: 1, replica: ReplicaId::new(from, 77) };
+    meeting.parties[newcomer].shard.handle_joined(meeting.now, accepted);
+    let office = meeting.parties[newcomer].shard.office.as_ref().expect("it is the first shard");
+    assert!(office.council.is_none());
 }

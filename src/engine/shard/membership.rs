@@ -81,6 +81,12 @@ pub(super) struct Office {
 }
 
 impl Office {
+    /// Newcomers whose wish waits.
+    #[cfg(test)]
+    pub(super) fn joins_waiting(&self) -> usize {
+        self.joins.len()
+    }
+
     /// With what the disk remembered of the metadata group.
     pub(super) fn open(config: &ShardConfig, metadata: Option<(GroupState, Vec<u8>, u32)>) -> Result<Office, String> {
         let (mut replay_segment, mut checkpointed) = (0, false);

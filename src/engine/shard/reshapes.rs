@@ -424,7 +424,9 @@ impl Shard {
             let Some(identity) = session.identity.as_deref_mut() else { continue };
             let slot = table.slot(identity.uid.key_hash());
             if identity.slot != slot {
-                identity.slot = slot;
+                // The lower of two siblings is the one that goes on.
+                let before = std::mem::replace(&mut identity.slot, slot);
+                identity.taken_in = (slot < before).then_some(before);
                 asking.extend(registering.then_some(session.id));
             }
         }

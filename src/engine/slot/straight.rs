@@ -44,7 +44,10 @@ pub(super) fn send_straight(
     for SessionAddress { place, session } in route.away.iter().copied() {
         around.out.counters.deliveries_straight += 1;
         let (channel, message) = (channel.clone(), Some(message.clone()));
-        around.out.frame(place, Frame::Deliver(Deliver { session, channel, seq, cursor: None, term: 0, message }));
+        around.out.frame(
+            place,
+            Frame::Deliver(Deliver { session, channel, seq, cursor: None, term: 0, slot: SlotId(0), message }),
+        );
     }
     if route.others {
         return Some(Pusher::Leader(route.mark));
@@ -193,7 +196,7 @@ impl Slot {
     fn look_at_row(&self, uid: &Uid, channel: &ChannelKey, around: &mut Surroundings<'_>) {
         let Some(home) = self.homes.home(uid.as_str()) else { return };
         let Some(row) = home.row(channel) else { return };
-        let (here, term) = (around.out.here, self.group.term());
+        let (here, term, slot) = (around.out.here, self.group.term(), self.id());
         for online in home.online().iter().filter(|online| online.address.place.node != here.node) {
             // What one session has taken says nothing of another one of its family.
             let shared = home.online().iter().filter(|other| other.flag == online.flag).count() > 1;
@@ -203,7 +206,7 @@ impl Slot {
             }
             around.out.counters.deliveries_checked += 1;
             let (session, channel, seq) = (online.address.session, channel.clone(), row.last_seq);
-            let deliver = Deliver { session, channel, seq, cursor: Some(cursor), term, message: None };
+            let deliver = Deliver { session, channel, seq, cursor: Some(cursor), term, slot, message: None };
             around.out.frame(online.address.place, Frame::Deliver(deliver));
         }
     }

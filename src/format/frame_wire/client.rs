@@ -431,6 +431,7 @@ pub(super) struct WireDeliver<'a> {
     channel: WireChannel<'a>,
     seq: u32,
     cursor: Option<u32>,
+    slot: u16,
     term: u64,
     #[rkyv(with = Map<InlineAsBox>)]
     message: Option<&'a [u8]>,
@@ -443,6 +444,7 @@ impl<'a> From<&'a Deliver> for WireDeliver<'a> {
             channel: (&frame.channel).into(),
             seq: frame.seq,
             cursor: frame.cursor,
+            slot: frame.slot.0,
             term: frame.term,
             message: frame.message.as_ref().map(|message| &message.bytes()[..]),
         }
@@ -456,6 +458,7 @@ impl ArchivedWireDeliver<'_> {
             channel: self.channel.read()?,
             seq: self.seq.to_native(),
             cursor: self.cursor.as_ref().map(|cursor| cursor.to_native()),
+            slot: slot(self.slot.to_native())?,
             term: self.term.to_native(),
             message: self.message.as_ref().map(|raw| message(raw, buffer)).transpose()?,
         })
@@ -493,6 +496,7 @@ pub(super) struct WireBacklog<'a> {
     session: WireSession,
     rows: Each<'a, BacklogRow, WireRow<'a>>,
     question: u32,
+    slot: u16,
     more: bool,
     term: u64,
 }
@@ -517,6 +521,7 @@ impl<'a> From<&'a Backlog> for WireBacklog<'a> {
             rows: Each::new(&frame.rows),
             question: frame.question,
             more: frame.more,
+            slot: frame.slot.0,
             term: frame.term,
         }
     }
@@ -533,7 +538,8 @@ impl ArchivedWireBacklog<'_> {
         };
         let rows = each(&self.rows, row)?;
         let (question, term) = (self.question.to_native(), self.term.to_native());
-        Ok(Backlog { session: self.session.read(), rows, more: self.more, question, term })
+        let slot = slot(self.slot.to_native())?;
+        Ok(Backlog { session: self.session.read(), rows, more: self.more, question, term, slot })
     }
 }
 
