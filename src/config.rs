@@ -243,7 +243,7 @@ settings! {
     node.id, "1 to 65535", "Number of this node; it stays with the data directory, and no other node of the cluster may have it. `cluster.node_id` is another name for it.", |v| *v >= 1;
     node.data_dir, "a directory; made when missing", "Where everything is kept. One process per directory.", |v: &PathBuf| !v.as_os_str().is_empty();
     node.shards, "\"auto\" or 1 to 256", "Shards, one pinned thread each. `auto` is one per core.", |_| true;
-    node.slots, "a power of two from 1 to 16384", "Slots of the key space. Fixed when the data directory is made.", |v| v.is_power_of_two() && *v as usize <= SLOT_COUNT_MAX;
+    node.slots, "a power of two from 1 to 16384", "Slots of the key space at the first start; `jindou cluster split` and `merge` change their number later.", |v| v.is_power_of_two() && *v as usize <= SLOT_COUNT_MAX;
     cluster.name, "1 to 64 bytes", "Name of the cluster. Nodes of one with another name are not let in. It may be changed, on all nodes together.", |v: &String| (1..=64).contains(&v.len());
     cluster.listen, "ADDRESS:PORT or \"\"", "Where other nodes reach this one over TCP and UDP; shard n listens at PORT + n. Empty: this node is alone.", |v| v.is_none_or(|v: SocketAddr| v.port() != 0);
     cluster.advertise, "ADDRESS:PORT or \"\"", "Where other nodes dial that address. Empty: `cluster.listen`, which then must not be a wildcard.", |v| v.is_none_or(|v: SocketAddr| v.port() != 0 && !v.ip().is_unspecified());
@@ -251,7 +251,7 @@ settings! {
     cluster.secret, "16 to 256 bytes, or \"\"", "What nodes prove to each other that they know; the same on all. Needed with `cluster.listen`.", |v: &String| v.is_empty() || value::is_secret(v);
     cluster.secret_file, "a file or \"\"", "Where the secret is read from instead; white space around it is left out.", |_| true;
     cluster.replicas, "1 to 7", "Nodes that keep each slot, when there are as many. It counts when the cluster is founded; later `jindou cluster replicas` changes it.", |v| (1..=7).contains(v);
-    cluster.replace_after, "10s to 7d", "A node that is gone for so long is given up: its share is rebuilt on others.", |v| value::between(v, 10, 7 * 86_400);
+    cluster.replace_after, "10s to 7d", "A node that is gone for so long is given up: its share is rebuilt on others, if there are enough.", |v| value::between(v, 10, 7 * 86_400);
     listen.tcp, "ADDRESS:PORT", "Where clients connect over TCP. Port 0 takes a free one.", |_| true;
     listen.ws, "ADDRESS:PORT", "Where clients connect over WebSocket. Port 0 takes a free one.", |_| true;
     listen.http, "ADDRESS:PORT", "Where backends call the HTTP API. It has no users and no roles: keep it inside.", |_| true;
@@ -262,7 +262,7 @@ settings! {
     external.wss_addr, "\"wss://HOST:PORT\" or \"\"", "The same for WebSocket over TLS, which a proxy in front ends. Empty: none.", |v| v.is_empty() || v.starts_with("wss://");
     http.token, "text", "When not empty, every API call must carry it in the header `token`; probes and metrics need none.", |_| true;
     auth.token, "true or false", "Whether CONNECT needs the token that `/user/token` has stored.", |_| true;
-    delivery.offline, "\"push\" or \"sync\"", "What came while a device was away: pushed at CONNECT, or only over HTTP.", |_| true;
+    delivery.offline, "\"push\" or \"sync\"", "What came while a device was away: pushed at CONNECT, or passed over, to be read with `/channel/messagesync` (commands then are missed).", |_| true;
     journal.durability, "\"fsync\" or \"memory\"", "What a SENDACK promises. `memory` acknowledges before the disk has it: a power cut, or the end of the process, loses the last moments (5 ms and what the disk is at).", |_| true;
     journal.segment_bytes, "a multiple of 4 KiB from 4MiB to 1GiB", "Size of a journal file. History is dropped by whole files.", |v| v.0 % 4096 == 0 && (SEGMENT_BYTES_MIN..=1 << 30).contains(&v.0);
     journal.retention_bytes, "a size; 0 is no bound", "Journal bytes of this node beyond which the oldest history is dropped.", |_| true;
@@ -418,6 +418,17 @@ impl Config {
                 "journal.retention_bytes = {} is not allowed; allowed: 0 or at least four segments, {}",
                 self.journal.retention_bytes,
                 ByteSize(least)
+            )));
+        }
+        // Counted by who has none: a device that is away without a word would be taken for one that has everything.
+        let tries = u32::from(Limits::PRODUCTION.redeliver_tries) + 1;
+        let counts_as_taken = self.limits.redeliver_after.0 * tries;
+        if self.limits.idle_timeout.0 >= counts_as_taken {
+            return Err(BadConfig(format!(
+                "limits.idle_timeout = {} is not allowed; allowed: less than {tries} times limits.redeliver_after, {}, after which a message counts as \
+                 received",
+                value::Value::show(&self.limits.idle_timeout),
+                value::Value::show(&Span(counts_as_taken))
             )));
         }
         self.cluster_holds_together()
@@ -647,6 +658,10 @@ mod tests {
         assert!(error_of("[nodes]").contains("unknown section [nodes]"));
         assert!(error_of("[node]\nid = ").starts_with("f.toml: line 2: "));
         assert!(error_of("[journal]\nretention_bytes = \"1MiB\"").contains("at least four segments, 256MiB"));
+        for (key, value) in [("idle_timeout", "10m"), ("redeliver_after", "20s")] {
+            let refused = error_of(&format!("[limits]\n{key} = \"{value}\""));
+            assert!(refused.contains("after which a message counts as received"), "{refused}");
+        }
         for file in ["[node]\nid = ", "x", "[node]\nid = 1979-05-27"] {
             assert_eq!(error_of(file).lines().count(), 1);
         }

@@ -79,7 +79,8 @@ pub struct Limits {
     pub sends_per_second: u32,
     /// Sessions registered for one user at a time, over all flags. At it: the oldest slave of that user is closed.
     pub sessions_per_user_max: usize,
-    /// Conversation rows of one user. At it: the row that was touched longest ago gives way.
+    /// Conversation rows of one user. At it: the row that was agreed on longest ago gives way, one of which
+    /// every device has everything before all others; a message of it comes with the whole history again.
     pub rows_per_user_max: usize,
     /// Commands in one raft proposal. At it: the rest goes into the next one.
     pub commands_per_proposal_max: usize,
@@ -154,7 +155,7 @@ pub struct Limits {
     pub leave_patience: Duration,
     /// How long leadership stays where it is before it is handed over again.
     pub hand_over_every: Duration,
-    /// How long a message waits for its slot to have a leader that takes it. Over it: SENDACK 1, outcome unknown.
+    /// How long a message waits for its slot to have a leader that takes it. Over it: SENDACK 15, outcome unknown.
     pub submit_give_up_after: Duration,
     /// How long a new leader waits for gateways to name their sessions before it answers who is online. A gateway of a node that is
     /// down is not waited for.

@@ -23,6 +23,10 @@ pub(crate) mod picture;
 #[cfg(test)]
 mod tests;
 
+/// What ends a status that is not the whole picture.
+const NOBODY_LEADS: &str =
+    "nobody leads the cluster's metadata: this is what the asked node knows, and who is heard is what gossip says";
+
 /// Between two looks while something is waited for.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -176,7 +180,9 @@ pub fn run(options: &OperatorOptions, out: &mut impl Write) -> Result<(), Operat
             if let Some(within) = options.wait {
                 desk.wait(&options.order, None, within)?;
             }
-            write!(out, "{}", desk.shown(*json, *slots)?).map_err(OperatorError::of_output)
+            let (text, complete) = desk.shown(*json, *slots)?;
+            write!(out, "{text}").map_err(OperatorError::of_output)?;
+            if complete { Ok(()) } else { Err(OperatorError::Unreachable(NOBODY_LEADS.to_owned())) }
         }
         Order::Join { node: None } => {
             write!(out, "{}", how_to_join(&desk.status()?)?).map_err(OperatorError::of_output)
@@ -249,9 +255,11 @@ impl Desk {
         Err(OperatorError::Refused(format!("{} names more slots than there can be", self.door)))
     }
 
-    fn shown(&self, json: bool, slots: bool) -> Result<String, OperatorError> {
+    /// The picture, and whether it is that of who leads the metadata.
+    fn shown(&self, json: bool, slots: bool) -> Result<(String, bool), OperatorError> {
         let data = if slots { self.status_with_slots()? } else { self.status()? };
-        Ok(if json { format!("{data:#}\n") } else { picture::whole(&data) })
+        let text = if json { format!("{data:#}\n") } else { picture::whole(&data) };
+        Ok((text, data["complete"] == true))
     }
 
     /// Until it is interrupted, or standard output is gone.
@@ -260,7 +268,7 @@ impl Desk {
         let wipe = if io::stdout().is_terminal() && !json { "\x1b[H\x1b[2J" } else { "" };
         loop {
             let text = match self.shown(json, slots) {
-                Ok(text) => text,
+                Ok((text, _)) => text,
                 Err(OperatorError::Unreachable(why)) => format!("{why}\n"),
                 Err(other) => return Err(other),
             };

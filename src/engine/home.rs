@@ -88,6 +88,10 @@ impl Row {
         agreed.map(|cursor| (cursor.flag, cursor.agreed))
     }
 
+    fn has_agreed(&self, flag: DeviceFlag, seq: u32) -> bool {
+        seq == 0 || self.cursors.iter().any(|cursor| cursor.flag == flag && cursor.agreed >= seq)
+    }
+
     fn furthest_agreed(&self) -> u32 {
         self.cursors.iter().map(|cursor| cursor.agreed).max().unwrap_or(0)
     }
@@ -343,10 +347,13 @@ impl Home {
         Noticed::Waiting
     }
 
-    /// The row that was agreed on longest ago gives way: the same one on every replica, since only agreements count.
+    /// The row that was agreed on longest ago gives way, one of which all devices have everything before one that some of them lack: the same one on
+    /// every replica, since only agreements count.
     fn drop_oldest_row(&mut self) {
+        let taken =
+            |row: &Row| !self.flags.is_empty() && self.flags.iter().all(|flag| row.has_agreed(*flag, row.settled_seq));
         let agreed = self.rows.iter().filter(|(_, row)| row.agreed > 0);
-        let oldest = agreed.min_by_key(|(_, row)| row.agreed).map(|(channel, _)| channel.clone());
+        let oldest = agreed.min_by_key(|(_, row)| (!taken(row), row.agreed)).map(|(channel, _)| channel.clone());
         if let Some(channel) = oldest {
             self.rows.remove(&channel);
             self.agreed_rows -= 1;

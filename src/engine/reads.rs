@@ -72,8 +72,8 @@ pub struct RangeRead {
     pub purpose: Purpose,
     /// Messages that could not be read back.
     pub damaged: Vec<u32>,
-    /// Others were asked for those already.
-    pub repaired: bool,
+    /// Others were asked for those already, up to here; 0: for none.
+    pub repaired_to: u32,
     /// Not all of them have answered.
     pub unsure: bool,
     /// Times the disk has refused to read for this range.
@@ -93,7 +93,7 @@ impl RangeRead {
             one_trip: matches!(purpose, Purpose::Fetch(_) | Purpose::Transfer(_)),
             purpose,
             damaged: Vec::new(),
-            repaired: false,
+            repaired_to: 0,
             unsure: false,
             refusals: 0,
         }

@@ -46,6 +46,8 @@ struct Repairing {
     key: ChannelKey,
     /// Still damaged.
     seqs: Vec<u32>,
+    /// The last one that others are asked for.
+    to: u32,
     asked: Option<(Place, Instant)>,
     /// Who was not asked yet.
     left: VecDeque<Place>,
@@ -74,16 +76,18 @@ impl Repairs {
     /// The range back: nobody can be asked, it was done before, or too many wait.
     pub fn hold(
         &mut self,
-        range: RangeRead,
+        mut range: RangeRead,
         key: &ChannelKey,
         others: VecDeque<Place>,
         limits: &Limits,
     ) -> Result<(), Box<RangeRead>> {
-        let first = range.damaged.iter().min().copied();
-        let Some(first) = first.filter(|_| !range.repaired && !others.is_empty()) else {
+        let first = range.damaged.iter().copied().filter(|seq| *seq > range.repaired_to).min();
+        let Some(first) = first.filter(|_| !others.is_empty()) else {
             return Err(Box::new(range));
         };
         if self.waiting() >= limits.repairs_max {
+            // Nobody was asked: there may be good copies.
+            range.unsure = true;
             return Err(Box::new(range));
         }
         let same = |known: &&mut Repairing| known.slot == range.slot && known.channel == range.channel;
@@ -91,14 +95,16 @@ impl Repairs {
             known.ranges.push(range);
             return Ok(());
         }
-        let near = |seq: &u32| seq - first < limits.repair_messages_max;
-        let seqs = range.damaged.iter().copied().filter(near).collect();
+        let near = |seq: &u32| *seq >= first && seq - first < limits.repair_messages_max;
+        let seqs: Vec<u32> = range.damaged.iter().copied().filter(near).collect();
+        let to = seqs.iter().copied().max().unwrap_or(first);
         let (slot, channel, key) = (range.slot, range.channel, key.clone());
         self.repairing.push(Repairing {
             slot,
             channel,
             key,
             seqs,
+            to,
             asked: None,
             left: others,
             unanswered: false,
@@ -147,9 +153,10 @@ impl Repairs {
             repairing.unanswered |= repairing.asked.take().is_some();
             let next = if repairing.seqs.is_empty() { None } else { repairing.left.pop_front() };
             let Some(place) = next else {
-                let Repairing { mut ranges, unanswered, .. } = self.repairing.remove(index);
+                let Repairing { mut ranges, unanswered, to, .. } = self.repairing.remove(index);
                 if let Some(first) = ranges.first_mut() {
-                    (first.repaired, first.unsure) = (true, unanswered);
+                    first.repaired_to = to;
+                    first.unsure |= unanswered;
                 }
                 return Some(Move::Read(ranges.into_iter().map(RangeRead::again).collect()));
             };
@@ -285,7 +292,13 @@ mod tests {
         assert_eq!(now, Instant(5) + limits.transfer_patience);
         let Some(Move::Read(ranges)) = repairs.next(now, place(1), &limits) else { panic!("nobody is left") };
         let back = &ranges[0];
-        assert_eq!((back.next, back.messages.len(), back.repaired, back.damaged.len()), (2, 1, true, 0));
+        assert_eq!((back.next, back.messages.len(), back.repaired_to, back.damaged.len()), (2, 1, 3, 0));
+        // What is damaged beyond that is asked for in its turn.
+        let on = RangeRead { damaged: vec![3, 7], ..range(&[]) };
+        let on = RangeRead { repaired_to: 3, ..on };
+        let mut further = Repairs::default();
+        further.hold(on, &key(), [place(2)].into(), &limits).expect("there is room");
+        assert_eq!(asked(&mut further, now), Some((place(2), vec![7])));
         assert!(back.unsure, "the last one was asked and has said nothing");
         assert_eq!((repairs.waiting(), repairs.deadline()), (0, None));
         repairs.check_invariants(&limits);
@@ -308,7 +321,7 @@ mod tests {
                 }
             }
             let Some(Move::Read(ranges)) = repairs.next(now, place(1), &limits) else { panic!("nobody is left") };
-            assert_eq!((ranges[0].repaired, ranges[0].unsure), (true, silent.is_some()), "{silent:?}");
+            assert_eq!((ranges[0].repaired_to, ranges[0].unsure), (2, silent.is_some()), "{silent:?}");
         }
     }
 
@@ -317,13 +330,14 @@ mod tests {
         let (mut repairs, limits) = (Repairs::default(), Limits::TINY);
         let others = || VecDeque::from([place(2), place(3)]);
         assert!(repairs.hold(range(&[2]), &key(), VecDeque::new(), &limits).is_err(), "nobody to ask");
-        let again = RangeRead { repaired: true, ..range(&[2]) };
+        let again = RangeRead { repaired_to: 2, ..range(&[2]) };
         assert!(repairs.hold(again, &key(), others(), &limits).is_err(), "asked for before");
         assert!(repairs.hold(range(&[]), &key(), others(), &limits).is_err(), "nothing is damaged");
         for _ in 0..limits.repairs_max {
             repairs.hold(range(&[2]), &key(), others(), &limits).expect("there is room");
         }
-        assert!(repairs.hold(range(&[2]), &key(), others(), &limits).is_err(), "the limit");
+        let back = repairs.hold(range(&[2]), &key(), others(), &limits).expect_err("the limit");
+        assert!(back.unsure, "nobody was asked");
         assert_eq!(asked(&mut repairs, Instant(1)), Some((place(2), vec![2])));
         repairs.abandon_place(place(2));
         assert_eq!(asked(&mut repairs, Instant(1)), Some((place(3), vec![2])));

@@ -35,7 +35,7 @@ use super::frame_wire::{self, ArchivedWireFrame, BadValue};
 pub const FRAMES_MAGIC: u32 = u32::from_le_bytes(*b"jdF\x01");
 
 /// Of the layout of header and body. Nodes of different versions do not link.
-pub const FRAMES_VERSION: u16 = 1;
+pub const FRAMES_VERSION: u16 = 2;
 
 /// Bytes before the body.
 pub const FRAMES_HEADER_BYTES: usize = 32;

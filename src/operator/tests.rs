@@ -137,6 +137,18 @@ fn run_against(
 }
 
 #[test]
+fn a_status_without_a_leader_of_the_metadata_is_shown_and_ends_with_3() {
+    let mut partial = picture(false);
+    partial["complete"] = json!(false);
+    let order = || Order::Status { watch: false, json: false, slots: false };
+    let (outcome, shown, _) = run_against(vec![data(partial)], order(), false);
+    let error = outcome.unwrap_err();
+    assert_eq!(error.exit_code(), 3);
+    assert!(shown.contains("NODE") && error.to_string().contains("gossip"), "{shown}{error}");
+    assert!(run_against(vec![data(picture(false))], order(), false).0.is_ok());
+}
+
+#[test]
 fn a_drain_waits_until_the_node_is_empty_and_all_is_at_rest() {
     let look = |moving| data(picture(moving));
     let answers = vec![

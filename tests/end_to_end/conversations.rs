@@ -222,7 +222,7 @@ fn a_ping_is_answered_and_so_is_a_subscription() {
 
 #[test]
 fn what_is_not_acknowledged_comes_again() {
-    let node = Node::start("redelivery", &["limits.redeliver_after=1s"]);
+    let node = Node::start("redelivery", &["limits.redeliver_after=1s", "limits.idle_timeout=5s"]);
     let mut ana = Client::connect(&node, &Login::tcp("ana"));
     let mut bo = Client::connect(&node, &Login::tcp("bo"));
     bo.acknowledges = false;

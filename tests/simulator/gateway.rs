@@ -346,7 +346,9 @@ impl World {
             for (other_id, other, was) in other_host.gate.members() {
                 let same_family = was.uid == member.uid && was.flag == member.flag && other.connection != newcomer;
                 let same_device = was.device_id == member.device_id;
-                if !same_family || other.closing || !master && !same_device {
+                // One that ends already may end for this newcomer, whose CONNACK is written after that.
+                let ends_for_nobody = other.closing && !self.checkers.kicks.is_due(other.connection);
+                if !same_family || ends_for_nobody || !master && !same_device {
                     continue;
                 }
                 let user = user.expect("only users are let in");

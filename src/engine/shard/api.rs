@@ -305,6 +305,10 @@ impl Shard {
                 let more = cut || more;
                 self.answer_ask(asker, ticket, ApiAnswer::Messages { messages: range.messages, more });
             }
+            // Whether it is the same payload nobody can say now.
+            Purpose::Repeat(check) if !range.damaged.is_empty() && range.unsure => {
+                slot::refuse(check.asker, crate::format::packet::Reason::SystemError, &mut self.out);
+            }
             Purpose::Repeat(check) => {
                 let first = range.messages.first().map(|(_, message)| message);
                 slot::answer_checked_repeat(&check, first, &mut self.out);

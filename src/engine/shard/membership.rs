@@ -7,7 +7,8 @@
 //!                  └──seeds────► ask to join ──Accepted──► follows ──(state arrives)──► member
 //!                                  ▲    └──Refused──► said to the operator ──(join_every)──┐
 //!                                  └───────────────────────────────────────────────────────┘
-//!  on disk ──► follows ──► member, says where it is now if that has changed
+//!  on disk ──► follows ──► member, says where it is now if that has changed; hears of no leader: asks the voters it hears for the way,
+//!              and dials seeds (both every join_every)
 //! ```
 
 use std::collections::BTreeMap;

@@ -56,7 +56,7 @@ impl Shard {
             return;
         };
         if !self.repairs.begin_answer(&self.config.limits) {
-            self.answer_repair(from, channel, Vec::new());
+            // An empty answer would say that there is no good copy: whoever asks loses patience, and asks again.
             return;
         }
         let purpose = Purpose::Repair { asker: from, seqs };

@@ -44,6 +44,11 @@ impl Kicks {
         self.due.entry(connection).or_default().push(due);
     }
 
+    /// It is to end for somebody.
+    pub fn is_due(&self, connection: usize) -> bool {
+        self.due.contains_key(&connection)
+    }
+
     /// What is due, and for which connections.
     pub fn due(&self) -> impl Iterator<Item = (usize, Due)> + '_ {
         self.due.iter().flat_map(|(connection, dues)| dues.iter().map(|due| (*connection, *due)))
