@@ -663,6 +663,11 @@ impl Cluster {
         if row.reshape.is_some() {
             return refuse(format!("the sender is too early: slot {slot} has a split or merge under way"));
         }
+        if row.replicas.iter().all(|replica| self.is_lost(*replica)) {
+            return refuse(format!(
+                "slot {slot} can neither be split nor merged: every disk that had a replica of it is lost"
+            ));
+        }
         Ok(row)
     }
 

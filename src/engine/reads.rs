@@ -74,7 +74,7 @@ pub struct RangeRead {
     pub damaged: Vec<u32>,
     /// Others were asked for those already, up to here; 0: for none.
     pub repaired_to: u32,
-    /// Not all of them have answered.
+    /// Not all of them have answered, or this disk has not.
     pub unsure: bool,
     /// Times the disk has refused to read for this range.
     pub refusals: u8,
@@ -298,6 +298,8 @@ impl Reads {
                 self.refused.push(range);
                 return None;
             }
+            // What could not be read may be whole.
+            range.unsure = true;
         }
         for seq in range.next..=last {
             range.next = seq + 1;

@@ -119,6 +119,8 @@ pub struct Recovered {
     /// The metadata group's replica: its group, its state as it was given to the checkpoint (empty without one), and the first
     /// segment that must stay for its next restart.
     pub metadata: Option<(GroupState, Vec<u8>, u32)>,
+    /// Slots without a replica here any more: their checkpoints, should they still be there, ask for segments that nobody keeps.
+    pub lifeless: Vec<SlotId>,
     /// Goes on where it ended.
     pub journal: Journal,
 }
@@ -217,9 +219,10 @@ impl Recovery {
             resume.first_segment = resume.first_segment.min(first);
         }
         let config = self.config;
-        let (mut slots, mut metadata) = (Vec::new(), None);
+        let (mut slots, mut metadata, mut lifeless) = (Vec::new(), None, Vec::new());
         for (id, found) in self.slots {
             let Some(life) = found.current.or(found.later) else {
+                lifeless.push(id);
                 continue;
             };
             let Life { depth, replay_segment, state, checkpointed, .. } = life;
@@ -239,7 +242,7 @@ impl Recovery {
             }
         }
         let journal = Journal::resume(config.geometry, &config.limits, config.durability, resume);
-        Ok(Recovered { slots, metadata, journal })
+        Ok(Recovered { slots, metadata, lifeless, journal })
     }
 }
 

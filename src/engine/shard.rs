@@ -227,7 +227,7 @@ impl Shard {
     /// Everything recovered; see [`Recovery::finish`].
     pub(super) fn assemble(
         config: ShardConfig,
-        Recovered { slots, metadata, journal }: Recovered,
+        Recovered { slots, metadata, lifeless, journal }: Recovered,
         map_state: MapState,
         now: Now,
     ) -> Result<Shard, String> {
@@ -248,7 +248,7 @@ impl Shard {
             cluster: None,
             office: if config.place.shard == ShardId(0) { Some(Office::open(&config, metadata)?) } else { None },
             metadata_leader: (0, None),
-            ended: Ended::default(),
+            ended: Ended::found(lifeless, journal.written()),
             links: Links::new(config.links(), Chance::new(config.seed, 3)),
             link_wishes: Vec::new(),
             submit_rooms: BTreeMap::new(),

@@ -58,7 +58,8 @@ impl StewardLimits {
         moves_into_node_max: 8,
         replace_after: Duration::from_secs(300),
         silent_after: Duration::from_secs(5),
-        listen_first: Duration::from_secs(5),
+        // Longer than leaders at rest wait between two reports.
+        listen_first: Duration::from_secs(7),
         propose_again_after: Duration::from_secs(1),
         merges_under_way_max: 16,
         commands_max: 32,
@@ -284,7 +285,7 @@ impl Steward {
                 && match &row.target {
                     Some(target) => same(target, &report.voters),
                     // A leader that is one no more may have been heard first.
-                    None => row.settling || self.has_listened(now) && !same(&row.replicas, &report.voters),
+                    None => self.has_listened(now) && (row.settling || !same(&row.replicas, &report.voters)),
                 }
         };
         let settle = |report: &SlotReport| MetadataCommand::Settled {

@@ -124,7 +124,17 @@ impl JournalFiles {
     /// What the file system said, or that a needed segment is missing.
     pub fn segments_blocking(&self, first_needed: u32) -> io::Result<Option<Segments>> {
         let segments = list_segments(&self.inner.journal)?;
-        let Some(last) = segments.last().copied() else { return Ok(None) };
+        let Some(last) = segments.last().copied() else {
+            if first_needed == 0 {
+                return Ok(None);
+            }
+            // What was acknowledged since the checkpoints was in them.
+            let missing = segment_path(&self.inner.journal, first_needed);
+            return Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                format!("{} is missing, and all others", missing.display()),
+            ));
+        };
         // Files before a gap were left by a trim that the power cut short; the next trim removes them.
         let run = segments.iter().rev().zip(0..).take_while(|(segment, n)| **segment == last - n);
         let oldest = run.last().map_or(last, |(oldest, _)| *oldest);

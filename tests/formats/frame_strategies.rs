@@ -471,6 +471,19 @@ fn socket() -> Any<std::net::SocketAddr> {
     prop_oneof![any::<([u8; 4], u16)>().prop_map(Into::into), any::<([u8; 16], u16)>().prop_map(Into::into)].boxed()
 }
 
+fn joined() -> Any<Joined> {
+    prop_oneof![
+        (any::<(u64, u64)>(), replica()).prop_map(|((cluster, identity), replica)| Joined::Accepted {
+            cluster,
+            identity,
+            replica
+        }),
+        option::of(socket()).prop_map(|leader| Joined::Elsewhere { leader }),
+        text().prop_map(|why| Joined::Refused { why }),
+    ]
+    .boxed()
+}
+
 fn cluster_frame() -> Any<Frame> {
     let leader =
         (slot(), any::<u64>(), option::of(place())).prop_map(|(slot, term, place)| LeaderOf { slot, term, place });
@@ -481,15 +494,6 @@ fn cluster_frame() -> Any<Frame> {
         wss,
         http,
     });
-    let joined = prop_oneof![
-        (any::<(u64, u64)>(), replica()).prop_map(|((cluster, identity), replica)| Joined::Accepted {
-            cluster,
-            identity,
-            replica
-        }),
-        option::of(socket()).prop_map(|leader| Joined::Elsewhere { leader }),
-        text().prop_map(|why| Joined::Refused { why }),
-    ];
     let outcome = prop_oneof![
         any::<u64>().prop_map(ProposeOutcome::Applied),
         Just(ProposeOutcome::NotLeader),
@@ -524,7 +528,7 @@ fn cluster_frame() -> Any<Frame> {
                 version
             }))
         ),
-        joined.prop_map(|joined| Frame::Joined(Box::new(joined))),
+        joined().prop_map(|joined| Frame::Joined(Box::new(joined))),
         (place(), any::<u64>(), bytes()).prop_map(|(place, ticket, command)| Frame::Propose(Propose {
             place,
             ticket,

@@ -223,15 +223,8 @@ fn wrong_values_are_named() {
     let join = |node, shards, http: String| {
         let cluster = ([127, 0, 0, 1], 5100).into();
         let addresses = Addresses { cluster, tcp: "".into(), ws: "".into(), wss: "".into(), http: http.into() };
-        Frame::Join(Box::new(Join {
-            node,
-            identity: 1,
-            boot: 1,
-            shards,
-            belongs: false,
-            addresses,
-            version: "1".into(),
-        }))
+        let version = "1".into();
+        Frame::Join(Box::new(Join { node, identity: 1, boot: 1, shards, belongs: false, addresses, version }))
     };
     let kind = |kind| {
         let mut message = append(&[1], 9);

@@ -245,6 +245,13 @@ impl World {
             return;
         }
         let index = session.connection;
+        if node.hosts[host.shard].stopped {
+            // Nobody takes it any more: its socket ends with the process, or a little before.
+            let connection = &mut self.connections[index];
+            (connection.moving, connection.server_open) = (false, false);
+            self.checkers.kicks.forget(index);
+            return self.end_to_client(index);
+        }
         let connect = session.connect.clone();
         let id = node.hosts[host.shard].gate.insert(session);
         let connection = &mut self.connections[index];

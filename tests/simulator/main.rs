@@ -154,6 +154,7 @@ const REGRESSION_SEEDS: &[(u64, u16, &str)] = &[
     ),
     (60206, 3, "a node was wiped and then drained, and what it had lost was a voter of its slots for ever"),
     (102273, 3, "what a backend was told of a repeat whose first body was gone was taken for another message"),
+    (163553, 3, "a repeat whose first body the disks refused to read was confirmed, and its payload was another"),
 ];
 
 /// What the command line asks for.

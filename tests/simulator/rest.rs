@@ -131,17 +131,20 @@ impl World {
         quiet.as_millis().div_ceil(SETTLE_STEP.as_millis()) as u32
     }
 
-    /// Waits until nothing has moved for a while. As long as devices see new messages and moves of replicas are agreed on it goes on waiting,
+    /// Waits until nothing has moved for a while. As long as devices see new messages, replicas receive what they lack, and moves are agreed on, it goes on waiting,
     /// within reason: a long backlog over a slow network is no fault, nor are many moves of which one is made at a time.
     fn settle(&mut self) -> Result<(), Violation> {
         let bound_ns = self.settle_bound().as_nanos() as u64;
         let end_ns = self.now_ns + SETTLE_MAX.as_nanos() as u64;
         let quiet_steps = self.quiet_steps();
-        let (mut until_ns, mut seen, mut quiet) = (self.now_ns + bound_ns, (0, 0), 0);
+        let (mut until_ns, mut seen, mut quiet) = (self.now_ns + bound_ns, (0, 0, 0), 0);
         let mut open = String::new();
         while self.now_ns < until_ns.min(end_ns) {
             self.run_for(SETTLE_STEP)?;
-            let progress = (self.receipts, self.checkers.tables.newest().map_or(0, |newest| newest.version));
+            let hosts = self.nodes.iter().flat_map(|node| &node.hosts);
+            let coming = hosts.map(|host| host.shard.transfers_coming_bytes()).sum::<usize>();
+            let version = self.checkers.tables.newest().map_or(0, |newest| newest.version);
+            let progress = (self.receipts, version, coming);
             if progress != seen {
                 (seen, quiet) = (progress, 0);
                 until_ns = self.now_ns + bound_ns;

@@ -316,6 +316,9 @@ impl Shard {
             Purpose::Transfer(transfer) => {
                 self.transfers.outgoing.handle_read(transfer, &range.messages, range.next, &self.config.limits);
             }
+            Purpose::Repair { seqs, .. } if range.unsure && seqs.iter().any(|seq| range.damaged.contains(seq)) => {
+                self.repairs.end_answer();
+            }
             Purpose::Repair { asker, seqs } => {
                 let key = entry.key.clone();
                 self.finish_repair((asker, &seqs), key, range.messages);

@@ -29,6 +29,11 @@ pub(super) struct Ended {
 }
 
 impl Ended {
+    /// Whoever ended here in an earlier process, which may have gone before it removed their checkpoints.
+    pub(super) fn found(lifeless: Vec<SlotId>, written: Position) -> Ended {
+        Ended { ends: lifeless.into_iter().map(|slot| (written, slot)).collect(), ..Ended::default() }
+    }
+
     /// A checkpoint was written, or not: true when it was that of a replica that has ended.
     pub(super) fn checkpoint_ended(&mut self, slot: SlotId) -> bool {
         self.checkpointing.remove(&slot)

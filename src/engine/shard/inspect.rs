@@ -29,6 +29,12 @@ impl Shard {
         self.transfers.incoming.count()
     }
 
+    /// Bytes that are kept of them.
+    #[must_use]
+    pub fn transfers_coming_bytes(&self) -> usize {
+        self.transfers.incoming.bytes()
+    }
+
     /// The term in which this node's replica of the metadata group leads it.
     #[must_use]
     pub fn metadata_term(&self) -> Option<u64> {

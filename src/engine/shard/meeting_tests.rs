@@ -370,14 +370,16 @@ fn a_number_is_not_taken_back_by_whoever_had_it_nor_by_a_stranger_while_nobody_w
     let (now, from) = (meeting.now, Place { node: NodeId(2), shard: ShardId(0) });
     let shard = &mut meeting.parties[first].shard;
     let known = shard.cluster.clone().expect("they are two").members[&NodeId(2)].identity;
-    let mut joins = |belongs: bool| {
+    let mut joins = |node: u16, belongs: bool| {
         let addresses = Addresses { cluster: address(9), ..shard.config.cluster.addresses.clone() };
         let version = env!("CARGO_PKG_VERSION").into();
-        shard.handle_join(now, from, Join { node: 2, identity: 666, boot: 1, shards: 1, belongs, addresses, version });
+        shard.handle_join(now, from, Join { node, identity: 666, boot: 1, shards: 1, belongs, addresses, version });
         shard.office.as_ref().expect("it is the first shard").joins_waiting()
     };
-    assert_eq!(joins(true), 0, "it was a member before the one who is");
-    assert_eq!(joins(false), 1, "a lost disk");
+    assert_eq!(joins(2, true), 0, "it was a member before the one who is");
+    assert_eq!(joins(7, true), 0, "it was removed, and has its old disk");
+    assert_eq!(joins(2, false), 1, "a lost disk");
+    assert_eq!(joins(7, false), 2, "a newcomer");
     assert_ne!(known, 666);
     // A newcomer is not what somebody else was let in as.
     let mut meeting = Meeting::new(10);

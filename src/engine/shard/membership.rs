@@ -591,6 +591,13 @@ impl Shard {
                 return;
             }
         }
+        if join.belongs && !cluster.members.contains_key(&node) {
+            let why = format!(
+                "node {node} was removed from the cluster; start it with an empty data directory to let it in again"
+            );
+            answer(self, Joined::Refused { why: why.into() });
+            return;
+        }
         office.last_ticket += 1;
         let ticket = office.last_ticket;
         office.joins.insert(ticket, (from, node, join.addresses.cluster));
@@ -616,6 +623,7 @@ impl Shard {
             Joined::Elsewhere { leader: Some(leader) } if !belongs || self.metadata_leader.1.is_none() => {
                 self.links.dial_address(now.instant, leader);
             }
+            Joined::Refused { why } if belongs => office.refused = Some(why),
             _ if belongs => {}
             // Somebody was let in who had this number and this place before, and is no more.
             Joined::Accepted { identity, .. } if identity != self.config.cluster.identity => {}

@@ -51,10 +51,15 @@ impl Shard {
         let index = place.and_then(|place| self.hosted[place].slot.channel_index(&channel));
         let bounds = seqs.iter().min().copied().zip(seqs.iter().max().copied());
         let near = bounds.filter(|(first, last)| *first > 0 && last - first < self.config.limits.repair_messages_max);
-        let (Some(place), Some(index), Some((first, last))) = (place, index, near) else {
+        let Some((first, last)) = near else {
             self.answer_repair(from, channel, Vec::new());
             return;
         };
+        // Who has not come so far, or knows the channel by another slot, cannot say that there is no good copy: it says nothing.
+        let (Some(place), Some(index)) = (place, index) else { return };
+        if self.hosted[place].slot.channels()[index as usize].channel.last_seq() < last {
+            return;
+        }
         if !self.repairs.begin_answer(&self.config.limits) {
             // An empty answer would say that there is no good copy: whoever asks loses patience, and asks again.
             return;

@@ -33,6 +33,8 @@ pub(super) struct Installing {
     group: GroupState,
     /// The checkpoint is asked for when the journal is written up to here.
     after: Position,
+    /// What is journalled from here on, a vote perhaps, is not in `group`.
+    replay_segment: u32,
 }
 
 impl Shard {
@@ -53,11 +55,13 @@ impl Shard {
             effects.push(Effect::Report { warning: true, line });
             return;
         };
+        let replay_segment = self.journal.written_segment();
         let Some(group) = council.prepare_install(&message, &mut self.journal) else {
             council.step(message);
             return;
         };
-        office.installing = Some(Installing { message, cluster, group, after: self.journal.position() });
+        let after = self.journal.position();
+        office.installing = Some(Installing { message, cluster, group, after, replay_segment });
     }
 
     /// Asks for the metadata's checkpoints: of a snapshot that has come in, or because the last one is long ago. One at a time.
@@ -76,7 +80,7 @@ impl Shard {
         let cover = |own: u32| Cover { depth: 0, replay_segment: own.min(others) };
         let (own, bytes, installs) = match &office.installing {
             Some(installing) if self.journal.written() >= installing.after => {
-                let own = self.journal.written_segment();
+                let own = installing.replay_segment;
                 let state = installing.cluster.encode();
                 (own, checkpoint::encode_metadata(&installing.group, cover(own), &state), true)
             }

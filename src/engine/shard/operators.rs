@@ -102,7 +102,16 @@ impl Shard {
             return;
         }
         let is_alive = |node: NodeId| node == self.config.place.node || steward.hears(node, now.instant);
-        let command = command_of(&cluster, request, is_alive);
+        let members = council.group().members();
+        let votes = |node: NodeId| {
+            members.voters.iter().chain(&members.voters_outgoing).any(|replica| replica.place().node == node)
+        };
+        let command = match request {
+            ClusterRequest::Remove { node } if cluster.members.contains_key(node) && votes(*node) => {
+                Err(format!("{node} still votes on the metadata; drain it first, and wait until it does not"))
+            }
+            _ => command_of(&cluster, request, is_alive),
+        };
         self.out.counters.operator_requests += 1;
         if *request == ClusterRequest::Rebalance
             && let Some(steward) = self.office.as_mut().and_then(|office| office.steward.as_mut())
@@ -242,8 +251,11 @@ impl Shard {
     /// Lets sessions go, spread over time, once this node leads nothing any more.
     pub(super) fn let_sessions_go(&mut self, now: Now, effects: &mut Effects) {
         let own = self.config.place.node;
-        let member = self.cluster.as_ref().and_then(|cluster| cluster.members.get(&own));
-        if member.is_none_or(|member| member.state != MemberState::Draining) {
+        // Whoever was removed is of no use to its clients either.
+        let leaves = |cluster: &std::sync::Arc<Cluster>| {
+            cluster.members.get(&own).is_none_or(|member| member.state == MemberState::Draining)
+        };
+        if !self.cluster.as_ref().is_some_and(leaves) {
             self.leaving = None;
             return;
         }

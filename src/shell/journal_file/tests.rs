@@ -147,6 +147,11 @@ fn a_fresh_directory_is_written_and_read_back() {
     test_executor().run(async {
         let files = open(&scratch).await;
         assert_eq!(files.segments_blocking(0).unwrap(), None);
+        let missing = files.segments_blocking(40).unwrap_err().to_string();
+        assert!(
+            missing.contains("is missing, and all others"),
+            "checkpoints are there, their journal is not: {missing}"
+        );
         taken(files.prepare_segment(1)).unwrap();
         assert_eq!(fs::metadata(scratch.0.join("journal/00000001.seg")).unwrap().len(), 1 << 18);
         let (bytes, result) = write(&files, some_write(1, 4096, 7));
