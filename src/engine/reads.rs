@@ -74,8 +74,10 @@ pub struct RangeRead {
     pub damaged: Vec<u32>,
     /// Others were asked for those already, up to here; 0: for none.
     pub repaired_to: u32,
-    /// Not all of them have answered, or this disk has not.
+    /// Not all of them have answered.
     pub unsure: bool,
+    /// The disk has refused too often: what could not be read may be whole, and counts as damaged here.
+    pub gave_up: bool,
     /// Times the disk has refused to read for this range.
     pub refusals: u8,
 }
@@ -95,6 +97,7 @@ impl RangeRead {
             damaged: Vec::new(),
             repaired_to: 0,
             unsure: false,
+            gave_up: false,
             refusals: 0,
         }
     }
@@ -298,8 +301,7 @@ impl Reads {
                 self.refused.push(range);
                 return None;
             }
-            // What could not be read may be whole.
-            range.unsure = true;
+            range.gave_up = true;
         }
         for seq in range.next..=last {
             range.next = seq + 1;

@@ -306,7 +306,7 @@ impl Shard {
                 self.answer_ask(asker, ticket, ApiAnswer::Messages { messages: range.messages, more });
             }
             // Whether it is the same payload nobody can say now.
-            Purpose::Repeat(check) if !range.damaged.is_empty() && range.unsure => {
+            Purpose::Repeat(check) if !range.damaged.is_empty() && (range.unsure || range.gave_up) => {
                 slot::refuse(check.asker, crate::format::packet::Reason::SystemError, &mut self.out);
             }
             Purpose::Repeat(check) => {
@@ -316,7 +316,7 @@ impl Shard {
             Purpose::Transfer(transfer) => {
                 self.transfers.outgoing.handle_read(transfer, &range.messages, range.next, &self.config.limits);
             }
-            Purpose::Repair { seqs, .. } if range.unsure && seqs.iter().any(|seq| range.damaged.contains(seq)) => {
+            Purpose::Repair { seqs, .. } if range.gave_up && seqs.iter().any(|seq| range.damaged.contains(seq)) => {
                 self.repairs.end_answer();
             }
             Purpose::Repair { asker, seqs } => {
