@@ -354,7 +354,8 @@ impl World {
             return;
         }
         node.hosts[host.shard].turn_ns = None;
-        if node.hung > 0 {
+        // One that has stopped turns no more, while its neighbours still do: what comes for it is heard by nobody.
+        if node.hung > 0 || node.hosts[host.shard].stopped {
             return;
         }
         let now = node.now(self.now_ns);
