@@ -87,14 +87,15 @@ impl Shard {
         office.behind =
             still.map(|behind| if behind.own == own { behind } else { Behind { own, since: now.instant, ..behind } });
         let Some(Behind { node, version, since, .. }) = office.behind else { return };
+        if now.instant.since(since) < BEHIND_FOR || !office.told.is_due(now.instant, BEHIND.into()) {
+            return;
+        }
         let line = format!(
             "node {node} has version {version} of the cluster's table, as gossip says, and this node has had {own} for {} s and more: datagrams arrive, and \
              the links over which the metadata group agrees do not: look at the addresses, and at what stands between them, of TCP to the [cluster] listen ports",
             BEHIND_FOR.as_secs()
         );
-        if now.instant.since(since) >= BEHIND_FOR && office.told.is_due(now.instant, BEHIND.into()) {
-            effects.push(Effect::Report { warning: true, line });
-        }
+        effects.push(Effect::Report { warning: true, line });
     }
 
     /// The others hear what this node can say of itself: its table with the next beat, the rest not as often as it changes.
